@@ -1,0 +1,2 @@
+//! Benchmarks of gyre's packet path.
+fn main() {}

@@ -1,0 +1,138 @@
+//! A frame: editable bytes with room in front and behind.
+//!
+//! Workers borrow one from an mbuf, tests and `replay` from an array, so the packet path never
+//! knows which. The window `start..end` moves; the buffer does not.
+
+/// One Ethernet frame inside a larger buffer.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    buffer: &'a mut [u8],
+    start: usize,
+    end: usize,
+}
+
+/// A frame was asked to grow past its buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("frame has no room to grow")]
+pub struct NoRoom;
+
+impl<'a> Frame<'a> {
+    /// The frame is `buffer[start..end]`; what lies before is headroom, behind it tailroom.
+    /// An extent outside the buffer is cut to it.
+    pub fn new(buffer: &'a mut [u8], start: usize, end: usize) -> Self {
+        let end = end.min(buffer.len());
+        Frame { start: start.min(end), end, buffer }
+    }
+
+    /// The frame's bytes, Ethernet header first, without FCS.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// The frame's bytes to edit in place.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..self.end]
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether no byte is left.
+    pub fn is_empty(&self) -> bool {
+        self.end == self.start
+    }
+
+    /// Bytes free before the frame.
+    pub fn headroom_bytes(&self) -> usize {
+        self.start
+    }
+
+    /// Bytes free behind the frame.
+    pub fn tailroom_bytes(&self) -> usize {
+        self.buffer.len() - self.end
+    }
+
+    /// Where the frame now starts and ends in its buffer: what an mbuf's owner writes back.
+    pub fn extent(&self) -> (usize, usize) {
+        (self.start, self.end)
+    }
+
+    /// Adds `count` bytes at the front; their content is whatever was there.
+    pub fn grow_front(&mut self, count: usize) -> Result<(), NoRoom> {
+        self.start = self.start.checked_sub(count).ok_or(NoRoom)?;
+        Ok(())
+    }
+
+    /// Cuts `count` bytes off the front.
+    pub fn shrink_front(&mut self, count: usize) -> Result<(), NoRoom> {
+        if count > self.len() {
+            return Err(NoRoom);
+        }
+        self.start += count;
+        Ok(())
+    }
+
+    /// Sets the frame's length by moving its end; new bytes keep whatever was there.
+    pub fn set_len(&mut self, len: usize) -> Result<(), NoRoom> {
+        let end = self.start.checked_add(len).ok_or(NoRoom)?;
+        if end > self.buffer.len() {
+            return Err(NoRoom);
+        }
+        self.end = end;
+        Ok(())
+    }
+
+    /// Opens a gap of `count` bytes at `offset` by moving the bytes before it into the headroom,
+    /// which for a header is far less than moving the payload. The gap's content is undefined.
+    pub fn open_gap(&mut self, offset: usize, count: usize) -> Result<(), NoRoom> {
+        if offset > self.len() || count > self.start {
+            return Err(NoRoom);
+        }
+        let old = self.start;
+        self.start -= count;
+        self.buffer.copy_within(old..old + offset, self.start);
+        Ok(())
+    }
+
+    /// Removes `count` bytes at `offset` by moving the bytes before them back.
+    pub fn close_gap(&mut self, offset: usize, count: usize) -> Result<(), NoRoom> {
+        if offset.checked_add(count).is_none_or(|end| end > self.len()) {
+            return Err(NoRoom);
+        }
+        let old = self.start;
+        self.start += count;
+        self.buffer.copy_within(old..old + offset, self.start);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gap_opens_into_headroom_and_closes_again() {
+        let mut bytes = *b"....headTAIL";
+        let mut frame = Frame::new(&mut bytes, 4, 12);
+        frame.open_gap(4, 2).unwrap();
+        assert_eq!(frame.len(), 10);
+        assert_eq!(&frame.bytes()[..4], b"head");
+        assert_eq!(&frame.bytes()[6..], b"TAIL");
+        frame.close_gap(4, 2).unwrap();
+        assert_eq!(frame.bytes(), b"headTAIL");
+    }
+
+    #[test]
+    fn growing_past_the_buffer_is_refused() {
+        let mut bytes = [0; 8];
+        let mut frame = Frame::new(&mut bytes, 2, 6);
+        assert_eq!(frame.grow_front(3), Err(NoRoom));
+        assert_eq!(frame.open_gap(0, 3), Err(NoRoom));
+        assert_eq!(frame.set_len(7), Err(NoRoom));
+        assert_eq!(frame.shrink_front(5), Err(NoRoom));
+        assert_eq!(frame.close_gap(3, 2), Err(NoRoom));
+        assert_eq!(frame.set_len(6), Ok(()));
+    }
+}

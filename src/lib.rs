@@ -1,0 +1,6 @@
+//! gyre: a layer-4 load balancer on DPDK. docs/ARCHITECTURE.md is the map.
+#![deny(unsafe_code)]
+
+pub mod frame;
+pub mod limits;
+pub mod time;

@@ -1,0 +1,44 @@
+//! Every bound in one place: tables, rings, bursts and loops. Memory is taken at start-up; a full
+//! table is a counted drop, never a growth.
+
+/// Frames one rx poll may return, and so the size of every per-burst array.
+pub const BURST_FRAMES_MAX: usize = 64;
+/// Frames one rx poll asks for unless configured.
+pub const BURST_FRAMES_DEFAULT: usize = 32;
+/// Workers in one process.
+pub const WORKERS_MAX: usize = 64;
+/// Ports (NICs) in one process.
+pub const NICS_MAX: usize = 16;
+/// Virtual services, and so the range of `ServiceId`.
+pub const SERVICES_MAX: usize = 1 << 16;
+/// Real servers over all services, and so the range of `ServerId`.
+pub const SERVERS_MAX: usize = 1 << 17;
+/// Next hops (one per distinct next-hop target), and so the range of `NextHopId`.
+pub const NEXT_HOPS_MAX: usize = 1 << 15;
+/// FULLNAT local addresses over all pools, and so the range of `LipId`.
+pub const LIPS_MAX: usize = 1 << 10;
+/// Flows one worker may hold, per family; the size in force comes from the configuration.
+pub const FLOWS_PER_WORKER_MAX: usize = 1 << 28;
+/// Frames that may wait for their next hop's neighbour, per worker.
+pub const PENDING_FRAMES_MAX: usize = 1024;
+/// How long a frame waits for its next hop's neighbour, in milliseconds.
+pub const PENDING_MILLIS_MAX: u64 = 3_000;
+/// Extra frames one burst may produce besides the ones that came in.
+pub const OUTBOX_FRAMES_MAX: usize = 256;
+/// Largest extra frame, in bytes.
+pub const OUTBOX_FRAME_BYTES: usize = 1600;
+/// Room in front of a frame that the packet path may use (options, tunnel headers, tags).
+pub const HEADROOM_BYTES: usize = 128;
+/// Slots of a Maglev look-up table unless configured; a prime (Maglev paper, section 3.4).
+pub const MAGLEV_SLOTS_DEFAULT: usize = 65_537;
+/// Timers one worker turn may handle.
+pub const TIMERS_PER_TURN_MAX: usize = 64;
+/// Flow entries one worker turn may look at on behalf of control (list, delete, re-route).
+pub const SWEEP_PER_TURN_MAX: usize = 256;
+/// Bytes of one JSON-RPC request, newline included.
+pub const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// Clients of the control socket at one time.
+pub const CONTROL_CLIENTS_MAX: usize = 1024;
+
+const _: () = assert!(FLOWS_PER_WORKER_MAX.is_power_of_two(), "flow index is a mask");
+const _: () = assert!(BURST_FRAMES_DEFAULT <= BURST_FRAMES_MAX);

@@ -1,0 +1,2 @@
+//! The `gyre` binary: parse, dispatch, exit code.
+fn main() {}
