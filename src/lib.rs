@@ -1,6 +1,9 @@
 //! gyre: a layer-4 load balancer on DPDK. docs/ARCHITECTURE.md is the map.
 #![deny(unsafe_code)]
 
+pub mod counters;
 pub mod frame;
 pub mod limits;
+pub mod message;
+pub mod model;
 pub mod time;

@@ -1,0 +1,299 @@
+//! What workers count. One block a worker, one writer; control only reads.
+//!
+//! A `Counter` is an atomic without read-modify-write: the single writer loads, adds and stores,
+//! which on x86 is a plain add; readers see a value that is at most one store old.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam::utils::CachePadded;
+
+use crate::limits::{LIPS_MAX, NICS_MAX, SERVERS_MAX, SERVICES_MAX};
+
+/// A count with exactly one writing thread.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Takes `n` away: for gauges such as live flows. Only the owning worker may call this.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// Replaces the value: for gauges. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The value as last stored.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl fmt::Debug for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// Declares a `Copy` enum whose variants index a counter array and carry a stable name and a
+/// line of meaning for people.
+macro_rules! counted {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal, $meaning:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $(#[doc = $meaning] $variant),* }
+
+        impl $name {
+            /// Every value, in counter order.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+
+            /// The stable name in JSON, tables and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text),* }
+            }
+
+            /// One line for people: what happened to the frame.
+            pub const fn meaning(self) -> &'static str {
+                match self { $($name::$variant => $meaning),* }
+            }
+        }
+    };
+}
+
+counted! {
+    /// Why a frame ended here. Also the index of its counter.
+    DropReason {
+        Truncated = "truncated", "the frame is shorter than its headers say";
+        BadIpVersion = "bad_ip_version", "EtherType and IP version disagree";
+        BadIpHeader = "bad_ip_header", "an IP header length or total length is impossible";
+        BadIpChecksum = "bad_ip_checksum", "the IPv4 header checksum is wrong (RFC 791)";
+        BadTransportHeader = "bad_transport_header", "a TCP or UDP header contradicts itself";
+        MartianSource = "martian_source", "the source address cannot be a sender (RFC 1812 5.3.7)";
+        OwnFrame = "own_frame", "a frame that this director sent itself came back from the port";
+        NotForUs = "not_for_us", "unicast to another station's MAC address";
+        WrongVlan = "wrong_vlan", "the 802.1Q tag is not the port's";
+        TtlExpired = "ttl_expired", "TTL or hop limit used up; time exceeded was answered if allowed";
+        ForwardingLoop = "forwarding_loop", "a forwarded frame came back: two directors point at each other";
+        Fragment = "fragment", "fragments towards a service are not followed yet";
+        IcmpError = "icmp_error", "ICMP errors about a service's flow are not relayed yet";
+        Denied = "denied", "the service's allow or deny list refuses this client";
+        NoServer = "no_server", "the service has no usable server; port unreachable was answered";
+        ServerRemoved = "server_removed", "the flow's server was removed at once";
+        ServiceConnectionsMax = "service_connections_max", "the service's connections_max is reached";
+        TableFull = "table_full", "the worker's flow table is full";
+        NoSourcePort = "no_source_port", "every source port of the local addresses is in use; reset answered";
+        NoLocalAddress = "no_local_address", "no local address of the server's family in the service's pool";
+        NextHopPending = "next_hop_pending", "the next hop's neighbour did not resolve in time";
+        NoRoute = "no_route", "the kernel has no route to the destination";
+        TooBig = "too_big", "larger than the outgoing port's MTU; the sender was told";
+        NoHeadroom = "no_headroom", "no room in the buffer for what had to be added";
+        SynproxyBadCookie = "synproxy_bad_cookie", "an ACK whose SYN cookie is wrong or too old";
+        SynproxyEarlyData = "synproxy_early_data", "data before the server answered, beyond the bound; the client resends";
+        SynproxyServerRefused = "synproxy_server_refused", "the server refused or stayed silent; the client was reset";
+        SynproxyConsumed = "synproxy_consumed", "a handshake segment that ends at the director by design";
+        StrayReply = "stray_reply", "a segment to a local address's port with no flow";
+        Unclassified = "unclassified", "to a service's address and port, but nothing of ours; kernel copy decides";
+        OutOfWindow = "out_of_window", "a segment that can belong to no byte the peer may send";
+        OutboxFull = "outbox_full", "too many extra frames in one burst";
+        HandOffFull = "hand_off_full", "the ring to the owning worker was full";
+        KernelRingFull = "kernel_ring_full", "the ring to the kernel interface was full";
+        KernelCopy = "kernel_copy", "left to the kernel, which has its own copy (kernel = \"shared\")";
+        TxFull = "tx_full", "the port's transmit queue did not take the frame";
+        Chained = "chained", "the frame arrived in several buffers, larger than the port allows";
+        Internal = "internal", "an impossible state: please report it";
+    }
+}
+
+counted! {
+    /// Why a frame went to another worker.
+    HandOffCause {
+        Flow = "flow", "a client's frame arrived on a queue that is not its owner's";
+        Reply = "reply", "a server's frame arrived on a queue that is not its owner's";
+    }
+}
+
+counted! {
+    /// Frames the director itself answered with.
+    ReplyKind {
+        TcpReset = "tcp_reset", "RST to a client or server";
+        PortUnreachable = "port_unreachable", "ICMP port unreachable: no server";
+        TimeExceeded = "time_exceeded", "ICMP time exceeded";
+        TooBig = "too_big", "ICMP fragmentation needed or packet too big";
+        SynCookie = "syn_cookie", "SYN-ACK with a cookie";
+        ServerSyn = "server_syn", "SYN to the server for a proven client";
+        ProxyHeader = "proxy_header", "a PROXY header in a segment of its own";
+    }
+}
+
+/// Counts per port and worker.
+#[derive(Debug, Default)]
+pub struct NicCounters {
+    /// Frames received.
+    pub rx_frames: Counter,
+    /// Bytes received, without FCS.
+    pub rx_bytes: Counter,
+    /// Frames sent.
+    pub tx_frames: Counter,
+    /// Bytes sent, without FCS.
+    pub tx_bytes: Counter,
+    /// Frames given to the kernel interface.
+    pub to_kernel: Counter,
+    /// Frames taken from the kernel interface.
+    pub from_kernel: Counter,
+}
+
+/// Counts per real server and worker. Keyed by `ServerId`, so they outlive snapshots.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct ServerCounters {
+    /// Gauge: flow entries that hold this server's id. The id is reused only at 0.
+    pub flows: Counter,
+    /// Gauge: flows that count as active, as IPVS counts (SYN_RECV, ESTABLISHED ...).
+    pub active: Counter,
+    /// Flows ever scheduled here.
+    pub connections: Counter,
+    /// Packets from clients.
+    pub in_packets: Counter,
+    /// Bytes from clients (IP length).
+    pub in_bytes: Counter,
+    /// Packets from the server, for modes that see them.
+    pub out_packets: Counter,
+    /// Bytes from the server (IP length).
+    pub out_bytes: Counter,
+    /// Resets by the server and handshakes it left unanswered.
+    pub refused: Counter,
+}
+
+/// Counts per virtual service and worker. Keyed by `ServiceId`.
+#[derive(Debug, Default)]
+pub struct ServiceCounters {
+    /// Gauge: flow entries that hold this service's id.
+    pub flows: Counter,
+    /// Flows ever admitted.
+    pub connections: Counter,
+    /// First packets refused: no server, limit, deny list, table or ports exhausted.
+    pub refused: Counter,
+    /// SYN cookies sent.
+    pub cookies_sent: Counter,
+    /// Clients that proved a cookie.
+    pub cookies_proven: Counter,
+}
+
+/// Counts per FULLNAT local address and worker. Keyed by `LipId`.
+#[derive(Debug, Default)]
+pub struct LipCounters {
+    /// Gauge: (port, server) pairs in use.
+    pub used: Counter,
+    /// Ports taken over from a closed connection, ahead of the server's TIME_WAIT.
+    pub reused: Counter,
+    /// Flows refused because every port towards their server was in use.
+    pub exhausted: Counter,
+}
+
+/// Everything one worker counts.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    /// Loop turns completed: a stalled worker is one whose turns stand still.
+    pub turns: CachePadded<Counter>,
+    /// Turns that had no frame and no other work.
+    pub idle_turns: Counter,
+    /// Gauge: live flows, IPv4 and IPv6.
+    pub flows: Counter,
+    /// Flows created.
+    pub flows_created: Counter,
+    /// Flows ended by their timer.
+    pub flows_expired: Counter,
+    /// Snapshot revision in force.
+    pub revision: Counter,
+    /// Frames waiting for a neighbour right now (gauge).
+    pub pending: Counter,
+    /// Dropped frames by reason.
+    pub drops: [Counter; DropReason::ALL.len()],
+    /// Frames handed to other workers by cause.
+    pub hand_offs: [Counter; HandOffCause::ALL.len()],
+    /// Frames the director answered with, by kind.
+    pub replies: [Counter; ReplyKind::ALL.len()],
+    /// Per port.
+    pub nics: [NicCounters; NICS_MAX],
+    /// Per `ServerId`.
+    pub servers: Box<[ServerCounters]>,
+    /// Per `ServiceId`.
+    pub services: Box<[ServiceCounters]>,
+    /// Per `LipId`.
+    pub lips: Box<[LipCounters]>,
+}
+
+impl WorkerCounters {
+    /// A block of zeros for the largest identities `limits` allows. Pages are touched on use.
+    pub fn new() -> Self {
+        WorkerCounters::with_bounds(SERVERS_MAX, SERVICES_MAX, LIPS_MAX)
+    }
+
+    /// A smaller block, for tests and `replay`.
+    pub fn with_bounds(servers: usize, services: usize, lips: usize) -> Self {
+        WorkerCounters {
+            turns: CachePadded::default(),
+            idle_turns: Counter::default(),
+            flows: Counter::default(),
+            flows_created: Counter::default(),
+            flows_expired: Counter::default(),
+            revision: Counter::default(),
+            pending: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            hand_offs: std::array::from_fn(|_| Counter::default()),
+            replies: std::array::from_fn(|_| Counter::default()),
+            nics: std::array::from_fn(|_| NicCounters::default()),
+            servers: (0..servers).map(|_| ServerCounters::default()).collect(),
+            services: (0..services).map(|_| ServiceCounters::default()).collect(),
+            lips: (0..lips).map(|_| LipCounters::default()).collect(),
+        }
+    }
+
+    /// Counts one dropped frame.
+    #[inline]
+    pub fn dropped(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+
+    /// Counts one frame the director answered with.
+    #[inline]
+    pub fn replied(&self, kind: ReplyKind) {
+        self.replies[kind as usize].add(1);
+    }
+}
+
+impl Default for WorkerCounters {
+    fn default() -> Self {
+        WorkerCounters::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_distinct_names() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::ALL.len());
+    }
+
+    #[test]
+    fn a_server_block_is_one_cache_line() {
+        assert_eq!(size_of::<ServerCounters>(), 64);
+    }
+}

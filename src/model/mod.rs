@@ -1,0 +1,28 @@
+//! The running configuration as the packet path wants it: validated, immutable, without serde.
+//!
+//! Control turns `config` types into a `Snapshot` and publishes it; workers only read. What
+//! depends on the forwarding mode beside the rewrite itself (steering key, TTL) is decided here,
+//! once, so that no other file compares modes.
+
+mod change_log;
+mod id;
+mod maglev;
+mod prefix;
+mod route;
+mod service;
+mod snapshot;
+mod source_port_map;
+mod steering;
+
+pub use change_log::{Change, ChangeLog};
+pub use id::{LipId, NextHopId, NicId, ServerId, ServiceId, WorkerId};
+pub use maglev::{MaglevTable, MaglevTableError};
+pub use prefix::{Prefix, PrefixError, PrefixSet};
+pub use route::{NextHop, RouteTable, RouteTarget};
+pub use service::{
+    ClientAddress, ForwardMode, Protocol, RealServer, Scheduler, ServerState, ServiceKey,
+    SourceHash, Timeouts, TtlPolicy, VirtualService,
+};
+pub use snapshot::{KernelMode, LocalAddress, NicModel, Snapshot};
+pub use source_port_map::SourcePortMap;
+pub use steering::{KeyKind, Steering, TOEPLITZ_KEY_DEFAULT};

@@ -1,0 +1,99 @@
+//! Where frames go next: routes to clients, and the rewrite data of a next hop.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+
+use super::id::{NextHopId, NicId};
+use super::prefix::Prefix;
+
+/// Rewrite data towards one destination. Lives in each worker's array by `NextHopId`, so that a
+/// new MAC address touches one slot and no flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// The port to send from.
+    pub nic: NicId,
+    /// Whether `dst_mac` is known; if not, frames wait.
+    pub resolved: bool,
+    /// The neighbour's MAC address.
+    pub dst_mac: [u8; 6],
+    /// The port's own MAC address.
+    pub src_mac: [u8; 6],
+    /// Largest IP packet on this path, bytes.
+    pub mtu: u16,
+    /// The neighbour: the destination itself, or the router before it. What frames wait for.
+    pub neighbour: IpAddr,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// Through a router, whose slot this is.
+    Via(NextHopId),
+    /// On the port's own link: the neighbour is the destination itself.
+    OnLink(NicId),
+}
+
+/// The kernel's routes as far as gyre's ports are concerned, longest prefix first.
+///
+/// Asked once a flow (towards the client), never a packet.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable {
+    v4: Vec<(u8, HashMap<Prefix, RouteTarget>)>,
+    v6: Vec<(u8, HashMap<Prefix, RouteTarget>)>,
+    neighbours: HashMap<IpAddr, NextHopId>,
+}
+
+impl RouteTable {
+    /// A table of `routes` and the slots of on-link neighbours seen so far. Of two routes with one
+    /// prefix the later wins.
+    pub fn new(routes: &[(Prefix, RouteTarget)], neighbours: &[(IpAddr, NextHopId)]) -> Self {
+        let mut table = RouteTable {
+            neighbours: neighbours.iter().copied().collect(),
+            ..RouteTable::default()
+        };
+        for &(prefix, target) in routes {
+            let family = if prefix.address().is_ipv4() { &mut table.v4 } else { &mut table.v6 };
+            let at = family.partition_point(|(bits, _)| *bits > prefix.bits());
+            if family.get(at).is_none_or(|(bits, _)| *bits != prefix.bits()) {
+                family.insert(at, (prefix.bits(), HashMap::new()));
+            }
+            family[at].1.insert(prefix, target);
+        }
+        table
+    }
+
+    /// The longest match for `address`.
+    pub fn look_up(&self, address: IpAddr) -> Option<RouteTarget> {
+        let family = if address.is_ipv4() { &self.v4 } else { &self.v6 };
+        family.iter().find_map(|(bits, routes)| routes.get(&Prefix::new(address, *bits)?).copied())
+    }
+
+    /// The slot of an on-link neighbour, once control has given it one.
+    pub fn neighbour(&self, address: IpAddr) -> Option<NextHopId> {
+        self.neighbours.get(&address).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_prefix_wins() {
+        let table = RouteTable::new(
+            &[
+                ("0.0.0.0/0".parse().unwrap(), RouteTarget::Via(NextHopId(1))),
+                ("10.0.0.0/8".parse().unwrap(), RouteTarget::Via(NextHopId(2))),
+                ("10.1.0.0/16".parse().unwrap(), RouteTarget::OnLink(NicId(0))),
+            ],
+            &[("10.1.0.9".parse().unwrap(), NextHopId(3))],
+        );
+        let look_up = |text: &str| table.look_up(text.parse().unwrap());
+        assert_eq!(look_up("192.0.2.1"), Some(RouteTarget::Via(NextHopId(1))));
+        assert_eq!(look_up("10.2.0.1"), Some(RouteTarget::Via(NextHopId(2))));
+        assert_eq!(look_up("10.1.0.9"), Some(RouteTarget::OnLink(NicId(0))));
+        assert_eq!(look_up("2001:db8::1"), None);
+        assert_eq!(table.neighbour("10.1.0.9".parse().unwrap()), Some(NextHopId(3)));
+    }
+}

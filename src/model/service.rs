@@ -1,0 +1,233 @@
+//! Virtual services and real servers.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::change_log::ChangeLog;
+use super::id::{NextHopId, ServerId, ServiceId};
+use super::maglev::MaglevTable;
+use super::prefix::PrefixSet;
+use super::snapshot::LocalAddress;
+use super::steering::KeyKind;
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP (RFC 9293).
+    Tcp,
+    /// UDP (RFC 768).
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+/// What identifies a virtual service: protocol and VIP:port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The VIP.
+    pub vip: IpAddr,
+    /// The virtual port.
+    pub port: u16,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, SocketAddr::new(self.vip, self.port))
+    }
+}
+
+/// How frames reach a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ForwardMode {
+    /// Only MAC addresses change; the server holds the VIP.
+    DirectRoute,
+    /// Both addresses change: the server sees a local address of the director.
+    FullNat,
+}
+
+/// How `sh` keys and recovers (`ipvsadm -b`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceHash {
+    /// `sh-port`: the client's port is part of the key.
+    pub port: bool,
+    /// `sh-fallback`: an unusable server's clients go to other buckets.
+    pub fallback: bool,
+}
+
+/// Scheduler with whatever table it needs prepared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// `rr`.
+    RoundRobin,
+    /// `wrr`.
+    WeightedRoundRobin,
+    /// `sh`: position in `servers` for each of the kernel's 256 buckets; empty without servers.
+    SourceHash(SourceHash, Vec<u32>),
+    /// `maglev`.
+    Maglev(MaglevTable),
+}
+
+impl Scheduler {
+    /// The name users write.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scheduler::RoundRobin => "rr",
+            Scheduler::WeightedRoundRobin => "wrr",
+            Scheduler::SourceHash(..) => "sh",
+            Scheduler::Maglev(_) => "maglev",
+        }
+    }
+}
+
+/// What happens to TTL or hop limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TtlPolicy {
+    /// Untouched, as DR's users expect.
+    Keep,
+    /// Less one, as today's kernel does in every mode.
+    Decrement,
+}
+
+/// How a FULLNAT server learns the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// It does not.
+    None,
+    /// TCP option of this kind (254 unless configured): client port and address.
+    Toa {
+        /// Option kind.
+        kind: u8,
+        /// Also on the SYN.
+        on_syn: bool,
+    },
+    /// PROXY protocol version 1 (text) before the first byte.
+    ProxyV1,
+    /// PROXY protocol version 2 (binary) before the first byte.
+    ProxyV2,
+}
+
+/// Idle timeouts in milliseconds by the kernel's state names; defaults are the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// ESTABLISHED, 900 s.
+    pub established_ms: u32,
+    /// SYN_SENT, 120 s.
+    pub syn_sent_ms: u32,
+    /// SYN_RECV, 60 s.
+    pub syn_recv_ms: u32,
+    /// FIN_WAIT, 120 s.
+    pub fin_wait_ms: u32,
+    /// TIME_WAIT, 120 s.
+    pub time_wait_ms: u32,
+    /// CLOSE, 10 s.
+    pub close_ms: u32,
+    /// CLOSE_WAIT, 60 s.
+    pub close_wait_ms: u32,
+    /// LAST_ACK, 30 s.
+    pub last_ack_ms: u32,
+    /// SYNACK, 120 s.
+    pub synack_ms: u32,
+    /// UDP, 300 s.
+    pub udp_ms: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            established_ms: 900_000,
+            syn_sent_ms: 120_000,
+            syn_recv_ms: 60_000,
+            fin_wait_ms: 120_000,
+            time_wait_ms: 120_000,
+            close_ms: 10_000,
+            close_wait_ms: 60_000,
+            last_ack_ms: 30_000,
+            synack_ms: 120_000,
+            udp_ms: 300_000,
+        }
+    }
+}
+
+/// Whether a server takes new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerState {
+    /// As its weight says.
+    Active,
+    /// No new flows; live ones go on; the slot is freed at zero or at a deadline.
+    Draining,
+}
+
+/// Where a flow goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealServer {
+    /// Slot.
+    pub id: ServerId,
+    /// RIP.
+    pub address: IpAddr,
+    /// Port on the server; the service's own for DR.
+    pub port: u16,
+    /// Share of new flows, 0 to 65535; 0 takes none.
+    pub weight: u32,
+    /// Forwarding mode.
+    pub mode: ForwardMode,
+    /// Slot of the rewrite data towards `address`.
+    pub hop: NextHopId,
+    /// Administrative state.
+    pub state: ServerState,
+}
+
+impl RealServer {
+    /// The weight that schedulers see: 0 while draining.
+    #[inline]
+    pub fn effective_weight(&self) -> u32 {
+        match self.state {
+            ServerState::Active => self.weight,
+            ServerState::Draining => 0,
+        }
+    }
+}
+
+/// A virtual service.
+#[derive(Clone, Debug)]
+pub struct VirtualService {
+    /// Slot.
+    pub id: ServiceId,
+    /// Optional name, for people.
+    pub name: Option<String>,
+    /// Identity.
+    pub key: ServiceKey,
+    /// Scheduler and its table.
+    pub scheduler: Scheduler,
+    /// Servers in the order they were added; the kernel's list is the reverse.
+    pub servers: Vec<RealServer>,
+    /// How `servers` came to be, for scheduler cursors.
+    pub changes: ChangeLog,
+    /// What steers its packets.
+    pub key_kind: KeyKind,
+    /// TTL handling.
+    pub ttl: TtlPolicy,
+    /// SYN cookies before the server hears of a client (FULLNAT only).
+    pub synproxy: bool,
+    /// How servers learn the client's address (FULLNAT only).
+    pub client_address: ClientAddress,
+    /// FULLNAT source addresses.
+    pub local_addresses: Vec<Arc<LocalAddress>>,
+    /// Most live flows over all workers; `None` is unbounded.
+    pub connections_max: Option<u64>,
+    /// Clients admitted; empty admits all.
+    pub allow: PrefixSet,
+    /// Clients refused, whatever `allow` says.
+    pub deny: PrefixSet,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+}

@@ -1,0 +1,114 @@
+//! The snapshot: all that workers read, published as one.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::id::{LipId, NicId, ServerId, ServiceId};
+use super::route::RouteTable;
+use super::service::{ServiceKey, VirtualService};
+use super::source_port_map::SourcePortMap;
+use super::steering::Steering;
+
+/// How a port shares its link with the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelMode {
+    /// gyre owns the device; a TAP of its name is the director's interface.
+    Tap,
+    /// The kernel goes on using the interface and has its own copy of every frame.
+    Shared,
+    /// No kernel beside the port (`replay`, benchmarks): its frames are counted and dropped.
+    None,
+}
+
+/// What the packet path needs to know of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicModel {
+    /// Slot.
+    pub id: NicId,
+    /// Configured name.
+    pub name: String,
+    /// MAC address in force.
+    pub mac: [u8; 6],
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// Kernel side.
+    pub kernel: KernelMode,
+    /// 802.1Q VLAN that the port belongs to.
+    pub vlan: Option<u16>,
+    /// The director's own addresses on it: sources of ICMP errors.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A FULLNAT source address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// Slot.
+    pub id: LipId,
+    /// The LIP.
+    pub address: IpAddr,
+    /// Port owners.
+    pub ports: Arc<SourcePortMap>,
+}
+
+/// One consistent view of the configuration. Unchanged parts are shared with the one before.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Counts up by one a publication.
+    pub revision: u64,
+    /// Services by slot.
+    pub services: Vec<Option<Arc<VirtualService>>>,
+    /// Slot by identity.
+    pub service_by_key: Arc<HashMap<ServiceKey, ServiceId>>,
+    /// Every VIP: frames to one that match no service are still "to the VIP".
+    pub vips: Arc<HashSet<IpAddr>>,
+    /// Local addresses by address.
+    pub lips: Arc<HashMap<IpAddr, Arc<LocalAddress>>>,
+    /// Servers removed at once (`now`) whose flows may still live: bit set by `ServerId`.
+    pub removed_servers: Arc<Vec<u64>>,
+    /// Routes towards clients.
+    pub routes: Arc<RouteTable>,
+    /// Ports by `NicId`.
+    pub nics: Arc<Vec<NicModel>>,
+    /// Owner function.
+    pub steering: Arc<Steering>,
+}
+
+impl Snapshot {
+    /// No services, no ports, one worker: where control starts from.
+    pub fn empty() -> Self {
+        Snapshot {
+            revision: 0,
+            services: Vec::new(),
+            service_by_key: Arc::default(),
+            vips: Arc::default(),
+            lips: Arc::default(),
+            removed_servers: Arc::default(),
+            routes: Arc::default(),
+            nics: Arc::default(),
+            steering: Arc::new(Steering::for_workers(1)),
+        }
+    }
+
+    /// The service that a packet to `key` belongs to.
+    #[inline]
+    pub fn match_service(&self, key: &ServiceKey) -> Option<&VirtualService> {
+        let id = *self.service_by_key.get(key)?;
+        self.service(id)
+    }
+
+    /// A service by slot.
+    #[inline]
+    pub fn service(&self, id: ServiceId) -> Option<&VirtualService> {
+        self.services.get(id.index())?.as_deref()
+    }
+
+    /// Whether the server was removed at once; its flows' packets are dropped, as the kernel does.
+    #[inline]
+    pub fn is_removed(&self, server: ServerId) -> bool {
+        self.removed_servers
+            .get(server.index() / 64)
+            .is_some_and(|word| word >> (server.index() % 64) & 1 == 1)
+    }
+}
