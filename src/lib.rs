@@ -7,3 +7,4 @@ pub mod limits;
 pub mod message;
 pub mod model;
 pub mod time;
+pub mod wire;

@@ -29,6 +29,8 @@ pub const OUTBOX_FRAMES_MAX: usize = 256;
 pub const OUTBOX_FRAME_BYTES: usize = 1600;
 /// Room in front of a frame that the packet path may use (options, tunnel headers, tags).
 pub const HEADROOM_BYTES: usize = 128;
+/// IPv6 extension headers walked over in one packet; more is a counted drop.
+pub const IPV6_EXTENSIONS_MAX: usize = 8;
 /// Slots of a Maglev look-up table unless configured; a prime (Maglev paper, section 3.4).
 pub const MAGLEV_SLOTS_DEFAULT: usize = 65_537;
 /// Timers one worker turn may handle.
