@@ -5,6 +5,7 @@
 //! [`checksum::ChecksumDelta`]. What a packet means (services, flows, drops) is not decided here.
 
 pub mod arp;
+pub mod build;
 pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
