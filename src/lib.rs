@@ -4,6 +4,7 @@
 pub mod counters;
 pub mod frame;
 pub mod limits;
+pub mod memory;
 pub mod message;
 pub mod model;
 pub mod time;

@@ -1,0 +1,22 @@
+//! Memory that is taken at start-up and never grows: shared hugepage maps, fixed arrays and slabs
+//! in them, and the flow look-up index.
+//!
+//! Entries hold ids and indexes only, never pointers, so that a successor process can map the
+//! same file descriptors. What the entries mean belongs to `dataplane`; EAL's memory is not ours.
+#![allow(unsafe_code)]
+
+mod array;
+mod header;
+mod index;
+mod pod;
+mod prefetch;
+mod region;
+mod slab;
+mod view;
+
+pub use array::FixedArray;
+pub use index::{Candidates, FlowIndex, IndexFull};
+pub use pod::Pod;
+pub use prefetch::{prefetch_read, prefetch_write};
+pub use region::{Backing, MemoryError, Region};
+pub use slab::Slab;
