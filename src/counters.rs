@@ -49,7 +49,9 @@ impl fmt::Debug for Counter {
 /// Declares a `Copy` enum whose variants index a counter array and carry a stable name and a
 /// line of meaning for people.
 macro_rules! counted {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal, $meaning:literal;)* }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$vdoc:meta])* $variant:ident = $text:literal, $meaning:literal;)*
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -84,32 +86,42 @@ counted! {
         OwnFrame = "own_frame", "a frame that this director sent itself came back from the port";
         NotForUs = "not_for_us", "unicast to another station's MAC address";
         WrongVlan = "wrong_vlan", "the 802.1Q tag is not the port's";
-        TtlExpired = "ttl_expired", "TTL or hop limit used up; time exceeded was answered if allowed";
-        ForwardingLoop = "forwarding_loop", "a forwarded frame came back: two directors point at each other";
+        TtlExpired = "ttl_expired",
+            "TTL or hop limit used up; time exceeded was answered if allowed";
+        ForwardingLoop = "forwarding_loop",
+            "a forwarded frame came back: two directors point at each other";
         Fragment = "fragment", "fragments towards a service are not followed yet";
         IcmpError = "icmp_error", "ICMP errors about a service's flow are not relayed yet";
         Denied = "denied", "the service's allow or deny list refuses this client";
         NoServer = "no_server", "the service has no usable server; port unreachable was answered";
         ServerRemoved = "server_removed", "the flow's server was removed at once";
-        ServiceConnectionsMax = "service_connections_max", "the service's connections_max is reached";
+        ServiceConnectionsMax = "service_connections_max",
+            "the service's connections_max is reached";
         TableFull = "table_full", "the worker's flow table is full";
-        NoSourcePort = "no_source_port", "every source port of the local addresses is in use; reset answered";
-        NoLocalAddress = "no_local_address", "no local address of the server's family in the service's pool";
+        NoSourcePort = "no_source_port",
+            "every source port of the local addresses is in use; reset answered";
+        NoLocalAddress = "no_local_address",
+            "no local address of the server's family in the service's pool";
         NextHopPending = "next_hop_pending", "the next hop's neighbour did not resolve in time";
         NoRoute = "no_route", "the kernel has no route to the destination";
         TooBig = "too_big", "larger than the outgoing port's MTU; the sender was told";
         NoHeadroom = "no_headroom", "no room in the buffer for what had to be added";
         SynproxyBadCookie = "synproxy_bad_cookie", "an ACK whose SYN cookie is wrong or too old";
-        SynproxyEarlyData = "synproxy_early_data", "data before the server answered, beyond the bound; the client resends";
-        SynproxyServerRefused = "synproxy_server_refused", "the server refused or stayed silent; the client was reset";
-        SynproxyConsumed = "synproxy_consumed", "a handshake segment that ends at the director by design";
+        SynproxyEarlyData = "synproxy_early_data",
+            "data before the server answered, beyond the bound; the client resends";
+        SynproxyServerRefused = "synproxy_server_refused",
+            "the server refused or stayed silent; the client was reset";
+        SynproxyConsumed = "synproxy_consumed",
+            "a handshake segment that ends at the director by design";
         StrayReply = "stray_reply", "a segment to a local address's port with no flow";
-        Unclassified = "unclassified", "to a service's address and port, but nothing of ours; kernel copy decides";
+        Unclassified = "unclassified",
+            "to a service's address and port, but nothing of ours; kernel copy decides";
         OutOfWindow = "out_of_window", "a segment that can belong to no byte the peer may send";
         OutboxFull = "outbox_full", "too many extra frames in one burst";
         HandOffFull = "hand_off_full", "the ring to the owning worker was full";
         KernelRingFull = "kernel_ring_full", "the ring to the kernel interface was full";
-        KernelCopy = "kernel_copy", "left to the kernel, which has its own copy (kernel = \"shared\")";
+        KernelCopy = "kernel_copy",
+            "left to the kernel, which has its own copy (kernel = \"shared\")";
         TxFull = "tx_full", "the port's transmit queue did not take the frame";
         Chained = "chained", "the frame arrived in several buffers, larger than the port allows";
         Internal = "internal", "an impossible state: please report it";

@@ -18,7 +18,8 @@ pub struct MaglevTable {
 /// A slot count that makes no table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a Maglev table needs a prime number of slots, at least 2 and above the number of servers; {0} is not"
+    "a Maglev table needs a prime number of slots, at least 2 and above the number of servers; \
+     {0} is not"
 )]
 pub struct MaglevTableError(pub usize);
 
@@ -42,7 +43,7 @@ fn hash(seed: u64, address: IpAddr, port: u16) -> u64 {
 }
 
 fn is_prime(n: usize) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 impl MaglevTable {

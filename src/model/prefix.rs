@@ -150,8 +150,7 @@ mod tests {
 
     #[test]
     fn set_answers_as_its_prefixes_do() {
-        let prefixes = ["10.0.0.0/8", "10.2.0.0/16", "192.0.2.128/25", "2001:db8::/32"]
-            .map(|text| prefix(text));
+        let prefixes = ["10.0.0.0/8", "10.2.0.0/16", "192.0.2.128/25", "2001:db8::/32"].map(prefix);
         let set = PrefixSet::new(&prefixes);
         for text in [
             "9.255.255.255",
