@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod counters;
+pub mod dataplane;
 pub mod frame;
 pub mod limits;
 pub mod memory;
