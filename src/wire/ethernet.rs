@@ -141,3 +141,55 @@ impl<H: BorrowMut<[u8; ETHERNET_HEADER_BYTES]>> Ethernet<H> {
         put_at::<12, 2, _>(self.0.borrow_mut(), ether_type.0.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mac_text_reads_back_as_itself() {
+        let mac: MacAddr = "02:00:5E:10:00:fe".parse().unwrap();
+        assert_eq!(mac, MacAddr([2, 0, 0x5e, 0x10, 0, 0xfe]));
+        assert_eq!(mac.to_string(), "02:00:5e:10:00:fe");
+    }
+
+    #[test]
+    fn text_that_only_resembles_a_mac_is_refused() {
+        for text in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:fe:01",
+            "02:00:5e:10:00:f",
+            "02:00:5e:10:00:+f",
+            "02-00-5e-10-00-fe",
+            "02:00:5e:10:00:\u{e9}",
+            " 02:00:5e:10:00:fe",
+        ] {
+            assert_eq!(text.parse::<MacAddr>(), Err(ParseMacError), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn group_bit_tells_multicast_from_unicast() {
+        let group = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+        assert!(group.is_multicast() && !group.is_unicast() && !group.is_broadcast());
+        assert!(MacAddr::BROADCAST.is_multicast() && MacAddr::BROADCAST.is_broadcast());
+        assert!(MacAddr([2, 0, 0, 0, 0, 1]).is_unicast());
+        assert!(!MacAddr::ZERO.is_unicast() && !MacAddr::ZERO.is_multicast());
+    }
+
+    #[test]
+    fn addresses_and_type_are_set_apart_from_each_other() {
+        let mut bytes = [0; 16];
+        let (mut ethernet, rest) = Ethernet::parse_mut(&mut bytes).unwrap();
+        assert_eq!(rest.len(), 2);
+        ethernet.set_dst(MacAddr([1; 6]));
+        ethernet.set_src(MacAddr([2; 6]));
+        ethernet.set_ether_type(EtherType::IPV6);
+        assert_eq!(bytes, [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 0x86, 0xdd, 0, 0]);
+        let (ethernet, _) = Ethernet::parse(&bytes).unwrap();
+        assert_eq!((ethernet.dst(), ethernet.src()), (MacAddr([1; 6]), MacAddr([2; 6])));
+        assert_eq!(ethernet.ether_type(), EtherType::IPV6);
+        assert_eq!(Ethernet::parse(&bytes[..13]).unwrap_err(), WireError::Truncated);
+    }
+}

@@ -136,3 +136,33 @@ impl<H: BorrowMut<[u8; ICMP_HEADER_BYTES]>> Icmp<H> {
         put_at::<4, 4, _>(self.0.borrow_mut(), u32::from(mtu_bytes).to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fragmentation_needed_has_its_mtu_in_the_low_half() {
+        let mut bytes = [0xff; 8];
+        let (mut icmp, _) = Icmp::parse_mut(&mut bytes).unwrap();
+        icmp.set_type(IcmpType::UNREACHABLE, CODE_FRAGMENTATION_NEEDED);
+        icmp.set_checksum(0);
+        icmp.set_mtu(1480);
+        assert_eq!(icmp.mtu(), 1480);
+        assert_eq!(bytes, [3, 4, 0, 0, 0, 0, 0x05, 0xc8]);
+    }
+
+    #[test]
+    fn echo_fields_read_back_and_errors_are_known() {
+        let mut bytes = [0xff; 8];
+        let (mut icmp, _) = Icmp::blank(&mut bytes).unwrap();
+        icmp.set_type(IcmpType::ECHO_REQUEST, 0);
+        icmp.set_echo_id(0x0102);
+        icmp.set_echo_sequence(0x0304);
+        assert_eq!((icmp.echo_id(), icmp.echo_sequence()), (0x0102, 0x0304));
+        assert_eq!((icmp.icmp_type(), icmp.code()), (IcmpType::ECHO_REQUEST, 0));
+        let errors: Vec<u8> = (0..=255).filter(|&t| IcmpType(t).is_error()).collect();
+        assert_eq!(errors, [3, 4, 5, 11, 12]);
+        assert_eq!(Icmp::parse(&bytes[..7]).unwrap_err(), WireError::Truncated);
+    }
+}

@@ -138,3 +138,33 @@ impl<H: BorrowMut<[u8; ICMPV6_HEADER_BYTES]>> Icmpv6<H> {
         put_at::<4, 4, _>(self.0.borrow_mut(), mtu_bytes.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_too_big_has_a_32_bit_mtu() {
+        let mut bytes = [0xff; 8];
+        let (mut icmp, _) = Icmpv6::blank(&mut bytes).unwrap();
+        icmp.set_type(Icmpv6Type::PACKET_TOO_BIG, 0);
+        icmp.set_checksum(0xabcd);
+        icmp.set_mtu(0x0001_0203);
+        assert_eq!((icmp.mtu(), icmp.checksum()), (0x0001_0203, 0xabcd));
+        assert_eq!(bytes, [2, 0, 0xab, 0xcd, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn echo_is_no_error_and_no_discovery() {
+        let mut bytes = [0; 8];
+        let (mut icmp, _) = Icmpv6::parse_mut(&mut bytes).unwrap();
+        icmp.set_type(Icmpv6Type::ECHO_REPLY, 0);
+        icmp.set_echo_id(7);
+        icmp.set_echo_sequence(8);
+        assert_eq!((icmp.echo_id(), icmp.echo_sequence()), (7, 8));
+        assert!(!icmp.icmp_type().is_error() && !icmp.icmp_type().is_discovery());
+        assert!(Icmpv6Type::TIME_EXCEEDED.is_error());
+        assert!(Icmpv6Type::NEIGHBOR_SOLICITATION.is_discovery());
+        assert_eq!(Icmpv6::parse(&bytes[..7]).unwrap_err(), WireError::Truncated);
+    }
+}

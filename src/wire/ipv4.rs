@@ -270,3 +270,129 @@ fn measure(bytes: &[u8]) -> Result<Extent, WireError> {
     }
     Ok(Extent { header_bytes, total_bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The IP packet of a recorded frame (options4.json): NOP options, TCP SYN, six bytes.
+    const RECORDED: [u8; 44] = [
+        0x46, 0x00, 0x00, 0x2c, 0x12, 0x34, 0x40, 0x00, 0x40, 0x06, 0x11, 0x8f, 0x0a, 0x00, 0x00,
+        0x07, 0x0a, 0x01, 0x00, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x06, 0x00, 0x50, 0x00, 0x00,
+        0x03, 0xe8, 0x00, 0x00, 0x00, 0x00, 0x50, 0x02, 0xfa, 0xf0, 0x9c, 0xab, 0x00, 0x00,
+    ];
+
+    fn with(offset: usize, value: u8) -> [u8; 44] {
+        let mut bytes = RECORDED;
+        bytes[offset] = value;
+        bytes
+    }
+
+    fn error_of(bytes: &[u8]) -> WireError {
+        let error = Ipv4::parse(bytes).unwrap_err();
+        assert_eq!(Ipv4::parse_mut(&mut bytes.to_vec()).unwrap_err(), error);
+        error
+    }
+
+    #[test]
+    fn recorded_header_reads_as_tcpdump_says() {
+        let (ip, options, payload) = Ipv4::parse_with_options(&RECORDED).unwrap();
+        assert_eq!((ip.header_bytes(), ip.total_length(), ip.id()), (24, 44, 0x1234));
+        assert_eq!((ip.tos(), ip.ttl(), ip.protocol()), (0, 64, IpProtocol::TCP));
+        assert!(ip.dont_fragment() && ip.fragment().is_none());
+        assert_eq!(ip.src(), Ipv4Addr::new(10, 0, 0, 7));
+        assert_eq!(ip.dst(), Ipv4Addr::new(10, 1, 0, 1));
+        assert_eq!(options, [1, 1, 1, 0]);
+        assert_eq!(payload, &RECORDED[24..]);
+        assert_eq!(ip.verify_checksum(options), Ok(()));
+        assert_eq!(ip.compute_checksum(options), ip.checksum());
+        assert_eq!(ip.verify_checksum(&[]), Err(WireError::BadChecksum));
+    }
+
+    #[test]
+    fn malformed_headers_are_told_apart() {
+        assert_eq!(error_of(&RECORDED[..19]), WireError::Truncated);
+        assert_eq!(error_of(&with(0, 0x66)), WireError::BadVersion);
+        assert_eq!(error_of(&with(0, 0x44)), WireError::BadHeaderLength);
+        assert_eq!(error_of(&with(3, 23)), WireError::BadTotalLength);
+        assert_eq!(error_of(&with(3, 45)), WireError::BadTotalLength);
+        assert_eq!(error_of(&RECORDED[..43]), WireError::BadTotalLength);
+    }
+
+    #[test]
+    fn padding_behind_the_packet_is_cut_off() {
+        let mut padded = RECORDED.to_vec();
+        padded.resize(60, 0);
+        assert_eq!(Ipv4::parse(&padded).unwrap().1.len(), 20);
+        assert_eq!(Ipv4::parse_mut(&mut padded).unwrap().1.len(), 20);
+        assert_eq!(Ipv4::parse_quoted(&padded).unwrap().1.len(), 20);
+        assert_eq!(Ipv4::parse_quoted_mut(&mut padded).unwrap().1.len(), 20);
+    }
+
+    #[test]
+    fn quoted_packet_may_be_cut_but_not_inside_its_header() {
+        let (ip, payload) = Ipv4::parse_quoted(&RECORDED[..32]).unwrap();
+        assert_eq!((ip.total_length(), payload.len()), (44, 8));
+        assert_eq!(Ipv4::parse_quoted(&RECORDED[..23]).unwrap_err(), WireError::Truncated);
+        let mut bytes = RECORDED;
+        assert_eq!(Ipv4::parse_quoted_mut(&mut bytes[..32]).unwrap().1.len(), 8);
+        let cut = Ipv4::parse_quoted_mut(&mut bytes[..23]).unwrap_err();
+        assert_eq!(cut, WireError::Truncated);
+    }
+
+    #[test]
+    fn ttl_decrement_gives_the_checksum_the_kernel_gives() {
+        // The same packet on the server link, except for its rewritten destination.
+        let mut bytes = RECORDED;
+        let (mut ip, _) = Ipv4::parse_mut(&mut bytes).unwrap();
+        ip.decrement_ttl();
+        let delta = ChecksumDelta::new().replace_u32(ip.dst().to_bits(), 0x0a02_000b);
+        ip.set_dst(Ipv4Addr::new(10, 2, 0, 11));
+        ip.set_checksum(delta.apply(ip.checksum()));
+        assert_eq!((ip.ttl(), ip.checksum()), (63, 0x1284));
+    }
+
+    #[test]
+    fn ttl_of_zero_stays() {
+        let mut bytes = with(8, 0);
+        let (mut ip, _) = Ipv4::parse_mut(&mut bytes).unwrap();
+        ip.decrement_ttl();
+        assert_eq!((ip.ttl(), ip.checksum()), (0, 0x118f));
+    }
+
+    #[test]
+    fn fragment_is_any_packet_with_more_or_an_offset() {
+        let mut bytes = RECORDED;
+        let (mut ip, _) = Ipv4::parse_mut(&mut bytes).unwrap();
+        ip.set_fragment_word(MORE_FRAGMENTS);
+        let first = Fragment { id: 0x1234, offset_bytes: 0, more: true };
+        assert_eq!(ip.fragment(), Some(first));
+        ip.set_fragment_word(OFFSET_MASK);
+        let last = Fragment { id: 0x1234, offset_bytes: 65_528, more: false };
+        assert_eq!(ip.fragment(), Some(last));
+        assert!(first.is_first() && !last.is_first() && !first.is_atomic());
+    }
+
+    #[test]
+    fn every_setter_moves_only_its_own_field() {
+        let mut bytes = [0xff; 20];
+        let (mut ip, _) = Ipv4::blank(&mut bytes).unwrap();
+        ip.set_tos(0x11);
+        ip.set_total_length(0x2233);
+        ip.set_id(0x4455);
+        ip.set_fragment_word(0x4007);
+        ip.set_ttl(0x66);
+        ip.set_protocol(IpProtocol::UDP);
+        ip.set_checksum(0x7788);
+        ip.set_src(Ipv4Addr::new(1, 2, 3, 4));
+        ip.set_dst(Ipv4Addr::new(5, 6, 7, 8));
+        assert_eq!((ip.src_bytes(), ip.dst_bytes()), ([1, 2, 3, 4], [5, 6, 7, 8]));
+        assert_eq!(
+            bytes,
+            [
+                0x45, 0x11, 0x22, 0x33, 0x44, 0x55, 0x40, 0x07, 0x66, 17, 0x77, 0x88, 1, 2, 3, 4,
+                5, 6, 7, 8
+            ]
+        );
+    }
+}

@@ -245,3 +245,106 @@ fn measure(header: &[u8; IPV6_HEADER_BYTES]) -> Result<usize, WireError> {
     }
     Ok(usize::from(u16::from_be_bytes([header[4], header[5]])))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk(first: IpProtocol, payload: &[u8]) -> Result<UpperLayer, WireError> {
+        walk_extensions(first, payload)
+    }
+
+    fn upper(protocol: IpProtocol, offset_bytes: usize) -> UpperLayer {
+        UpperLayer { protocol, offset_bytes, fragment: None, segments_left: 0 }
+    }
+
+    #[test]
+    fn every_setter_moves_only_its_own_field() {
+        let mut bytes = [0xff; 40];
+        let (mut ip, _) = Ipv6::blank(&mut bytes).unwrap();
+        ip.set_traffic_class(0xab);
+        ip.set_flow_label(0xfff1_2345);
+        ip.set_payload_length(0x0102);
+        ip.set_next_header(IpProtocol::UDP);
+        ip.set_hop_limit(1);
+        ip.decrement_hop_limit();
+        ip.decrement_hop_limit();
+        ip.set_src(Ipv6Addr::new(1, 2, 3, 4, 5, 6, 7, 8));
+        ip.set_dst(Ipv6Addr::LOCALHOST);
+        assert_eq!((ip.traffic_class(), ip.flow_label()), (0xab, 0x12345));
+        assert_eq!((ip.payload_length(), ip.next_header()), (0x0102, IpProtocol::UDP));
+        assert_eq!(ip.hop_limit(), 0, "0 stays");
+        assert_eq!(ip.src(), Ipv6Addr::new(1, 2, 3, 4, 5, 6, 7, 8));
+        assert_eq!(ip.dst(), Ipv6Addr::LOCALHOST);
+        assert_eq!(bytes[..8], [0x6a, 0xb1, 0x23, 0x45, 0x01, 0x02, 17, 0]);
+    }
+
+    #[test]
+    fn payload_is_as_long_as_the_header_says() {
+        let mut bytes = [0; 50];
+        let (mut ip, _) = Ipv6::blank(&mut bytes).unwrap();
+        ip.set_payload_length(8);
+        assert_eq!(Ipv6::parse(&bytes).unwrap().1.len(), 8);
+        assert_eq!(Ipv6::parse_mut(&mut bytes).unwrap().1.len(), 8);
+        assert_eq!(Ipv6::parse(&bytes[..47]).unwrap_err(), WireError::BadTotalLength);
+        assert_eq!(Ipv6::parse_mut(&mut bytes[..47]).unwrap_err(), WireError::BadTotalLength);
+        assert_eq!(Ipv6::parse_quoted(&bytes[..47]).unwrap().1.len(), 7);
+        assert_eq!(Ipv6::parse_quoted_mut(&mut bytes[..47]).unwrap().1.len(), 7);
+        assert_eq!(Ipv6::parse(&bytes[..39]).unwrap_err(), WireError::Truncated);
+        bytes[0] = 0x45;
+        assert_eq!(Ipv6::parse(&bytes).unwrap_err(), WireError::BadVersion);
+    }
+
+    #[test]
+    fn what_cannot_be_walked_over_is_the_protocol() {
+        for protocol in [IpProtocol::TCP, IpProtocol::AH, IpProtocol::ESP, IpProtocol::NONE] {
+            assert_eq!(walk(protocol, &[]), Ok(upper(protocol, 0)));
+            let behind_options = [protocol.0, 0, 0, 0, 0, 0, 0, 0];
+            let found = walk(IpProtocol::DESTINATION, &behind_options);
+            assert_eq!(found, Ok(upper(protocol, 8)));
+        }
+    }
+
+    #[test]
+    fn later_fragment_ends_the_walk_whatever_it_names() {
+        let header = [60, 0, 0x05, 0xa8, 0, 0, 0, 9];
+        let found = walk(IpProtocol::FRAGMENT, &header).unwrap();
+        let fragment = Fragment { id: 9, offset_bytes: 1448, more: false };
+        assert_eq!((found.protocol, found.offset_bytes), (IpProtocol::DESTINATION, 8));
+        assert_eq!(found.fragment, Some(fragment));
+    }
+
+    #[test]
+    fn atomic_fragment_is_walked_over() {
+        let found = walk(IpProtocol::FRAGMENT, &[17, 0, 0, 0, 0, 0, 0, 9]).unwrap();
+        assert_eq!((found.protocol, found.offset_bytes), (IpProtocol::UDP, 8));
+        assert!(found.fragment.is_some_and(|fragment| fragment.is_atomic()));
+    }
+
+    #[test]
+    fn header_that_reaches_past_the_payload_is_truncated() {
+        let two_units = [17, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(walk(IpProtocol::ROUTING, &two_units), Err(WireError::Truncated));
+        assert_eq!(walk(IpProtocol::ROUTING, &two_units[..7]), Err(WireError::Truncated));
+        assert_eq!(walk(IpProtocol::FRAGMENT, &[]), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn hop_by_hop_comes_first_and_fragment_once() {
+        let hop_by_hop = [0, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(walk(IpProtocol::HOP_BY_HOP, &hop_by_hop), Err(WireError::BadExtension));
+        let fragments = [44, 0, 0, 1, 0, 0, 0, 1, 17, 0, 0, 1, 0, 0, 0, 1];
+        assert_eq!(walk(IpProtocol::FRAGMENT, &fragments), Err(WireError::BadExtension));
+    }
+
+    #[test]
+    fn walk_gives_up_after_the_bound() {
+        let mut chain = [[60, 0, 0, 0, 0, 0, 0, 0]; IPV6_EXTENSIONS_MAX + 1];
+        chain[IPV6_EXTENSIONS_MAX][0] = 17;
+        let longest = &chain.as_flattened()[8..];
+        let found = walk(IpProtocol::DESTINATION, longest);
+        assert_eq!(found, Ok(upper(IpProtocol::UDP, 8 * IPV6_EXTENSIONS_MAX)));
+        let found = walk(IpProtocol::DESTINATION, chain.as_flattened());
+        assert_eq!(found, Err(WireError::TooManyExtensions));
+    }
+}

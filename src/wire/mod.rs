@@ -18,6 +18,9 @@ pub mod transport;
 pub mod udp;
 pub mod vlan;
 
+#[cfg(test)]
+mod properties;
+
 /// Why bytes are not the header they were taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {

@@ -279,3 +279,74 @@ fn options_bytes(header: &[u8; TCP_HEADER_BYTES]) -> Result<usize, WireError> {
         .checked_sub(TCP_HEADER_BYTES)
         .ok_or(WireError::BadHeaderLength)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_compare_across_the_wrap() {
+        let last = SeqNum(u32::MAX);
+        let first = last.wrapping_add(1);
+        assert_eq!((first, first.wrapping_sub(1)), (SeqNum(0), last));
+        assert!(last.before(first) && first.after(last));
+        assert!(!first.before(last) && !last.after(first));
+        assert!(!first.before(first) && !first.after(first));
+        assert_eq!(SeqNum(5).since(SeqNum(u32::MAX - 4)), 10);
+    }
+
+    #[test]
+    fn flags_read_as_in_the_recordings() {
+        let flags = TcpFlags::SYN | TcpFlags::ACK;
+        assert_eq!(format!("{flags:?} {:?}", TcpFlags::NONE), "SA -");
+        assert!(flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::SYN | TcpFlags::FIN));
+        assert!(flags.intersects(TcpFlags::SYN | TcpFlags::FIN));
+        assert_eq!(flags.without(TcpFlags::ACK), TcpFlags::SYN);
+    }
+
+    #[test]
+    fn data_offset_is_checked_before_anything_is_read() {
+        let mut bytes = [0; 24];
+        for (words, expected) in [
+            (4, Err(WireError::BadHeaderLength)),
+            (5, Ok((0, 4))),
+            (6, Ok((4, 0))),
+            (7, Err(WireError::Truncated)),
+        ] {
+            bytes[12] = words << 4;
+            let found = Tcp::parse_with_options(&bytes);
+            assert_eq!(found.map(|(_, options, rest)| (options.len(), rest.len())), expected);
+            let found = Tcp::parse_with_options_mut(&mut bytes);
+            assert_eq!(found.map(|(_, options, rest)| (options.len(), rest.len())), expected);
+        }
+        assert_eq!(Tcp::parse(&bytes[..19]).unwrap_err(), WireError::Truncated);
+    }
+
+    #[test]
+    fn every_setter_moves_only_its_own_field() {
+        let mut bytes = [0xff; 24];
+        let (mut tcp, _) = Tcp::blank(&mut bytes).unwrap();
+        tcp.set_src_port(0x0102);
+        tcp.set_dst_port(0x0304);
+        tcp.set_sequence(SeqNum(0x0506_0708));
+        tcp.set_acknowledgment(SeqNum(0x090a_0b0c));
+        tcp.set_header_bytes(24);
+        tcp.set_flags(TcpFlags::SYN);
+        tcp.set_window(0x1011);
+        tcp.set_checksum(0x1213);
+        tcp.set_urgent(0x1415);
+        let expected = [
+            1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x60, 2, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15,
+            0xff, 0xff, 0xff, 0xff,
+        ];
+        assert_eq!(bytes, expected);
+        let (tcp, payload) = Tcp::parse(&bytes).unwrap();
+        assert!(payload.is_empty());
+        assert_eq!((tcp.src_port(), tcp.dst_port()), (0x0102, 0x0304));
+        assert_eq!(tcp.sequence(), SeqNum(0x0506_0708));
+        assert_eq!(tcp.acknowledgment(), SeqNum(0x090a_0b0c));
+        assert_eq!((tcp.header_bytes(), tcp.flags()), (24, TcpFlags::SYN));
+        assert_eq!((tcp.window(), tcp.checksum(), tcp.urgent()), (0x1011, 0x1213, 0x1415));
+        assert_eq!(tcp.offset_and_flags_word(), 0x6002);
+    }
+}

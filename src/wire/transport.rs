@@ -65,3 +65,21 @@ impl<H: BorrowMut<[u8; TRANSPORT_START_BYTES]>> TransportStart<H> {
         put_at::<4, 4, _>(self.0.borrow_mut(), sequence.0.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bytes_of_a_quoted_header_are_enough_to_translate_it() {
+        let mut bytes = [0x1f, 0x90, 0x03, 0x09, 0, 0, 0x13, 0x88];
+        let (mut start, _) = TransportStart::parse_mut(&mut bytes).unwrap();
+        assert_eq!((start.src_port(), start.dst_port()), (8080, 777));
+        assert_eq!(start.tcp_sequence(), SeqNum(5000));
+        start.set_src_port(80);
+        start.set_dst_port(778);
+        start.set_tcp_sequence(SeqNum(6));
+        assert_eq!(bytes, [0, 80, 0x03, 0x0a, 0, 0, 0, 6]);
+        assert_eq!(TransportStart::parse(&bytes[..7]).unwrap_err(), WireError::Truncated);
+    }
+}

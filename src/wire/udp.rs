@@ -82,3 +82,23 @@ impl<H: BorrowMut<[u8; UDP_HEADER_BYTES]>> Udp<H> {
         put_at::<6, 2, _>(self.0.borrow_mut(), checksum.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setter_moves_only_its_own_field() {
+        let mut bytes = [0xff; 10];
+        let (mut udp, _) = Udp::blank(&mut bytes).unwrap();
+        udp.set_src_port(40_001);
+        udp.set_dst_port(80);
+        udp.set_length(10);
+        udp.set_checksum(0xb8db);
+        assert_eq!(bytes, [0x9c, 0x41, 0, 80, 0, 10, 0xb8, 0xdb, 0xff, 0xff]);
+        let (udp, payload) = Udp::parse(&bytes).unwrap();
+        assert_eq!((udp.src_port(), udp.dst_port()), (40_001, 80));
+        assert_eq!((udp.length(), udp.checksum(), payload.len()), (10, 0xb8db, 2));
+        assert_eq!(Udp::parse(&bytes[..7]).unwrap_err(), WireError::Truncated);
+    }
+}
