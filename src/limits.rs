@@ -33,6 +33,13 @@ pub const HEADROOM_BYTES: usize = 128;
 pub const IPV6_EXTENSIONS_MAX: usize = 8;
 /// Slots of a Maglev look-up table unless configured; a prime (Maglev paper, section 3.4).
 pub const MAGLEV_SLOTS_DEFAULT: usize = 65_537;
+/// Largest Maglev look-up table that may be configured.
+pub const MAGLEV_SLOTS_MAX: usize = 1 << 22;
+/// Largest weight of a server; the kernel's.
+pub const WEIGHT_MAX: u32 = 65_535;
+/// Longest idle timeout in milliseconds: flow entries keep 32-bit milliseconds and compare by
+/// difference.
+pub const TIMEOUT_MILLIS_MAX: u32 = 2_000_000_000;
 /// Timers one worker turn may handle.
 pub const TIMERS_PER_TURN_MAX: usize = 64;
 /// Flow entries one worker turn may look at on behalf of control (list, delete, re-route).

@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 
 /// Slot to server position.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaglevTable {
     slots: Vec<u32>,
 }
@@ -42,7 +42,8 @@ fn hash(seed: u64, address: IpAddr, port: u16) -> u64 {
     hasher.finish()
 }
 
-fn is_prime(n: usize) -> bool {
+/// Whether `n` is a prime.
+pub(super) fn is_prime(n: usize) -> bool {
     n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 

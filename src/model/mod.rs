@@ -8,21 +8,30 @@ mod change_log;
 mod id;
 mod maglev;
 mod prefix;
+mod registry;
 mod route;
 mod service;
 mod snapshot;
+mod source_hash;
 mod source_port_map;
+mod spec;
 mod steering;
 
 pub use change_log::{Change, ChangeLog};
 pub use id::{LipId, NextHopId, NicId, ServerId, ServiceId, WorkerId};
 pub use maglev::{MaglevTable, MaglevTableError};
 pub use prefix::{Prefix, PrefixError, PrefixSet};
+pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage};
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use service::{
     ClientAddress, ForwardMode, Protocol, RealServer, Scheduler, ServerState, ServiceKey,
     SourceHash, Timeouts, TtlPolicy, VirtualService,
 };
 pub use snapshot::{KernelMode, LocalAddress, NicModel, Snapshot};
+pub use source_hash::{SOURCE_HASH_BUCKETS, source_hash_table};
 pub use source_port_map::SourcePortMap;
+pub use spec::{
+    Desired, Place, PoolSpec, ProblemKind, Removal, SchedulerSpec, ServerSpec, ServiceSpec,
+    SpecProblem, validate,
+};
 pub use steering::{KeyKind, Steering, TOEPLITZ_KEY_DEFAULT};

@@ -158,6 +158,24 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// Each timeout under the name users write, in milliseconds.
+    pub fn by_name(&self) -> [(&'static str, u32); 10] {
+        [
+            ("established", self.established_ms),
+            ("syn_sent", self.syn_sent_ms),
+            ("syn_recv", self.syn_recv_ms),
+            ("fin_wait", self.fin_wait_ms),
+            ("time_wait", self.time_wait_ms),
+            ("close", self.close_ms),
+            ("close_wait", self.close_wait_ms),
+            ("last_ack", self.last_ack_ms),
+            ("synack", self.synack_ms),
+            ("udp", self.udp_ms),
+        ]
+    }
+}
+
 /// Whether a server takes new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerState {

@@ -1,0 +1,107 @@
+//! Slots of real servers: held, draining, retiring, free.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::slots::Slots;
+use crate::model::id::ServerId;
+use crate::model::service::ServiceKey;
+use crate::time::Nanos;
+
+/// What makes a server the same server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ServerKey {
+    pub(super) service: ServiceKey,
+    pub(super) endpoint: SocketAddr,
+}
+
+/// A listed server without new flows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drain {
+    pub(super) service: ServiceKey,
+    pub(super) deadline: Option<Nanos>,
+    /// The first revision in which it is draining.
+    pub(super) revision: u64,
+}
+
+/// A server that left while flows may still hold its slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retired {
+    pub(super) id: ServerId,
+    /// The first revision without it.
+    pub(super) revision: u64,
+}
+
+/// A slot, and whether it is new to this server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    pub(super) id: ServerId,
+    pub(super) fresh: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct ServerIds {
+    slots: Slots,
+    retired: HashMap<ServerKey, Retired>,
+    pub(super) draining: HashMap<ServerId, Drain>,
+}
+
+impl ServerIds {
+    pub(super) fn new(max: usize) -> Self {
+        ServerIds { slots: Slots::new(max), retired: HashMap::new(), draining: HashMap::new() }
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.slots.left()
+    }
+
+    pub(super) fn is_retired(&self, key: &ServerKey) -> bool {
+        self.retired.contains_key(key)
+    }
+
+    pub(super) fn retired_count(&self) -> usize {
+        self.retired.len()
+    }
+
+    pub(super) fn retired_addresses(&self) -> impl Iterator<Item = std::net::IpAddr> + '_ {
+        self.retired.keys().map(|key| key.endpoint.ip())
+    }
+
+    /// The slot of a server that joins: its old one while flows still know it by that.
+    pub(super) fn claim(&mut self, key: &ServerKey) -> Option<Claim> {
+        match self.retired.remove(key) {
+            Some(retired) => Some(Claim { id: retired.id, fresh: false }),
+            None => self.slots.take().map(|slot| Claim { id: ServerId(slot), fresh: true }),
+        }
+    }
+
+    /// The server left the list in `revision`.
+    pub(super) fn retire(&mut self, key: ServerKey, id: ServerId, revision: u64) {
+        self.draining.remove(&id);
+        self.retired.insert(key, Retired { id, revision });
+    }
+
+    /// Frees what no worker's snapshot lists and no flow holds.
+    pub(super) fn reclaim(&mut self, flows: &dyn Fn(ServerId) -> u64, oldest_revision: u64) {
+        let slots = &mut self.slots;
+        self.retired.retain(|_, retired| {
+            let held = retired.revision > oldest_revision || flows(retired.id) > 0;
+            if !held {
+                slots.free(retired.id.0);
+            }
+            held
+        });
+    }
+
+    /// `Snapshot::removed_servers`, shared with `before` when nothing changed.
+    pub(super) fn removed_bits(&self, before: &Arc<Vec<u64>>) -> Arc<Vec<u64>> {
+        let last = self.retired.values().map(|retired| retired.id.index() / 64).max();
+        let mut bits = vec![0u64; last.map_or(0, |word| word + 1)];
+        for retired in self.retired.values() {
+            bits[retired.id.index() / 64] |= 1 << (retired.id.index() % 64);
+        }
+        if bits == **before { Arc::clone(before) } else { Arc::new(bits) }
+    }
+}

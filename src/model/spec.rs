@@ -1,0 +1,456 @@
+//! What an operator asks for: services, servers and address pools, plain and without slots.
+//!
+//! `validate` finds every wrong meaning at once. It knows nothing of files, spans or sockets: it
+//! names a place by position, and `config` turns that into line and column.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use hashbrown::{HashMap, HashSet};
+
+use super::maglev::is_prime;
+use super::prefix::Prefix;
+use super::service::{
+    ClientAddress, ForwardMode, Protocol, ServiceKey, SourceHash, Timeouts, TtlPolicy,
+};
+use crate::limits::{MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX};
+
+/// TCP option kinds that mean something else on the wire (IANA "TCP Option Kind Numbers").
+const TCP_OPTION_KINDS_TAKEN: [u8; 11] = [0, 1, 2, 3, 4, 5, 8, 19, 29, 30, 34];
+
+/// Scheduler as configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchedulerSpec {
+    /// `rr`.
+    RoundRobin,
+    /// `wrr`.
+    WeightedRoundRobin,
+    /// `sh`.
+    SourceHash(SourceHash),
+    /// `maglev`.
+    Maglev {
+        /// Slots of the look-up table, a prime.
+        slots: usize,
+    },
+}
+
+/// One real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSpec {
+    /// RIP.
+    pub address: IpAddr,
+    /// Port on the server; the service's own for DR.
+    pub port: u16,
+    /// Share of new flows, 0 to 65535; 0 takes none.
+    pub weight: u32,
+    /// Forwarding mode.
+    pub mode: ForwardMode,
+}
+
+impl ServerSpec {
+    /// RIP and port: with the service's key, the server's identity.
+    pub fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+/// One virtual service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Identity.
+    pub key: ServiceKey,
+    /// Optional name, for people; unique.
+    pub name: Option<String>,
+    /// Scheduler.
+    pub scheduler: SchedulerSpec,
+    /// Name of the pool of FULLNAT source addresses.
+    pub pool: Option<String>,
+    /// TTL handling.
+    pub ttl: TtlPolicy,
+    /// SYN cookies (FULLNAT only).
+    pub synproxy: bool,
+    /// How servers learn the client's address (FULLNAT only).
+    pub client_address: ClientAddress,
+    /// Most live flows over all workers.
+    pub connections_max: Option<u64>,
+    /// Clients admitted; empty admits all.
+    pub allow: Vec<Prefix>,
+    /// Clients refused.
+    pub deny: Vec<Prefix>,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// Servers, in the order they are added.
+    pub servers: Vec<ServerSpec>,
+}
+
+impl ServiceSpec {
+    /// A service with nothing but an identity and a scheduler.
+    pub fn new(key: ServiceKey, scheduler: SchedulerSpec) -> Self {
+        ServiceSpec {
+            key,
+            name: None,
+            scheduler,
+            pool: None,
+            ttl: TtlPolicy::Keep,
+            synproxy: false,
+            client_address: ClientAddress::None,
+            connections_max: None,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            timeouts: Timeouts::default(),
+            servers: Vec::new(),
+        }
+    }
+
+    /// Whether `other` says the same of everything but the servers.
+    pub fn is_same_but_servers(&self, other: &ServiceSpec) -> bool {
+        (self.key, &self.name, self.scheduler, &self.pool)
+            == (other.key, &other.name, other.scheduler, &other.pool)
+            && (self.ttl, self.synproxy, self.client_address, self.connections_max)
+                == (other.ttl, other.synproxy, other.client_address, other.connections_max)
+            && (&self.allow, &self.deny, self.timeouts)
+                == (&other.allow, &other.deny, other.timeouts)
+    }
+}
+
+/// A pool of FULLNAT source addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// Name that services refer to.
+    pub name: String,
+    /// LIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Lowest and highest source port.
+    pub ports: (u16, u16),
+}
+
+/// How a server leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// No new flows; live ones go on until they end, or until `deadline`.
+    Drain {
+        /// When what is left is cut off; `None` waits for ever.
+        deadline: Option<crate::time::Nanos>,
+    },
+    /// At once, as `ipvsadm -d`: packets of its flows are dropped.
+    Now,
+}
+
+/// All that is wanted: what a configuration file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Address pools.
+    pub pools: Vec<PoolSpec>,
+    /// Services.
+    pub services: Vec<ServiceSpec>,
+    /// How servers that are no longer listed leave.
+    pub removal: Removal,
+}
+
+/// Where in a `Desired` something is wrong, by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere in particular.
+    Whole,
+    /// A pool's field.
+    Pool(usize, &'static str),
+    /// A pool's address.
+    PoolAddress(usize, usize),
+    /// A service's field.
+    Service(usize, &'static str),
+    /// A server's field: service, server.
+    Server(usize, usize, &'static str),
+}
+
+/// What kind of refusal: the control socket's error codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// Wrong by itself or beside the rest.
+    Invalid,
+    /// Names something that does not exist.
+    NotFound,
+    /// Exists already.
+    Exists,
+    /// No room left.
+    Full,
+}
+
+/// One reason to refuse a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecProblem {
+    /// Kind of refusal.
+    pub kind: ProblemKind,
+    /// Where.
+    pub place: Place,
+    /// Whom it is about, in words: `tcp 192.0.2.80:80, server 10.2.0.11:80`.
+    pub subject: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl fmt::Display for SpecProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.subject.is_empty() {
+            write!(f, "{}: ", self.subject)?;
+        }
+        write!(f, "{}; {}", self.what, self.remedy)
+    }
+}
+
+/// Whether an address can be one host's.
+fn is_host(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.is_unspecified() || address.is_multicast() || broadcast)
+}
+
+const NOT_A_HOST: &str = "give a unicast address";
+
+/// Collects problems of one `Desired`.
+struct Validator<'a> {
+    desired: &'a Desired,
+    workers: u8,
+    vips: HashSet<IpAddr>,
+    lips: HashSet<IpAddr>,
+    problems: Vec<SpecProblem>,
+}
+
+/// Everything wrong with `desired` by itself when `workers` share the source ports.
+pub fn validate(desired: &Desired, workers: u8) -> Vec<SpecProblem> {
+    validate_beside(desired, workers, &HashSet::new())
+}
+
+/// As `validate`, where `vips` are services' addresses too.
+pub(super) fn validate_beside(
+    desired: &Desired,
+    workers: u8,
+    vips: &HashSet<IpAddr>,
+) -> Vec<SpecProblem> {
+    let own = desired.services.iter().map(|service| service.key.vip);
+    let mut validator = Validator {
+        desired,
+        workers,
+        vips: own.chain(vips.iter().copied()).collect(),
+        lips: desired.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect(),
+        problems: Vec::new(),
+    };
+    validator.pools();
+    validator.identities();
+    for at in 0..desired.services.len() {
+        validator.service(at);
+        validator.servers(at);
+    }
+    validator.problems
+}
+
+impl Validator<'_> {
+    fn push(&mut self, place: Place, what: String, remedy: &str) {
+        let services = &self.desired.services;
+        let subject = match place {
+            Place::Whole => String::new(),
+            Place::Pool(pool, _) | Place::PoolAddress(pool, _) => {
+                format!("local_addresses {}", self.desired.pools[pool].name)
+            }
+            Place::Service(service, _) => services[service].key.to_string(),
+            Place::Server(service, server, _) => {
+                let service = &services[service];
+                format!("{}, server {}", service.key, service.servers[server].endpoint())
+            }
+        };
+        let remedy = remedy.to_owned();
+        self.problems.push(SpecProblem {
+            kind: ProblemKind::Invalid,
+            place,
+            subject,
+            what,
+            remedy,
+        });
+    }
+
+    fn pools(&mut self) {
+        let mut names = HashSet::new();
+        let mut seen: HashMap<IpAddr, &str> = HashMap::new();
+        for (at, pool) in self.desired.pools.iter().enumerate() {
+            if !names.insert(pool.name.as_str()) {
+                self.push(Place::Pool(at, "name"), "the name is used twice".into(), "rename one");
+            }
+            if pool.addresses.is_empty() {
+                let what = "the pool has no address".into();
+                self.push(Place::Pool(at, "addresses"), what, "list at least one, or remove it");
+            }
+            self.pool_ports(at, pool);
+            for (position, address) in pool.addresses.iter().enumerate() {
+                let place = Place::PoolAddress(at, position);
+                if !is_host(*address) {
+                    self.push(place, format!("{address} is no host's address"), NOT_A_HOST);
+                } else if self.vips.contains(address) {
+                    let what = format!("{address} is also a service's address");
+                    self.push(place, what, "use an address that no service listens on");
+                }
+                if let Some(other) = seen.insert(*address, &pool.name) {
+                    let what = format!("{address} is already in local_addresses {other}");
+                    self.push(place, what, "list it once; a pool may serve many services");
+                }
+            }
+        }
+    }
+
+    fn pool_ports(&mut self, at: usize, pool: &PoolSpec) {
+        let (low, high) = pool.ports;
+        if low == 0 || low > high {
+            let what = format!("[{low}, {high}] is no port range");
+            self.push(Place::Pool(at, "ports"), what, "write [lowest, highest], both 1 to 65535");
+        } else if u32::from(high - low) + 1 < u32::from(self.workers) {
+            let what = format!("[{low}, {high}] has fewer ports than there are workers");
+            self.push(Place::Pool(at, "ports"), what, "widen it: each worker needs its own ports");
+        }
+    }
+
+    fn identities(&mut self) {
+        let mut keys = HashMap::new();
+        let mut names = HashMap::new();
+        for (at, service) in self.desired.services.iter().enumerate() {
+            if let Some(first) = keys.insert(service.key, at) {
+                let what = format!("services[{first}] has the same protocol and address");
+                self.push(Place::Service(at, "address"), what, "merge the two");
+            }
+            let Some(name) = &service.name else { continue };
+            if let Some(first) = names.insert(name, at) {
+                let what = format!("services[{first}] is also named `{name}`");
+                self.push(Place::Service(at, "name"), what, "names are optional but unique");
+            }
+        }
+    }
+
+    fn service(&mut self, at: usize) {
+        let service = &self.desired.services[at];
+        if !is_host(service.key.vip) {
+            let what = format!("{} is no host's address", service.key.vip);
+            self.push(Place::Service(at, "address"), what, NOT_A_HOST);
+        }
+        if service.key.port == 0 {
+            let what = "port 0 would need persistence, which this version lacks".into();
+            self.push(Place::Service(at, "address"), what, "give one service for each port");
+        }
+        if let SchedulerSpec::Maglev { slots } = service.scheduler
+            && (slots > MAGLEV_SLOTS_MAX || !is_prime(slots) || slots <= service.servers.len())
+        {
+            let what = format!("{slots} slots make no Maglev table");
+            let remedy = "use a prime well above the number of servers, such as 65537 or 655373";
+            self.push(Place::Service(at, "maglev_slots"), what, remedy);
+        }
+        if service.connections_max == Some(0) {
+            let what = "0 admits nobody".into();
+            self.push(Place::Service(at, "connections_max"), what, "leave it out for no bound");
+        }
+        self.needs_full_nat(at);
+        self.pool_of(at);
+        self.timeouts(at);
+    }
+
+    /// Options that rewrite the byte stream: replies must pass the director, in TCP.
+    fn needs_full_nat(&mut self, at: usize) {
+        let service = &self.desired.services[at];
+        let direct = service.servers.iter().any(|server| server.mode != ForwardMode::FullNat);
+        let tcp = service.key.protocol == Protocol::Tcp;
+        let asked = [
+            (service.synproxy, "synproxy"),
+            (service.client_address != ClientAddress::None, "client_address"),
+        ];
+        for (_, field) in asked.into_iter().filter(|(asked, _)| *asked) {
+            if !tcp {
+                let what = format!("{field} works on TCP only");
+                self.push(Place::Service(at, field), what, "leave it out for UDP");
+            }
+            if direct {
+                let what = format!("{field} needs replies to return through gyre");
+                let remedy = "set forwarding = \"fullnat\" for every server, or leave it out";
+                self.push(Place::Service(at, field), what, remedy);
+            }
+        }
+        if let ClientAddress::Toa { kind, .. } = service.client_address
+            && TCP_OPTION_KINDS_TAKEN.contains(&kind)
+        {
+            let what = format!("TCP option kind {kind} means something else");
+            self.push(Place::Service(at, "toa_kind"), what, "use 254, or what your servers read");
+        }
+    }
+
+    fn pool_of(&mut self, at: usize) {
+        let service = &self.desired.services[at];
+        let place = Place::Service(at, "local_addresses");
+        let full_nat = service.servers.iter().any(|server| server.mode == ForwardMode::FullNat);
+        let Some(name) = &service.pool else {
+            if full_nat {
+                let what = "FULLNAT needs source addresses".into();
+                self.push(place, what, "name a pool: local_addresses = \"POOL\"");
+            }
+            return;
+        };
+        match self.desired.pools.iter().find(|pool| pool.name == *name) {
+            None => {
+                let what = format!("there is no pool `{name}`");
+                self.push(place, what, "define it under [local_addresses]");
+            }
+            Some(pool) if full_nat => {
+                let v4 = service.key.vip.is_ipv4();
+                if !pool.addresses.iter().any(|lip| lip.is_ipv4() == v4) {
+                    let family = if v4 { "IPv4" } else { "IPv6" };
+                    let what = format!("pool `{name}` has no {family} address");
+                    self.push(place, what, "add one to the pool, or name another pool");
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn timeouts(&mut self, at: usize) {
+        for (field, millis) in self.desired.services[at].timeouts.by_name() {
+            if !(1_000..=TIMEOUT_MILLIS_MAX).contains(&millis) {
+                let what = format!("timeout {field} of {} s", millis / 1000);
+                let remedy = format!("use 1 to {} seconds", TIMEOUT_MILLIS_MAX / 1000);
+                self.push(Place::Service(at, "timeouts"), what, &remedy);
+            }
+        }
+    }
+
+    fn servers(&mut self, at: usize) {
+        let service = &self.desired.services[at];
+        let mut seen = HashMap::new();
+        for (position, server) in service.servers.iter().enumerate() {
+            let place = |field| Place::Server(at, position, field);
+            if let Some(first) = seen.insert(server.endpoint(), position) {
+                let what = format!("servers[{first}] has the same address");
+                self.push(place("address"), what, "list it once and raise its weight");
+            }
+            if server.weight > WEIGHT_MAX {
+                let what = format!("weight {} is too large", server.weight);
+                self.push(place("weight"), what, "use 0 to 65535");
+            }
+            self.server_address(place("address"), service, server);
+        }
+    }
+
+    fn server_address(&mut self, place: Place, service: &ServiceSpec, server: &ServerSpec) {
+        let address = server.address;
+        if !is_host(address) || server.port == 0 {
+            self.push(place, format!("{} is no server's address", server.endpoint()), NOT_A_HOST);
+        } else if self.vips.contains(&address) {
+            let what = format!("{address} is a service's address here: packets would come back");
+            self.push(place, what, "give the server's own address");
+        } else if self.lips.contains(&address) {
+            let what = format!("{address} is one of the local_addresses");
+            self.push(place, what, "give the server's own address");
+        }
+        if address.is_ipv4() != service.key.vip.is_ipv4() {
+            let what = "the server's address family differs from the service's".into();
+            let remedy = "this version does not translate between IPv4 and IPv6: use one family";
+            self.push(place, what, remedy);
+        }
+        if server.mode == ForwardMode::DirectRoute && server.port != service.key.port {
+            let what = format!("DR cannot change port {} to {}", service.key.port, server.port);
+            self.push(place, what, "use the service's port, or forwarding = \"fullnat\"");
+        }
+    }
+}
