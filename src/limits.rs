@@ -46,6 +46,8 @@ pub const TIMERS_PER_TURN_MAX: usize = 64;
 pub const SWEEP_PER_TURN_MAX: usize = 256;
 /// Bytes of one JSON-RPC request, newline included.
 pub const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// Calls in one JSON-RPC batch.
+pub const BATCH_CALLS_MAX: usize = 128;
 /// Clients of the control socket at one time.
 pub const CONTROL_CLIENTS_MAX: usize = 1024;
 

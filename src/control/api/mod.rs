@@ -1,0 +1,55 @@
+//! What the control socket speaks: one table of methods, one file of typed parameters and results
+//! a noun. Shared with the command line, so it knows neither the core nor the socket.
+
+mod config;
+mod connection;
+mod docs;
+mod error;
+mod methods;
+mod neighbor;
+mod port;
+pub mod rpc;
+mod server;
+mod service;
+mod stats;
+mod status;
+mod worker;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use config::{ApplyParams, ConfigFormat, ConfigResult, ConfigText, GetParams};
+pub use connection::{
+    ConnectionFilter, ConnectionRow, DeleteParams, DeleteResult, ListConnectionsParams,
+    ListConnectionsResult,
+};
+pub use docs::markdown;
+pub use error::{ApiError, ErrorCode, ErrorData};
+pub use methods::{METHODS, Method, Request, closest};
+pub use neighbor::{NeighborRow, NeighborsResult};
+pub use port::{MempoolRow, PortRow, PortsResult};
+pub use server::{
+    AddServerParams, ListServersParams, RemovalMode, RemoveServerParams, ServerRow, ServersResult,
+    SetWeightParams,
+};
+pub use service::{
+    AddServiceParams, EditServiceParams, ListServicesParams, RemoveServiceParams, ServiceRow,
+    ServicesResult,
+};
+pub use stats::{CauseCount, LocalAddressRow, Stats, WorkerDetail};
+pub use status::Status;
+pub use worker::{WorkerRow, WorkersResult};
+
+/// No parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoParams {}
+
+/// A change was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Changed {
+    /// The revision that holds the change; workers adopt it within a turn (`workers.list`).
+    pub revision: u64,
+    /// What changed, a line each; empty when nothing did.
+    pub changes: Vec<String>,
+}

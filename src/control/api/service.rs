@@ -1,0 +1,80 @@
+//! `service.*`: virtual services. A service is named by `PROTOCOL ADDRESS:PORT`, by its name, or
+//! by `ADDRESS:PORT` alone where that is not ambiguous.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::server::ServerRow;
+
+/// Parameters of `service.list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListServicesParams {
+    /// Only this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
+/// Parameters of `service.add`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddServiceParams {
+    /// A `[[service]]` of the configuration, as an object; servers go under `server`.
+    pub service: Map<String, Value>,
+}
+
+/// Parameters of `service.edit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditServiceParams {
+    /// Which service.
+    pub service: String,
+    /// Keys of `[[service]]` with their new values; null takes a key away. Protocol, address and
+    /// servers cannot be set here.
+    pub set: Map<String, Value>,
+}
+
+/// Parameters of `service.remove`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveServiceParams {
+    /// Which service. Its flows end at once, as with `ipvsadm -D`.
+    pub service: String,
+}
+
+/// A virtual service with its counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceRow {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// VIP and port.
+    pub address: String,
+    /// Name, if it has one.
+    pub name: Option<String>,
+    /// Scheduler.
+    pub scheduler: String,
+    /// Whether SYN cookies guard it.
+    pub synproxy: bool,
+    /// Most live flows; null is unbounded.
+    pub connections_max: Option<u64>,
+    /// Live flows.
+    pub flows: u64,
+    /// Flows ever admitted.
+    pub connections: u64,
+    /// First packets refused: no server, a limit, a deny list, a full table or no port.
+    pub refused: u64,
+    /// SYN cookies sent.
+    pub cookies_sent: u64,
+    /// Clients that proved a cookie.
+    pub cookies_proven: u64,
+    /// Its servers, in the order they were added.
+    pub servers: Vec<ServerRow>,
+}
+
+/// Result of `service.list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServicesResult {
+    /// The services, in the order they were added.
+    pub services: Vec<ServiceRow>,
+}

@@ -1,0 +1,60 @@
+//! What may keep control from starting or end it.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A fault at start-up; the message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A running gyre listens there.
+    #[error(
+        "control socket {}: a running process{} serves it; stop that one or set another \
+         `runtime.control_socket`",
+        path.display(),
+        pid.map_or(String::new(), |pid| format!(" (pid {pid})"))
+    )]
+    SocketInUse {
+        /// The socket's path.
+        path: PathBuf,
+        /// The process that listens, where the kernel tells.
+        pid: Option<i32>,
+    },
+    /// Something that is no socket has the path.
+    #[error(
+        "control socket {}: a file that is no socket is there; remove it or set another \
+         `runtime.control_socket`",
+        path.display()
+    )]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The directory cannot be made or opened.
+    #[error(
+        "control socket's directory {}: {error}; create it for the user that runs gyre",
+        path.display()
+    )]
+    SocketDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another gyre is taking a socket in the same directory and does not finish.
+    #[error("{} stays locked by another process; is a second gyre starting there?", path.display())]
+    DirectoryLocked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Binding failed otherwise.
+    #[error("control socket {}: {error}; see `runtime.control_socket`", path.display())]
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The event loop cannot start.
+    #[error("the control thread cannot start: {0}")]
+    Runtime(io::Error),
+}
