@@ -9,5 +9,6 @@ pub mod limits;
 pub mod memory;
 pub mod message;
 pub mod model;
+pub mod ring;
 pub mod time;
 pub mod wire;
