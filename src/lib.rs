@@ -4,6 +4,8 @@
 pub mod control;
 pub mod counters;
 pub mod dataplane;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod frame;
 pub mod limits;
 pub mod memory;
