@@ -40,6 +40,14 @@ pub const WEIGHT_MAX: u32 = 65_535;
 /// Longest idle timeout in milliseconds: flow entries keep 32-bit milliseconds and compare by
 /// difference.
 pub const TIMEOUT_MILLIS_MAX: u32 = 2_000_000_000;
+/// Pairs of FULLNAT local address and server that one worker can hold ports for.
+pub const SOURCE_PORT_SPACES_MAX: usize = 1 << 12;
+/// Ports one search may look at before it takes over a closed one or gives up.
+pub const SOURCE_PORT_TRIES_MAX: usize = 4096;
+/// How long a closed FULLNAT flow holds its source port at least: Linux's TIME_WAIT, in ms.
+pub const SOURCE_PORT_HOLD_MS: u32 = 60_000;
+/// Worker-to-control events that wait for room in the ring.
+pub const EVENTS_MAX: usize = 256;
 /// Timers one worker turn may handle.
 pub const TIMERS_PER_TURN_MAX: usize = 64;
 /// Flow entries one worker turn may look at on behalf of control (list, delete, re-route).

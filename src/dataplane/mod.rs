@@ -1,3 +1,36 @@
 //! The packet path: a burst and a time go in, verdicts come out. No I/O, no clock, no allocation.
+//!
+//! `pipeline` is the story; each stage has a file. Workers, `replay`, tests and fuzzers call the
+//! same functions. Control, configuration and DPDK are unknown here.
 
+mod admit;
+mod burst;
+mod classify;
+mod expire;
+mod flow;
+mod flow_table;
+mod forward;
+mod fragment;
+mod icmp_error;
+mod next_hop;
+mod outbox;
+mod pipeline;
+mod reply;
+mod schedule;
+mod sequence;
+mod source_ports;
+mod state;
+mod steer;
+mod sweep;
+mod takeover;
+mod tcp_state;
 pub mod timer;
+mod track;
+
+pub use burst::{Burst, RxMeta, Slot, Verdict};
+pub use classify::{Kind, Packet};
+pub use flow::{Direction, FlowKey};
+pub use flow_table::{FlowId, FlowTable, Hit};
+pub use next_hop::{finish_next_hop, push_vlan};
+pub use pipeline::process_burst;
+pub use state::{WorkerConfig, WorkerState};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::change_log::ChangeLog;
-use super::id::{NextHopId, ServerId, ServiceId};
+use super::id::{NextHopId, ServerId, ServiceId, WorkerId};
 use super::maglev::MaglevTable;
 use super::prefix::PrefixSet;
 use super::snapshot::LocalAddress;
@@ -212,6 +212,16 @@ impl RealServer {
             ServerState::Active => self.weight,
             ServerState::Draining => 0,
         }
+    }
+}
+
+impl VirtualService {
+    /// The part of `connections_max` that one of `workers` may hold. Shares add up to the limit:
+    /// exact with one worker; with several, a service whose clients hash unevenly is refused
+    /// when one share is used up, before the whole is.
+    pub fn connections_share(&self, worker: WorkerId, workers: u8) -> Option<u64> {
+        let (max, workers) = (self.connections_max?, u64::from(workers.max(1)));
+        Some(max / workers + u64::from(u64::from(worker.0) < max % workers))
     }
 }
 

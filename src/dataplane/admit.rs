@@ -1,0 +1,258 @@
+//! First packets: which become flows, and of which server.
+
+use super::burst::{Slot, Verdict};
+use super::flow::{NewFlow, flag};
+use super::flow_table::{FlowId, Hit};
+use super::source_ports::{Grant, SpaceKey};
+use super::state::WorkerState;
+use super::{classify::Packet, flow::Direction, pipeline, reply, schedule, takeover, track};
+use crate::counters::{DropReason, ReplyKind};
+use crate::model::{
+    ForwardMode, LocalAddress, Protocol, RealServer, Snapshot, TtlPolicy, VirtualService,
+};
+use crate::time::Nanos;
+use crate::wire::tcp::TcpFlags;
+use std::net::IpAddr;
+
+/// Source port of FTP's data connections: the kernel never schedules it, for any service.
+const FTP_DATA_PORT: u16 = 20;
+
+/// A packet to a service that no flow knows.
+pub(super) fn admit(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    service: &VirtualService,
+    slot: &mut Slot,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    if !is_first_packet(&slot.packet) {
+        return pipeline::leave_to_kernel(state, snapshot, slot, DropReason::Unclassified);
+    }
+    if let Err(reason) = may_enter(state, service, &slot.packet) {
+        refused(state, service);
+        return Err(reason);
+    }
+    open(state, snapshot, service, slot, now)
+}
+
+/// TCP needs a SYN without RST (SYN-ACK and SYN-FIN schedule too, as recorded); UDP needs nothing.
+fn is_first_packet(packet: &Packet) -> bool {
+    let opens = packet.key.protocol == Protocol::Udp
+        || packet.flags.contains(TcpFlags::SYN) && !packet.flags.contains(TcpFlags::RST);
+    opens && packet.key.src_port != FTP_DATA_PORT
+}
+
+/// Source address, lists and limit, in this order.
+fn may_enter(
+    state: &WorkerState,
+    service: &VirtualService,
+    packet: &Packet,
+) -> Result<(), DropReason> {
+    let client = packet.key.src;
+    if is_martian(client) || client == packet.key.dst {
+        return Err(DropReason::MartianSource);
+    }
+    let admitted = service.allow.is_empty() || service.allow.contains(client);
+    if !admitted || service.deny.contains(client) {
+        return Err(DropReason::Denied);
+    }
+    let share = service.connections_share(state.worker, state.workers);
+    let flows = state.counters.services.get(service.id.index()).map_or(0, |s| s.flows.get());
+    if share.is_some_and(|share| flows >= share) {
+        return Err(DropReason::ServiceConnectionsMax);
+    }
+    Ok(())
+}
+
+/// Addresses that no sender can have (RFC 1812 section 5.3.7, RFC 4291).
+fn is_martian(address: IpAddr) -> bool {
+    address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || matches!(address, IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] >= 240)
+}
+
+fn refused(state: &WorkerState, service: &VirtualService) {
+    if let Some(service) = state.counters.services.get(service.id.index()) {
+        service.refused.add(1);
+    }
+}
+
+/// Schedules, makes the flow and sends its first packet on.
+pub(super) fn open(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    service: &VirtualService,
+    slot: &mut Slot,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    let Some(server) = pick(state, service, slot) else {
+        refused(state, service);
+        return no_server(state, snapshot, slot);
+    };
+    match make_flow(state, snapshot, service, server, slot) {
+        Ok(id) => {
+            let hit = Hit { id, direction: Direction::Inbound };
+            pipeline::forward_tracked(state, snapshot, slot, hit, now)
+        }
+        Err(reason) => {
+            refused(state, service);
+            cannot_open(state, snapshot, slot, reason)
+        }
+    }
+}
+
+fn pick<'s>(
+    state: &mut WorkerState,
+    service: &'s VirtualService,
+    slot: &Slot,
+) -> Option<&'s RealServer> {
+    let cursor = state.cursors.get_mut(service.id.index())?;
+    schedule::pick(service, cursor, &slot.packet.key)
+}
+
+/// What the kernel does: ICMP port unreachable, for TCP too.
+fn no_server(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+) -> Result<Verdict, DropReason> {
+    let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
+    reply::port_unreachable(slot, nic)?;
+    state.counters.dropped(DropReason::NoServer);
+    state.counters.replied(ReplyKind::PortUnreachable);
+    Ok(Verdict::Transmit(nic.id))
+}
+
+/// A client whose flow finds no source port is told at once instead of timing out.
+fn cannot_open(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    reason: DropReason,
+) -> Result<Verdict, DropReason> {
+    let is_tcp = slot.packet.key.protocol == Protocol::Tcp;
+    if reason != DropReason::NoSourcePort || !is_tcp {
+        return Err(reason);
+    }
+    let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
+    reply::reset(slot, nic)?;
+    state.counters.dropped(reason);
+    state.counters.replied(ReplyKind::TcpReset);
+    Ok(Verdict::Transmit(nic.id))
+}
+
+/// Makes the entry of a new flow, with a source port where the mode needs one.
+pub(super) fn make_flow(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    service: &VirtualService,
+    server: &RealServer,
+    slot: &Slot,
+) -> Result<FlowId, DropReason> {
+    let mut new = NewFlow {
+        key: slot.packet.key,
+        service: service.id,
+        server: server.id,
+        server_address: (server.address, server.port),
+        local: None,
+        mode: server.mode,
+        decrements_ttl: service.ttl == TtlPolicy::Decrement,
+        hop: server.hop,
+        flags: flag::INPUT_ONLY,
+    };
+    let mut inherited = None;
+    if server.mode == ForwardMode::FullNat {
+        let (local, port, heir) = take_port(state, snapshot, service, server)?;
+        new.local = Some((local.address, port));
+        new.flags = 0;
+        inherited = heir;
+    }
+    let id = insert(state, &new).inspect_err(|_| give_back(state, &new))?;
+    count_opened(state, &new);
+    if let Some(heir) = inherited {
+        takeover::shift_above(state, id, slot, &heir);
+    }
+    Ok(id)
+}
+
+fn insert(state: &mut WorkerState, new: &NewFlow) -> Result<FlowId, DropReason> {
+    state.flows.insert(new).map_err(|_| DropReason::TableFull)
+}
+
+fn space_key(server: &RealServer, lip: IpAddr, protocol: Protocol) -> SpaceKey {
+    SpaceKey { lip, server: server.address, server_port: server.port, protocol }
+}
+
+/// Looks for a port on the service's local addresses, a different one first each time.
+fn take_port<'s>(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    service: &'s VirtualService,
+    server: &RealServer,
+) -> Result<(&'s LocalAddress, u16, Option<takeover::Heir>), DropReason> {
+    let protocol = service.key.protocol;
+    let family = |local: &&LocalAddress| local.address.is_ipv4() == server.address.is_ipv4();
+    let locals = service.local_addresses.iter().map(|local| local.as_ref()).filter(family);
+    let count = locals.clone().count();
+    if count == 0 {
+        return Err(DropReason::NoLocalAddress);
+    }
+    state.next_local = state.next_local.wrapping_add(1);
+    let first = state.next_local as usize % count;
+    for local in locals.clone().cycle().skip(first).take(count) {
+        let key = space_key(server, local.address, protocol);
+        let WorkerState { source_ports, flows, .. } = state;
+        match source_ports.take(local, &key, &snapshot.steering, flows) {
+            Some(Grant::Free(port)) => {
+                count_lip(state, local, |lip| lip.used.add(1));
+                return Ok((local, port, None));
+            }
+            Some(Grant::Takeover(port, old)) => {
+                count_lip(state, local, |lip| lip.reused.add(1));
+                let heir = takeover::Heir::of(state, old);
+                track::end_for_takeover(state, old);
+                return Ok((local, port, Some(heir)));
+            }
+            None => count_lip(state, local, |lip| lip.exhausted.add(1)),
+        }
+    }
+    Err(DropReason::NoSourcePort)
+}
+
+fn count_lip(
+    state: &WorkerState,
+    local: &LocalAddress,
+    count: impl FnOnce(&crate::counters::LipCounters),
+) {
+    if let Some(lip) = state.counters.lips.get(local.id.index()) {
+        count(lip);
+    }
+}
+
+/// Returns the source port of a flow that could not be made.
+fn give_back(state: &mut WorkerState, new: &NewFlow) {
+    let Some((lip, port)) = new.local else { return };
+    let (server, server_port) = new.server_address;
+    let key = SpaceKey { lip, server, server_port, protocol: new.key.protocol };
+    if let Some(lip) = state.source_ports.lip_of(&key)
+        && let Some(lip) = state.counters.lips.get(lip.index())
+    {
+        lip.used.sub(1);
+    }
+    state.source_ports.release(&key, port);
+}
+
+fn count_opened(state: &WorkerState, new: &NewFlow) {
+    let counters = &state.counters;
+    counters.flows.add(1);
+    counters.flows_created.add(1);
+    if let Some(server) = counters.servers.get(new.server.index()) {
+        server.flows.add(1);
+        server.connections.add(1);
+    }
+    if let Some(service) = counters.services.get(new.service.index()) {
+        service.flows.add(1);
+        service.connections.add(1);
+    }
+}

@@ -1,0 +1,90 @@
+//! A burst: what one rx poll brought, with a verdict for each frame at the end.
+
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+
+use super::classify::Packet;
+use super::flow_table::Probe;
+use crate::counters::{DropReason, HandOffCause};
+use crate::frame::Frame;
+use crate::limits::BURST_FRAMES_MAX;
+use crate::model::{NextHopId, NicId, WorkerId};
+
+/// What the port said about a frame.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RxMeta {
+    /// Where it came in.
+    pub nic: NicId,
+    /// RSS hash by the port, where it has one.
+    pub rss_hash: Option<u32>,
+    /// 802.1Q tag control word that the port stripped.
+    pub vlan: Option<u16>,
+    /// Another worker received it and found that this one owns its flow: it goes no further.
+    pub handed_off: bool,
+}
+
+/// What happens to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it from this port as it now is.
+    Transmit(NicId),
+    /// Give it, untagged, to the kernel interface of this port.
+    ToKernel(NicId),
+    /// Give it, as it came, to this worker.
+    HandOff(WorkerId, HandOffCause),
+    /// Complete but for its MAC addresses: park it until this slot resolves, then call
+    /// `finish_next_hop`.
+    AwaitNeighbour(NextHopId),
+    /// As `AwaitNeighbour`, for an address on this port's link that has no slot yet: park it until
+    /// a resolved slot names this neighbour.
+    AwaitAddress(NicId, IpAddr),
+    /// Free it. Already counted.
+    Drop(DropReason),
+}
+
+/// A frame on its way through the stages.
+#[derive(Debug)]
+pub struct Slot<'f> {
+    /// The bytes.
+    pub frame: Frame<'f>,
+    /// What the port said.
+    pub rx: RxMeta,
+    /// What classification found; meaningful while no verdict is set.
+    pub packet: Packet,
+    /// What the look-up's first pass found.
+    pub probe: Probe,
+    /// Set once decided.
+    pub verdict: Option<Verdict>,
+}
+
+/// Frames of one rx poll, in order.
+#[derive(Debug, Default)]
+pub struct Burst<'f> {
+    /// The frames.
+    pub slots: ArrayVec<Slot<'f>, BURST_FRAMES_MAX>,
+}
+
+impl<'f> Burst<'f> {
+    /// An empty burst.
+    pub fn new() -> Self {
+        Burst::default()
+    }
+
+    /// Adds a frame; the burst is full after `BURST_FRAMES_MAX`, and then gives it back.
+    pub fn push(&mut self, frame: Frame<'f>, rx: RxMeta) -> Result<(), Frame<'f>> {
+        let slot =
+            Slot { frame, rx, packet: Packet::UNSET, probe: Probe::default(), verdict: None };
+        self.slots.try_push(slot).map_err(|full| full.element().frame)
+    }
+
+    /// Frames without a verdict yet.
+    pub fn open_slots(&mut self) -> impl Iterator<Item = &mut Slot<'f>> {
+        self.slots.iter_mut().filter(|slot| slot.verdict.is_none())
+    }
+
+    /// The verdict of each frame. After `process_burst` none is missing.
+    pub fn verdicts(&self) -> impl Iterator<Item = Verdict> + '_ {
+        self.slots.iter().map(|slot| slot.verdict.unwrap_or(Verdict::Drop(DropReason::Internal)))
+    }
+}

@@ -1,0 +1,288 @@
+//! First stage: parse once. Facts about the packet, or why it is dropped.
+//!
+//! Only the frame and its port are looked at, no flow and no service: what is wrong here is wrong
+//! for everybody, the kernel included.
+
+use std::net::IpAddr;
+
+use super::burst::{Burst, RxMeta};
+use super::flow::FlowKey;
+use crate::counters::DropReason;
+use crate::frame::Frame;
+use crate::model::{NicModel, Protocol, Snapshot};
+use crate::wire::WireError;
+use crate::wire::ethernet::{ETHERNET_HEADER_BYTES, EtherType, Ethernet, MacAddr};
+use crate::wire::icmp::{ICMP_HEADER_BYTES, IcmpType};
+use crate::wire::icmpv6::Icmpv6Type;
+use crate::wire::ip::IpProtocol;
+use crate::wire::ipv4::{IPV4_HEADER_BYTES, Ipv4};
+use crate::wire::ipv6::{IPV6_HEADER_BYTES, Ipv6, walk_extensions};
+use crate::wire::tcp::{SeqNum, Tcp, TcpFlags};
+use crate::wire::transport::{TRANSPORT_START_BYTES, TransportStart};
+use crate::wire::udp::{UDP_HEADER_BYTES, Udp};
+use crate::wire::vlan::{VLAN_TAG_BYTES, Vlan};
+
+/// What kind of handling a packet wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Whole TCP or UDP: `key` is set.
+    Transport,
+    /// A piece of a TCP or UDP datagram: addresses are set, ports are 0.
+    Fragment,
+    /// An ICMP error; `key` is the quoted packet's, as it was sent.
+    IcmpError,
+    /// Nothing gyre forwards: ARP, ND, echo, other protocols, multicast.
+    Other,
+}
+
+/// Parsed facts. Offsets count from the frame's first byte.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// Handling.
+    pub kind: Kind,
+    /// Tuple.
+    pub key: FlowKey,
+    /// Start of the transport header.
+    pub l4: usize,
+    /// Start of the payload.
+    pub payload: usize,
+    /// End of the IP packet; link padding lies behind.
+    pub end: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TCP control bits; none for UDP.
+    pub flags: TcpFlags,
+    /// TCP sequence number.
+    pub seq: SeqNum,
+    /// TCP acknowledgment number.
+    pub ack: SeqNum,
+}
+
+/// Start of the IP header: tags are stripped before.
+pub const L3: usize = ETHERNET_HEADER_BYTES;
+
+impl Packet {
+    /// What an unclassified slot holds.
+    pub const UNSET: Packet = Packet {
+        kind: Kind::Other,
+        key: FlowKey::UNSET,
+        l4: 0,
+        payload: 0,
+        end: 0,
+        ttl: 0,
+        flags: TcpFlags::NONE,
+        seq: SeqNum(0),
+        ack: SeqNum(0),
+    };
+
+    /// Size of the IP packet in bytes.
+    pub fn ip_bytes(&self) -> usize {
+        self.end.saturating_sub(L3)
+    }
+
+    /// Size of the payload in bytes.
+    pub fn payload_bytes(&self) -> usize {
+        self.end.saturating_sub(self.payload)
+    }
+
+    /// Sequence space that the segment takes: payload, SYN and FIN.
+    pub fn sequence_bytes(&self) -> u32 {
+        let syn = u32::from(self.flags.contains(TcpFlags::SYN));
+        let fin = u32::from(self.flags.contains(TcpFlags::FIN));
+        self.payload_bytes() as u32 + syn + fin
+    }
+}
+
+/// Classifies every frame of the burst.
+pub fn all(burst: &mut Burst, snapshot: &Snapshot) {
+    for slot in &mut burst.slots {
+        let facts = match snapshot.nics.get(slot.rx.nic.index()) {
+            Some(nic) => one(&mut slot.frame, &slot.rx, nic),
+            None => Err(DropReason::Internal),
+        };
+        match facts {
+            Ok(packet) => slot.packet = packet,
+            Err(reason) => slot.verdict = Some(super::Verdict::Drop(reason)),
+        }
+    }
+}
+
+fn one(frame: &mut Frame, rx: &RxMeta, nic: &NicModel) -> Result<Packet, DropReason> {
+    // A frame from another worker was untagged there.
+    if !rx.handed_off {
+        strip_vlan(frame, rx, nic)?;
+    }
+    let bytes = frame.bytes();
+    let (ethernet, l3) = Ethernet::parse(bytes).map_err(|_| DropReason::Truncated)?;
+    if ethernet.src() == MacAddr(nic.mac) {
+        return Err(DropReason::OwnFrame);
+    }
+    if ethernet.dst().is_multicast() {
+        return Ok(Packet::UNSET);
+    }
+    if ethernet.dst() != MacAddr(nic.mac) {
+        return Err(DropReason::NotForUs);
+    }
+    match ethernet.ether_type() {
+        EtherType::IPV4 => ipv4(l3),
+        EtherType::IPV6 => ipv6(l3),
+        _ => Ok(Packet::UNSET),
+    }
+}
+
+/// Checks the frame's tag against the port's VLAN and takes it off, so that all stages see plain
+/// Ethernet. Ports without a VLAN leave tagged frames to the kernel as they are.
+fn strip_vlan(frame: &mut Frame, rx: &RxMeta, nic: &NicModel) -> Result<(), DropReason> {
+    let Some(wanted) = nic.vlan else { return Ok(()) };
+    if let Some(stripped) = rx.vlan {
+        return if stripped & 0x0fff == wanted { Ok(()) } else { Err(DropReason::WrongVlan) };
+    }
+    let (ethernet, rest) = Ethernet::parse(frame.bytes()).map_err(|_| DropReason::Truncated)?;
+    if ethernet.ether_type() != EtherType::VLAN {
+        return Err(DropReason::WrongVlan);
+    }
+    let (tag, _) = Vlan::parse(rest).map_err(|_| DropReason::Truncated)?;
+    if tag.id() != wanted {
+        return Err(DropReason::WrongVlan);
+    }
+    // The tag lies behind the two addresses: those move back over it.
+    frame.close_gap(2 * 6, VLAN_TAG_BYTES).map_err(|_| DropReason::Truncated)
+}
+
+fn ip_error(error: WireError) -> DropReason {
+    match error {
+        WireError::Truncated | WireError::BadTotalLength => DropReason::Truncated,
+        WireError::BadVersion => DropReason::BadIpVersion,
+        WireError::BadChecksum => DropReason::BadIpChecksum,
+        _ => DropReason::BadIpHeader,
+    }
+}
+
+fn ipv4(l3: &[u8]) -> Result<Packet, DropReason> {
+    let (ip, options, payload) = Ipv4::parse_with_options(l3).map_err(ip_error)?;
+    ip.verify_checksum(options).map_err(ip_error)?;
+    let l4 = L3 + IPV4_HEADER_BYTES + options.len();
+    let mut packet = Packet {
+        key: FlowKey { src: ip.src().into(), dst: ip.dst().into(), ..FlowKey::UNSET },
+        l4,
+        payload: l4,
+        end: l4 + payload.len(),
+        ttl: ip.ttl(),
+        ..Packet::UNSET
+    };
+    if ip.fragment().is_some() {
+        return Ok(fragment(packet, ip.protocol()));
+    }
+    match ip.protocol() {
+        IpProtocol::ICMP => {
+            if IcmpType(payload.first().copied().unwrap_or(0)).is_error()
+                && let Some(quoted) = quoted_v4(payload)
+            {
+                packet.kind = Kind::IcmpError;
+                packet.key = quoted;
+            }
+            Ok(packet)
+        }
+        protocol => transport(packet, protocol, payload),
+    }
+}
+
+fn ipv6(l3: &[u8]) -> Result<Packet, DropReason> {
+    let (ip, payload) = Ipv6::parse(l3).map_err(ip_error)?;
+    let upper = walk_extensions(ip.next_header(), payload).map_err(ip_error)?;
+    let l4 = L3 + IPV6_HEADER_BYTES + upper.offset_bytes;
+    let mut packet = Packet {
+        key: FlowKey { src: ip.src().into(), dst: ip.dst().into(), ..FlowKey::UNSET },
+        l4,
+        payload: l4,
+        end: L3 + IPV6_HEADER_BYTES + payload.len(),
+        ttl: ip.hop_limit(),
+        ..Packet::UNSET
+    };
+    let body = payload.get(upper.offset_bytes..).ok_or(DropReason::Truncated)?;
+    if upper.fragment.is_some_and(|piece| !piece.is_atomic()) {
+        return Ok(fragment(packet, upper.protocol));
+    }
+    match upper.protocol {
+        IpProtocol::ICMPV6 => {
+            if Icmpv6Type(body.first().copied().unwrap_or(u8::MAX)).is_error()
+                && let Some(quoted) = quoted_v6(body)
+            {
+                packet.kind = Kind::IcmpError;
+                packet.key = quoted;
+            }
+            Ok(packet)
+        }
+        // With segments left, the destination is not this address's: the kernel's business.
+        _ if upper.segments_left > 0 => Ok(packet),
+        protocol => transport(packet, protocol, body),
+    }
+}
+
+fn transport_protocol(protocol: IpProtocol) -> Option<Protocol> {
+    match protocol {
+        IpProtocol::TCP => Some(Protocol::Tcp),
+        IpProtocol::UDP => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+fn fragment(mut packet: Packet, protocol: IpProtocol) -> Packet {
+    if let Some(protocol) = transport_protocol(protocol) {
+        packet.kind = Kind::Fragment;
+        packet.key.protocol = protocol;
+    }
+    packet
+}
+
+fn transport(mut packet: Packet, protocol: IpProtocol, body: &[u8]) -> Result<Packet, DropReason> {
+    let Some(protocol) = transport_protocol(protocol) else { return Ok(packet) };
+    packet.kind = Kind::Transport;
+    packet.key.protocol = protocol;
+    match protocol {
+        Protocol::Tcp => {
+            let (tcp, payload) = Tcp::parse(body).map_err(|_| DropReason::BadTransportHeader)?;
+            packet.key.src_port = tcp.src_port();
+            packet.key.dst_port = tcp.dst_port();
+            packet.payload = packet.end - payload.len();
+            packet.flags = tcp.flags();
+            packet.seq = tcp.sequence();
+            packet.ack = tcp.acknowledgment();
+        }
+        Protocol::Udp => {
+            let (udp, rest) = Udp::parse(body).map_err(|_| DropReason::BadTransportHeader)?;
+            packet.key.src_port = udp.src_port();
+            packet.key.dst_port = udp.dst_port();
+            // RFC 768: header and data. Shorter than the packet is legal, longer is not.
+            let length = usize::from(udp.length());
+            if length < UDP_HEADER_BYTES || length > body.len() {
+                return Err(DropReason::BadTransportHeader);
+            }
+            packet.payload = packet.end - rest.len();
+        }
+    }
+    Ok(packet)
+}
+
+fn quoted(protocol: IpProtocol, src: IpAddr, dst: IpAddr, body: &[u8]) -> Option<FlowKey> {
+    let protocol = transport_protocol(protocol)?;
+    let (start, _) = TransportStart::parse(body.get(..TRANSPORT_START_BYTES)?).ok()?;
+    Some(FlowKey { protocol, src, dst, src_port: start.src_port(), dst_port: start.dst_port() })
+}
+
+fn quoted_v4(icmp: &[u8]) -> Option<FlowKey> {
+    let (ip, body) = Ipv4::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
+    if ip.fragment().is_some_and(|piece| !piece.is_first()) {
+        return None;
+    }
+    quoted(ip.protocol(), ip.src().into(), ip.dst().into(), body)
+}
+
+fn quoted_v6(icmp: &[u8]) -> Option<FlowKey> {
+    let (ip, body) = Ipv6::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
+    let upper = walk_extensions(ip.next_header(), body).ok()?;
+    if upper.fragment.is_some_and(|piece| !piece.is_first()) {
+        return None;
+    }
+    quoted(upper.protocol, ip.src().into(), ip.dst().into(), body.get(upper.offset_bytes..)?)
+}

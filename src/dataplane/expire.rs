@@ -1,0 +1,34 @@
+//! Timers: flows that no packet came for.
+
+use super::flow_table::FlowId;
+use super::state::WorkerState;
+use super::track;
+use crate::limits::TIMERS_PER_TURN_MAX;
+use crate::model::Snapshot;
+use crate::time::{NANOS_PER_MILLI, Nanos};
+
+impl WorkerState {
+    /// Handles timers that are due, a bounded number a call, and says how many. A packet only
+    /// stores when it came, so a timer that fires early is set anew.
+    pub fn expire(&mut self, snapshot: &Snapshot, now: Nanos) -> usize {
+        let mut handled = 0;
+        while handled < TIMERS_PER_TURN_MAX
+            && let Some(at) = self.flows.wheel.pop_due(now)
+        {
+            handled += 1;
+            self.timer_fired(snapshot, FlowId(at), now);
+        }
+        handled
+    }
+
+    fn timer_fired(&mut self, _snapshot: &Snapshot, id: FlowId, now: Nanos) {
+        let Some(core) = self.flows.core(id) else { return };
+        let left_ms = core.remaining_ms(now.as_millis_u32());
+        if left_ms > 0 {
+            self.flows.wheel.arm(id.0, now + u64::from(left_ms) * NANOS_PER_MILLI);
+            return;
+        }
+        self.counters.flows_expired.add(1);
+        track::end(self, id);
+    }
+}

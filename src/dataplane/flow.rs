@@ -1,0 +1,375 @@
+//! What a flow entry holds. Plain bytes at a stable place: ids and numbers, never pointers, so
+//! that a successor process can map them.
+//!
+//! One cache line holds all that an established IPv4 packet needs. What only handshakes and
+//! endings need is in `Side`, at the same index of another array.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::message::FlowState;
+use crate::model::{ForwardMode, NextHopId, Protocol, ServerId, ServiceId};
+use crate::pod_struct;
+
+/// The tuple of a packet, or of a flow as one of its directions shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+}
+
+impl FlowKey {
+    /// What an unclassified slot holds.
+    pub const UNSET: FlowKey = FlowKey {
+        protocol: Protocol::Tcp,
+        src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        src_port: 0,
+        dst_port: 0,
+    };
+}
+
+/// Which way a packet of a flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Client to server.
+    Inbound,
+    /// Server to client.
+    Outbound,
+}
+
+/// Bits of `FlowCore::flags`.
+pub mod flag {
+    /// Sequence numbers or timestamps are shifted: see the deltas.
+    pub const ADJUST: u8 = 1;
+    /// SYNPROXY: the server has not answered yet.
+    pub const AWAITS_SERVER: u8 = 1 << 1;
+    /// A PROXY header was inserted and is not acknowledged yet.
+    pub const INSERTING: u8 = 1 << 2;
+    /// The client's address still has to ride on inbound segments (TOA).
+    pub const TOA: u8 = 1 << 3;
+    /// Both sides have closed and know it: the source port may be reused.
+    pub const CLOSED: u8 = 1 << 4;
+    /// The last FIN seen came from the server.
+    pub const LAST_FIN_OUTBOUND: u8 = 1 << 5;
+    /// Only the client's direction passes here (IPVS: NOOUTPUT).
+    pub const INPUT_ONLY: u8 = 1 << 6;
+    /// The client's tuple was given to a newer flow; only the source port is still held.
+    pub const DETACHED: u8 = 1 << 7;
+    /// Any of these needs more than the plain rewrite.
+    pub const SLOW: u8 = ADJUST | AWAITS_SERVER | INSERTING | TOA;
+}
+
+pod_struct! {
+    /// The part of an entry that both families share.
+    #[derive(Debug)]
+    pub struct FlowCore {
+        server: u32,
+        service: u32,
+        /// Slot of the next hop towards the server.
+        hop_in: u16,
+        /// Slot of the next hop towards the client; `NextHopId::NONE` until looked up.
+        hop_out: u16,
+        /// When a packet last passed, `Nanos::as_millis_u32`.
+        pub last_seen_ms: u32,
+        /// Idle time after which the flow ends.
+        pub timeout_ms: u32,
+        /// Client's port.
+        pub client_port: u16,
+        /// Virtual port.
+        pub virtual_port: u16,
+        /// Source port on the local address (FULLNAT), else 0.
+        pub local_port: u16,
+        /// Server's port.
+        pub server_port: u16,
+        protocol: u8,
+        state: u8,
+        mode: u8,
+        /// Bits of `flag`.
+        pub flags: u8,
+        /// Packets in both directions; wraps.
+        pub packets: u32,
+        /// Added to the client's sequence numbers on the way to the server.
+        pub in_delta: u32,
+        /// Added to the server's sequence numbers on the way to the client.
+        pub out_delta: u32,
+        /// Added to the client's timestamp values on the way to the server.
+        pub in_ts_delta: u32,
+    }
+}
+
+pod_struct! {
+    layout = 1;
+    /// An IPv4 flow: one cache line.
+    #[repr(align(64))]
+    #[derive(Debug)]
+    pub struct FlowV4 {
+        /// Common part.
+        pub core: FlowCore,
+        /// Client, virtual, local and server address, host order.
+        pub addresses: [u32; 4],
+    }
+}
+
+pod_struct! {
+    layout = 1;
+    /// An IPv6 flow: two cache lines.
+    #[repr(align(64))]
+    #[derive(Debug)]
+    pub struct FlowV6 {
+        /// Common part.
+        pub core: FlowCore,
+        /// Client, virtual, local and server address, wire order.
+        pub addresses: [[u8; 16]; 4],
+        spare: [u8; 16],
+    }
+}
+
+pod_struct! {
+    /// What only a flow's first and last packets, and SYNPROXY, need. The sequence fields change
+    /// meaning once: while a handshake runs, and again when the flow has closed.
+    #[derive(Debug, Default)]
+    pub struct Side {
+        /// Handshake: the client's first sequence number. Closed: the sequence number after the
+        /// client's last byte, as the server saw it.
+        pub client_seq: u32,
+        /// Handshake: the server's first sequence number as the client knows it. Closed: the last
+        /// timestamp value the server saw.
+        pub server_seq: u32,
+        /// Added to the server's timestamp values on the way to the client (SYNPROXY).
+        pub out_ts_delta: u32,
+        /// Older neighbour in the list of closed flows of a source-port space.
+        pub older: u32,
+        /// Newer neighbour.
+        pub newer: u32,
+        /// Bytes of the inserted PROXY header.
+        pub inserted_bytes: u8,
+        /// Bits that `closing` and `synproxy` keep.
+        pub notes: u8,
+        /// Bits to shift the server's window field left by (signed): SYNPROXY.
+        pub window_shift: i8,
+        /// Times the SYN to the server was sent.
+        pub attempts: u8,
+    }
+}
+
+const _: () = assert!(size_of::<FlowV4>() == 64, "an IPv4 hit costs one entry line");
+const _: () = assert!(size_of::<FlowV6>() == 128);
+const _: () = assert!(size_of::<Side>() == 24);
+
+/// The four addresses of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// CIP.
+    pub client: IpAddr,
+    /// VIP.
+    pub vip: IpAddr,
+    /// LIP; unspecified when the mode has none.
+    pub local: IpAddr,
+    /// RIP.
+    pub server: IpAddr,
+}
+
+/// Bit of `FlowCore::mode` beside the mode itself.
+const DECREMENTS_TTL: u8 = 1 << 7;
+
+/// What admission decides about a new flow.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow {
+    /// Client to VIP, as the client's packet has it.
+    pub key: FlowKey,
+    /// Service.
+    pub service: ServiceId,
+    /// Server.
+    pub server: ServerId,
+    /// RIP and port.
+    pub server_address: (IpAddr, u16),
+    /// LIP and port (FULLNAT).
+    pub local: Option<(IpAddr, u16)>,
+    /// Mode.
+    pub mode: ForwardMode,
+    /// Whether TTL or hop limit is decremented.
+    pub decrements_ttl: bool,
+    /// Next hop towards the server.
+    pub hop: NextHopId,
+    /// Initial flags.
+    pub flags: u8,
+}
+
+impl FlowCore {
+    /// A fresh entry without packets.
+    pub fn new(new: &NewFlow) -> Self {
+        FlowCore {
+            server: new.server.0,
+            service: new.service.0,
+            hop_in: new.hop.0,
+            hop_out: NextHopId::NONE.0,
+            last_seen_ms: 0,
+            timeout_ms: 0,
+            client_port: new.key.src_port,
+            virtual_port: new.key.dst_port,
+            local_port: new.local.map_or(0, |(_, port)| port),
+            server_port: new.server_address.1,
+            protocol: match new.key.protocol {
+                Protocol::Tcp => 6,
+                Protocol::Udp => 17,
+            },
+            state: FlowState::None as u8,
+            mode: new.mode as u8 | if new.decrements_ttl { DECREMENTS_TTL } else { 0 },
+            flags: new.flags,
+            packets: 0,
+            in_delta: 0,
+            out_delta: 0,
+            in_ts_delta: 0,
+        }
+    }
+
+    /// Slot of the server.
+    #[inline]
+    pub fn server(&self) -> ServerId {
+        ServerId(self.server)
+    }
+
+    /// Slot of the service.
+    #[inline]
+    pub fn service(&self) -> ServiceId {
+        ServiceId(self.service)
+    }
+
+    /// Next hop for one direction.
+    #[inline]
+    pub fn hop(&self, direction: Direction) -> NextHopId {
+        NextHopId(match direction {
+            Direction::Inbound => self.hop_in,
+            Direction::Outbound => self.hop_out,
+        })
+    }
+
+    /// Remembers (or with `NONE` forgets) the next hop towards the client.
+    #[inline]
+    pub fn set_hop_out(&mut self, hop: NextHopId) {
+        self.hop_out = hop.0;
+    }
+
+    /// Transport protocol.
+    #[inline]
+    pub fn protocol(&self) -> Protocol {
+        if self.protocol == 17 { Protocol::Udp } else { Protocol::Tcp }
+    }
+
+    /// Connection state.
+    #[inline]
+    pub fn state(&self) -> FlowState {
+        FlowState::ALL.get(usize::from(self.state)).copied().unwrap_or_default()
+    }
+
+    /// Sets the connection state; timeouts and counts are the caller's.
+    #[inline]
+    pub fn set_state(&mut self, state: FlowState) {
+        self.state = state as u8;
+    }
+
+    /// Forwarding mode.
+    #[inline]
+    pub fn mode(&self) -> ForwardMode {
+        if self.mode & !DECREMENTS_TTL == ForwardMode::DirectRoute as u8 {
+            ForwardMode::DirectRoute
+        } else {
+            ForwardMode::FullNat
+        }
+    }
+
+    /// Whether TTL or hop limit is decremented.
+    #[inline]
+    pub fn decrements_ttl(&self) -> bool {
+        self.mode & DECREMENTS_TTL != 0
+    }
+
+    /// Whether any of the `flag` bits in `mask` is set.
+    #[inline]
+    pub fn has(&self, mask: u8) -> bool {
+        self.flags & mask != 0
+    }
+
+    /// Idle milliseconds left at `now_ms`, 0 when the timeout has passed.
+    pub fn remaining_ms(&self, now_ms: u32) -> u32 {
+        // A packet may carry a time a little ahead of the sweep's: that is no age.
+        let idle = now_ms.wrapping_sub(self.last_seen_ms);
+        let idle = if idle > u32::MAX / 2 { 0 } else { idle };
+        self.timeout_ms.saturating_sub(idle)
+    }
+}
+
+impl FlowV4 {
+    /// An entry for `new`; addresses of the other family become 0 (admission never mixes them).
+    pub fn new(new: &NewFlow) -> Self {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(v4) => u32::from(v4),
+            IpAddr::V6(_) => 0,
+        };
+        FlowV4 {
+            core: FlowCore::new(new),
+            addresses: [
+                bits(new.key.src),
+                bits(new.key.dst),
+                new.local.map_or(0, |(address, _)| bits(address)),
+                bits(new.server_address.0),
+            ],
+        }
+    }
+
+    /// Whether `key` is this flow's tuple in `direction`.
+    #[inline]
+    pub fn matches(&self, key: &FlowKey, direction: Direction) -> bool {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.src, key.dst) else { return false };
+        let [client, vip, local, server] = self.addresses;
+        let core = &self.core;
+        let own = match direction {
+            Direction::Inbound => (client, vip, core.client_port, core.virtual_port),
+            Direction::Outbound => (server, local, core.server_port, core.local_port),
+        };
+        own == (src.into(), dst.into(), key.src_port, key.dst_port)
+            && core.protocol() == key.protocol
+    }
+}
+
+impl FlowV6 {
+    /// As `FlowV4::new`.
+    pub fn new(new: &NewFlow) -> Self {
+        let bytes = |address: IpAddr| match address {
+            IpAddr::V6(v6) => v6.octets(),
+            IpAddr::V4(_) => [0; 16],
+        };
+        FlowV6 {
+            core: FlowCore::new(new),
+            addresses: [
+                bytes(new.key.src),
+                bytes(new.key.dst),
+                new.local.map_or([0; 16], |(address, _)| bytes(address)),
+                bytes(new.server_address.0),
+            ],
+            spare: [0; 16],
+        }
+    }
+
+    /// Whether `key` is this flow's tuple in `direction`.
+    #[inline]
+    pub fn matches(&self, key: &FlowKey, direction: Direction) -> bool {
+        let (IpAddr::V6(src), IpAddr::V6(dst)) = (key.src, key.dst) else { return false };
+        let [client, vip, local, server] = &self.addresses;
+        let core = &self.core;
+        let own = match direction {
+            Direction::Inbound => (client, vip, core.client_port, core.virtual_port),
+            Direction::Outbound => (server, local, core.server_port, core.local_port),
+        };
+        own == (&src.octets(), &dst.octets(), key.src_port, key.dst_port)
+            && core.protocol() == key.protocol
+    }
+}

@@ -1,0 +1,307 @@
+//! The flow table: an index over slabs of entries, both tuples of a flow on one stable entry.
+//!
+//! The index says where a tuple may be; only the entry decides. A burst is looked up in passes
+//! (hash, bucket lines, entry lines), so that cache misses overlap; what the passes find are
+//! hints, verified by `settle` when the packet's turn comes.
+
+use std::net::IpAddr;
+
+use super::burst::Burst;
+use super::classify::Kind;
+use super::flow::{Addresses, Direction, FlowCore, FlowKey, FlowV4, FlowV6, NewFlow, Side, flag};
+use super::timer::Wheel;
+use crate::memory::{Candidates, FixedArray, FlowIndex, MemoryError, Slab};
+use crate::model::{ForwardMode, Protocol};
+use crate::time::Nanos;
+
+/// An entry's stable place: IPv4 entries first, IPv6 behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId(pub u32);
+
+/// Set in an index value that was filed under the server's tuple.
+const OUTBOUND_BIT: u32 = 1 << 31;
+
+/// A packet's flow and the way the packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Entry.
+    pub id: FlowId,
+    /// Which of its tuples the packet has.
+    pub direction: Direction,
+}
+
+/// What the passes over a burst found about one packet: hints only.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Probe {
+    hash: u64,
+    candidates: Candidates,
+}
+
+/// No room for another flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull;
+
+/// All flows of one worker.
+#[derive(Debug)]
+pub struct FlowTable {
+    index: FlowIndex,
+    v4: Slab<FlowV4>,
+    v6: Slab<FlowV6>,
+    sides: FixedArray<Side>,
+    pub(super) wheel: Wheel,
+    seed: u64,
+}
+
+fn fold_multiply(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product as u64) ^ (product >> 64) as u64
+}
+
+/// Hash of a tuple: keyed, so that nobody outside can aim at one bucket.
+fn hash(seed: u64, key: &FlowKey) -> u64 {
+    let ports = u64::from(key.src_port) << 32
+        | u64::from(key.dst_port) << 8
+        | u64::from(key.protocol == Protocol::Udp);
+    let addresses = match (key.src, key.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            u64::from(u32::from(src)) << 32 | u64::from(u32::from(dst))
+        }
+        (src, dst) => {
+            let halves = |address: IpAddr| match address {
+                IpAddr::V6(v6) => ((u128::from(v6) >> 64) as u64, u128::from(v6) as u64),
+                IpAddr::V4(v4) => (0, u64::from(u32::from(v4))),
+            };
+            let ((a, b), (c, d)) = (halves(src), halves(dst));
+            fold_multiply(a ^ seed.rotate_left(17), b ^ 0xa076_1d64_78bd_642f)
+                ^ fold_multiply(c ^ seed.rotate_left(41), d ^ 0xe703_7ed1_a0b4_28db)
+        }
+    };
+    let mixed =
+        fold_multiply(addresses ^ seed, ports ^ 0x9e37_79b9_7f4a_7c15 ^ seed.rotate_left(32));
+    fold_multiply(mixed ^ seed, 0x8ebc_6af0_9c88_c6e3)
+}
+
+impl FlowTable {
+    /// Takes memory for so many flows of each family, at least one each.
+    pub fn new(v4_max: usize, v6_max: usize, seed: u64, now: Nanos) -> Result<Self, MemoryError> {
+        let (v4_max, v6_max) = (v4_max.max(1) as u32, v6_max.max(1) as u32);
+        let both = v4_max.saturating_add(v6_max);
+        Ok(FlowTable {
+            // A FULLNAT flow is filed twice.
+            index: FlowIndex::new(both.saturating_mul(2))?,
+            v4: Slab::new(v4_max)?,
+            v6: Slab::new(v6_max)?,
+            sides: FixedArray::new(both)?,
+            wheel: Wheel::new(both, now)?,
+            seed: seed | 1,
+        })
+    }
+
+    /// Flows held.
+    pub fn len(&self) -> usize {
+        (self.v4.len() + self.v6.len()) as usize
+    }
+
+    /// Whether no flow is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Flows there is room for: IPv4, IPv6.
+    pub fn capacity(&self) -> (u32, u32) {
+        (self.v4.capacity(), self.v6.capacity())
+    }
+
+    /// First passes over a burst: hash all, touch buckets, touch entries.
+    pub fn probe_all(&self, burst: &mut Burst) {
+        for slot in burst.open_slots() {
+            if slot.packet.kind == Kind::Transport {
+                slot.probe.hash = hash(self.seed, &slot.packet.key);
+                self.index.prefetch(slot.probe.hash);
+            }
+        }
+        for slot in burst.open_slots() {
+            if slot.packet.kind == Kind::Transport {
+                slot.probe.candidates = self.index.candidates(slot.probe.hash);
+                for value in slot.probe.candidates.as_slice() {
+                    self.prefetch(*value);
+                }
+            }
+        }
+    }
+
+    fn prefetch(&self, value: u32) {
+        let at = value & !OUTBOUND_BIT;
+        match at.checked_sub(self.v4.capacity()) {
+            None => self.v4.prefetch(at),
+            Some(at) => self.v6.prefetch(at),
+        }
+    }
+
+    /// The flow of a probed packet, looked up anew: an earlier packet of the burst may have made
+    /// or ended it. The lines are in the cache by now.
+    #[inline]
+    pub fn settle(&self, key: &FlowKey, probe: &Probe) -> Option<Hit> {
+        self.find_hashed(key, probe.hash)
+    }
+
+    /// The flow of a tuple.
+    pub fn find(&self, key: &FlowKey) -> Option<Hit> {
+        self.find_hashed(key, hash(self.seed, key))
+    }
+
+    fn find_hashed(&self, key: &FlowKey, hash: u64) -> Option<Hit> {
+        let value = self.index.find(hash, |value| {
+            let at = value & !OUTBOUND_BIT;
+            match at.checked_sub(self.v4.capacity()) {
+                None => self.v4.get(at).is_some_and(|flow| flow.matches(key, direction(value))),
+                Some(at) => self.v6.get(at).is_some_and(|flow| flow.matches(key, direction(value))),
+            }
+        })?;
+        Some(Hit { id: FlowId(value & !OUTBOUND_BIT), direction: direction(value) })
+    }
+
+    /// The shared part of an entry.
+    #[inline]
+    pub fn core(&self, id: FlowId) -> Option<&FlowCore> {
+        match id.0.checked_sub(self.v4.capacity()) {
+            None => self.v4.get(id.0).map(|flow| &flow.core),
+            Some(at) => self.v6.get(at).map(|flow| &flow.core),
+        }
+    }
+
+    /// The shared part of an entry, to change.
+    #[inline]
+    pub fn core_mut(&mut self, id: FlowId) -> Option<&mut FlowCore> {
+        match id.0.checked_sub(self.v4.capacity()) {
+            None => self.v4.get_mut(id.0).map(|flow| &mut flow.core),
+            Some(at) => self.v6.get_mut(at).map(|flow| &mut flow.core),
+        }
+    }
+
+    /// The part that handshakes and endings use.
+    pub fn side(&self, id: FlowId) -> Side {
+        self.sides.get(id.0).copied().unwrap_or_default()
+    }
+
+    /// As `side`, to change.
+    pub fn side_mut(&mut self, id: FlowId) -> Option<&mut Side> {
+        self.sides.get_mut(id.0)
+    }
+
+    /// The four addresses of an entry.
+    #[inline]
+    pub fn addresses(&self, id: FlowId) -> Option<Addresses> {
+        let [client, vip, local, server] = match id.0.checked_sub(self.v4.capacity()) {
+            None => self.v4.get(id.0)?.addresses.map(|bits| IpAddr::V4(bits.into())),
+            Some(at) => self.v6.get(at)?.addresses.map(|bytes| IpAddr::V6(bytes.into())),
+        };
+        Some(Addresses { client, vip, local, server })
+    }
+
+    /// The tuple that a flow shows in one direction; none outbound where the mode sees none.
+    pub fn key(&self, id: FlowId, direction: Direction) -> Option<FlowKey> {
+        let (core, addresses) = (self.core(id)?, self.addresses(id)?);
+        let protocol = core.protocol();
+        match direction {
+            Direction::Inbound => Some(FlowKey {
+                protocol,
+                src: addresses.client,
+                dst: addresses.vip,
+                src_port: core.client_port,
+                dst_port: core.virtual_port,
+            }),
+            Direction::Outbound if core.mode() == ForwardMode::FullNat => Some(FlowKey {
+                protocol,
+                src: addresses.server,
+                dst: addresses.local,
+                src_port: core.server_port,
+                dst_port: core.local_port,
+            }),
+            Direction::Outbound => None,
+        }
+    }
+
+    /// Makes an entry and files it under its tuples. The timer is the caller's to arm.
+    pub fn insert(&mut self, new: &NewFlow) -> Result<FlowId, TableFull> {
+        let id = if new.key.src.is_ipv4() {
+            let at = self.v4.alloc().ok_or(TableFull)?;
+            if let Some(entry) = self.v4.get_mut(at) {
+                *entry = FlowV4::new(new);
+            }
+            FlowId(at)
+        } else {
+            let at = self.v6.alloc().ok_or(TableFull)?;
+            if let Some(entry) = self.v6.get_mut(at) {
+                *entry = FlowV6::new(new);
+            }
+            FlowId(at + self.v4.capacity())
+        };
+        if let Some(side) = self.sides.get_mut(id.0) {
+            *side = Side::default();
+        }
+        if self.index.insert(hash(self.seed, &new.key), id.0).is_err() {
+            self.release(id);
+            return Err(TableFull);
+        }
+        if let Some(reply) = self.key(id, Direction::Outbound)
+            && self.index.insert(hash(self.seed, &reply), id.0 | OUTBOUND_BIT).is_err()
+        {
+            self.index.remove(hash(self.seed, &new.key), id.0);
+            self.release(id);
+            return Err(TableFull);
+        }
+        Ok(id)
+    }
+
+    /// Takes the client's tuple from the index: a newer flow may have it, while this entry goes
+    /// on holding its source port.
+    pub fn detach(&mut self, id: FlowId) {
+        if self.core(id).is_some_and(|core| core.has(flag::DETACHED)) {
+            return;
+        }
+        if let Some(key) = self.key(id, Direction::Inbound) {
+            self.index.remove(hash(self.seed, &key), id.0);
+        }
+        if let Some(core) = self.core_mut(id) {
+            core.flags |= flag::DETACHED;
+        }
+    }
+
+    /// Ends an entry: out of the index, off its timer, slot free.
+    pub fn remove(&mut self, id: FlowId) {
+        self.detach(id);
+        if let Some(key) = self.key(id, Direction::Outbound) {
+            self.index.remove(hash(self.seed, &key), id.0 | OUTBOUND_BIT);
+        }
+        self.wheel.disarm(id.0);
+        self.release(id);
+    }
+
+    fn release(&mut self, id: FlowId) {
+        match id.0.checked_sub(self.v4.capacity()) {
+            None => self.v4.free(id.0),
+            Some(at) => self.v6.free(at),
+        };
+    }
+
+    /// The first live entry at `from` or behind it, for sweeps.
+    pub fn next_live(&self, from: u32) -> Option<FlowId> {
+        let border = self.v4.capacity();
+        if from < border
+            && let Some(at) = self.v4.next_live(from)
+        {
+            return Some(FlowId(at));
+        }
+        self.v6.next_live(from.saturating_sub(border)).map(|at| FlowId(at + border))
+    }
+
+    /// One past the highest entry place.
+    pub fn places(&self) -> u32 {
+        self.v4.capacity() + self.v6.capacity()
+    }
+}
+
+fn direction(value: u32) -> Direction {
+    if value & OUTBOUND_BIT == 0 { Direction::Inbound } else { Direction::Outbound }
+}

@@ -1,0 +1,85 @@
+//! Edits that modes share: addresses, ports, TTL, and the checksums that follow from them.
+
+use std::net::IpAddr;
+
+use super::super::classify::{L3, Packet};
+use crate::counters::DropReason;
+use crate::model::Protocol;
+use crate::wire::checksum::ChecksumDelta;
+use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::Ipv6;
+use crate::wire::tcp::Tcp;
+use crate::wire::udp::Udp;
+
+/// New endpoints of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoints {
+    /// Source address and port.
+    pub src: (IpAddr, u16),
+    /// Destination address and port.
+    pub dst: (IpAddr, u16),
+}
+
+/// TTL or hop limit less one.
+pub fn decrement_ttl(bytes: &mut [u8], packet: &Packet) -> Result<(), DropReason> {
+    let l3 = bytes.get_mut(L3..).ok_or(DropReason::Internal)?;
+    if packet.key.src.is_ipv4() {
+        Ipv4::parse_mut(l3).map_err(|_| DropReason::Internal)?.0.decrement_ttl();
+    } else {
+        Ipv6::parse_mut(l3).map_err(|_| DropReason::Internal)?.0.decrement_hop_limit();
+    }
+    Ok(())
+}
+
+/// Replaces all four parts of the tuple and patches IP and transport checksums (RFC 1624): a
+/// wrong checksum stays wrong, a UDP checksum of zero stays zero.
+///
+/// The families of old and new addresses must agree.
+pub fn endpoints(bytes: &mut [u8], packet: &Packet, to: &Endpoints) -> Result<(), DropReason> {
+    let delta = addresses(bytes, to)?;
+    let delta =
+        delta.replace_u16(packet.key.src_port, to.src.1).replace_u16(packet.key.dst_port, to.dst.1);
+    let l4 = bytes.get_mut(packet.l4..).ok_or(DropReason::Internal)?;
+    match packet.key.protocol {
+        Protocol::Tcp => {
+            let (mut tcp, _) = Tcp::parse_mut(l4).map_err(|_| DropReason::Internal)?;
+            tcp.set_src_port(to.src.1);
+            tcp.set_dst_port(to.dst.1);
+            tcp.set_checksum(delta.apply(tcp.checksum()));
+        }
+        Protocol::Udp => {
+            let (mut udp, _) = Udp::parse_mut(l4).map_err(|_| DropReason::Internal)?;
+            udp.set_src_port(to.src.1);
+            udp.set_dst_port(to.dst.1);
+            udp.set_checksum(delta.apply_udp(udp.checksum()));
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the IP addresses and patches IPv4's own checksum; the delta is for the transport's.
+fn addresses(bytes: &mut [u8], to: &Endpoints) -> Result<ChecksumDelta, DropReason> {
+    let l3 = bytes.get_mut(L3..).ok_or(DropReason::Internal)?;
+    match (to.src.0, to.dst.0) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let (mut ip, _) = Ipv4::parse_mut(l3).map_err(|_| DropReason::Internal)?;
+            let delta = ChecksumDelta::new()
+                .replace_u32(ip.src().into(), src.into())
+                .replace_u32(ip.dst().into(), dst.into());
+            ip.set_src(src);
+            ip.set_dst(dst);
+            ip.set_checksum(delta.apply(ip.checksum()));
+            Ok(delta)
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let (mut ip, _) = Ipv6::parse_mut(l3).map_err(|_| DropReason::Internal)?;
+            let delta = ChecksumDelta::new()
+                .replace_bytes(&ip.src_bytes(), &src.octets())
+                .replace_bytes(&ip.dst_bytes(), &dst.octets());
+            ip.set_src(src);
+            ip.set_dst(dst);
+            Ok(delta)
+        }
+        _ => Err(DropReason::Internal),
+    }
+}

@@ -1,0 +1,83 @@
+//! FULLNAT: CIP:cport → VIP:vport becomes LIP:lport → RIP:rport, and back.
+
+use super::super::burst::{Slot, Verdict};
+use super::super::flow::{Direction, FlowCore, flag};
+use super::super::flow_table::Hit;
+use super::super::state::WorkerState;
+use super::super::{next_hop, sequence};
+use super::edit::{self, Endpoints};
+use super::{fits, too_big};
+use crate::counters::DropReason;
+use crate::model::{NextHopId, Snapshot};
+
+pub(super) fn rewrite(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    hit: Hit,
+) -> Result<Verdict, DropReason> {
+    let core = *state.flows.core(hit.id).ok_or(DropReason::Internal)?;
+    let hop = match hit.direction {
+        Direction::Inbound => Ok(core.hop(Direction::Inbound)),
+        Direction::Outbound => towards_client(state, snapshot, hit, &core)?,
+    };
+    if let Ok(hop) = hop
+        && !fits(state, hop, slot.packet.ip_bytes())
+    {
+        return too_big(state, snapshot, slot, hop);
+    }
+    translate(state, slot, hit, &core)?;
+    match hop {
+        Ok(hop) => next_hop::finish(state, snapshot, &mut slot.frame, hop),
+        Err(waiting) => Ok(waiting),
+    }
+}
+
+/// The slot towards the client, remembered in the flow once it is known; or the verdict that has
+/// the frame wait for it.
+fn towards_client(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    hit: Hit,
+    core: &FlowCore,
+) -> Result<Result<NextHopId, Verdict>, DropReason> {
+    let known = core.hop(Direction::Outbound);
+    if known != NextHopId::NONE {
+        return Ok(Ok(known));
+    }
+    let client = state.flows.addresses(hit.id).ok_or(DropReason::Internal)?.client;
+    let towards = next_hop::towards(state, snapshot, client)?;
+    if let (Ok(hop), Some(core)) = (towards, state.flows.core_mut(hit.id)) {
+        core.set_hop_out(hop);
+    }
+    Ok(towards)
+}
+
+/// All edits but the MAC addresses.
+fn translate(
+    state: &mut WorkerState,
+    slot: &mut Slot,
+    hit: Hit,
+    core: &FlowCore,
+) -> Result<(), DropReason> {
+    if core.has(flag::ADJUST) {
+        let side = state.flows.side(hit.id);
+        sequence::translate(slot.frame.bytes_mut(), &slot.packet, core, &side, hit.direction)?;
+    }
+    sequence::note_closing(state, slot, hit);
+    let addresses = state.flows.addresses(hit.id).ok_or(DropReason::Internal)?;
+    let to = match hit.direction {
+        Direction::Inbound => Endpoints {
+            src: (addresses.local, core.local_port),
+            dst: (addresses.server, core.server_port),
+        },
+        Direction::Outbound => Endpoints {
+            src: (addresses.vip, core.virtual_port),
+            dst: (addresses.client, core.client_port),
+        },
+    };
+    if core.decrements_ttl() {
+        edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;
+    }
+    edit::endpoints(slot.frame.bytes_mut(), &slot.packet, &to)
+}

@@ -1,0 +1,78 @@
+//! The last step of forwarding: which port, which MAC addresses, which tag.
+
+use super::burst::Verdict;
+use super::state::WorkerState;
+use crate::counters::DropReason;
+use crate::frame::Frame;
+use crate::model::{NextHop, NextHopId, NicModel, RouteTarget, Snapshot};
+use crate::wire::ethernet::{Ethernet, MacAddr};
+use crate::wire::vlan::VLAN_TAG_BYTES;
+
+use crate::message::FromWorker;
+use std::net::IpAddr;
+
+/// The rewrite data in a slot.
+pub(super) fn get(state: &WorkerState, id: NextHopId) -> Option<&NextHop> {
+    state.hops.get(id.index())
+}
+
+/// Writes MAC addresses and tag; the verdict sends the frame or parks it.
+pub(super) fn finish(
+    state: &WorkerState,
+    snapshot: &Snapshot,
+    frame: &mut Frame,
+    id: NextHopId,
+) -> Result<Verdict, DropReason> {
+    let Some(hop) = get(state, id).filter(|hop| hop.resolved) else {
+        return Ok(Verdict::AwaitNeighbour(id));
+    };
+    let (mut ethernet, _) =
+        Ethernet::parse_mut(frame.bytes_mut()).map_err(|_| DropReason::Internal)?;
+    ethernet.set_dst(MacAddr(hop.dst_mac));
+    ethernet.set_src(MacAddr(hop.src_mac));
+    let nic = snapshot.nics.get(hop.nic.index()).ok_or(DropReason::Internal)?;
+    push_vlan(frame, nic)?;
+    Ok(Verdict::Transmit(hop.nic))
+}
+
+/// Finishes a frame that waited for its neighbour: `Transmit`, or `AwaitNeighbour` still.
+pub fn finish_next_hop(
+    state: &WorkerState,
+    snapshot: &Snapshot,
+    frame: &mut Frame,
+    id: NextHopId,
+) -> Verdict {
+    finish(state, snapshot, frame, id).unwrap_or_else(Verdict::Drop)
+}
+
+/// Puts the port's 802.1Q tag in, if it has one.
+pub fn push_vlan(frame: &mut Frame, nic: &NicModel) -> Result<(), DropReason> {
+    let Some(vlan) = nic.vlan else { return Ok(()) };
+    const ADDRESSES: usize = 2 * 6;
+    frame.open_gap(ADDRESSES, VLAN_TAG_BYTES).map_err(|_| DropReason::NoHeadroom)?;
+    let [high, low] = vlan.to_be_bytes();
+    let tag = frame.bytes_mut().get_mut(ADDRESSES..ADDRESSES + VLAN_TAG_BYTES);
+    tag.ok_or(DropReason::Truncated)?.copy_from_slice(&[0x81, 0x00, high, low]);
+    Ok(())
+}
+
+/// The slot towards a client, from the kernel's routes. For a client on the port's own link whose
+/// neighbour control has no slot for, control is told, and the inner error is the verdict that has
+/// the frame wait.
+pub(super) fn towards(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    client: IpAddr,
+) -> Result<Result<NextHopId, Verdict>, DropReason> {
+    match snapshot.routes.look_up(client) {
+        Some(RouteTarget::Via(id)) => Ok(Ok(id)),
+        Some(RouteTarget::OnLink(nic)) => Ok(snapshot.routes.neighbour(client).ok_or_else(|| {
+            state.tell(FromWorker::Resolve(nic, client));
+            Verdict::AwaitAddress(nic, client)
+        })),
+        None => {
+            state.tell(FromWorker::NoRoute(client));
+            Err(DropReason::NoRoute)
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! One burst through all stages. This file is the packet's story.
+
+use super::admit::admit;
+use super::burst::{Burst, Slot, Verdict};
+use super::classify::{self, Kind};
+use super::flow::Direction;
+use super::flow_table::Hit;
+use super::state::WorkerState;
+use super::{forward, fragment, icmp_error, steer, tcp_state, track};
+use crate::counters::{DropReason, ReplyKind};
+use crate::model::{KernelMode, NicModel, Snapshot};
+use crate::time::Nanos;
+use crate::wire::tcp::TcpFlags;
+
+/// Decides every frame of `burst`; what has to be sent besides is in `state.outbox`.
+///
+/// Counts drops, hand-offs and replies; frames and bytes per port are the caller's to count.
+pub fn process_burst(state: &mut WorkerState, snapshot: &Snapshot, burst: &mut Burst, now: Nanos) {
+    classify::all(burst, snapshot);
+    state.flows.probe_all(burst);
+    for slot in &mut burst.slots {
+        let verdict = slot
+            .verdict
+            .unwrap_or_else(|| decide(state, snapshot, slot, now).unwrap_or_else(Verdict::Drop));
+        match verdict {
+            Verdict::Drop(reason) => state.counters.dropped(reason),
+            Verdict::HandOff(_, cause) => state.counters.hand_offs[cause as usize].add(1),
+            _ => {}
+        }
+        slot.verdict = Some(verdict);
+    }
+}
+
+fn decide(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    match slot.packet.kind {
+        Kind::Other => Ok(Verdict::ToKernel(slot.rx.nic)),
+        Kind::IcmpError => icmp_error::relay(snapshot, slot),
+        Kind::Fragment => fragment::follow(snapshot, slot),
+        Kind::Transport => transport(state, snapshot, slot, now),
+    }
+}
+
+/// A whole TCP or UDP packet. The flow table is asked before the owner is computed: a hit proves
+/// that this worker owns the flow, so established packets pay for no steering at all.
+fn transport(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    if let Some(hit) = state.flows.settle(&slot.packet.key, &slot.probe) {
+        if !reopens(state, slot, hit) {
+            return forward_tracked(state, snapshot, slot, hit, now);
+        }
+        track::make_way(state, hit.id);
+    }
+    if let Some((owner, cause)) = steer::elsewhere(state, snapshot, slot) {
+        return Ok(Verdict::HandOff(owner, cause));
+    }
+    match snapshot.match_service(&steer::service_key(&slot.packet.key)) {
+        Some(service) => admit(state, snapshot, service, slot, now),
+        None => unmatched(state, snapshot, slot),
+    }
+}
+
+/// A client's SYN on a flow that has ended is a new connection.
+fn reopens(state: &WorkerState, slot: &Slot, hit: Hit) -> bool {
+    hit.direction == Direction::Inbound
+        && state
+            .flows
+            .core(hit.id)
+            .is_some_and(|core| tcp_state::reschedules(core, slot.packet.flags))
+}
+
+/// A packet of a known flow, either direction: no service look-up.
+pub(super) fn forward_tracked(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    hit: Hit,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    let core = state.flows.core(hit.id).ok_or(DropReason::Internal)?;
+    if hit.direction == Direction::Inbound && snapshot.is_removed(core.server()) {
+        return Err(DropReason::ServerRemoved);
+    }
+    track::packet(state, snapshot, &slot.packet, hit, now);
+    forward::rewrite(state, snapshot, slot, hit)
+}
+
+/// Neither flow nor service: the kernel's, unless it is a reply that nobody waits for.
+fn unmatched(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+) -> Result<Verdict, DropReason> {
+    let key = &slot.packet.key;
+    let ours =
+        snapshot.lips.get(&key.dst).is_some_and(|local| local.ports.owner(key.dst_port).is_some());
+    if ours {
+        leave_to_kernel(state, snapshot, slot, DropReason::StrayReply)
+    } else {
+        Ok(Verdict::ToKernel(slot.rx.nic))
+    }
+}
+
+/// A segment to one of gyre's own address-port pairs that is no flow's: the kernel resets it
+/// where it can see it; where nftables keeps it from the kernel, the reset comes from here.
+pub(super) fn leave_to_kernel(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    reason: DropReason,
+) -> Result<Verdict, DropReason> {
+    let nic: &NicModel = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
+    match nic.kernel {
+        KernelMode::Tap => Ok(Verdict::ToKernel(nic.id)),
+        KernelMode::Shared if slot.packet.flags != TcpFlags::NONE => {
+            super::reply::reset(slot, nic)?;
+            state.counters.dropped(reason);
+            state.counters.replied(ReplyKind::TcpReset);
+            Ok(Verdict::Transmit(nic.id))
+        }
+        KernelMode::Shared | KernelMode::None => Err(reason),
+    }
+}

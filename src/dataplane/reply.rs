@@ -1,0 +1,235 @@
+//! Answers of the director itself, made in place of the frame that asked for them.
+//!
+//! They go back the way the frame came: to its source MAC address, from its port. Source is the
+//! address it was sent to, as in the kernel's answers (recordings noserver-*, ttl-*, mtu-*).
+
+use super::burst::Slot;
+use super::classify::{L3, Packet};
+use super::next_hop::push_vlan;
+use crate::counters::DropReason;
+use crate::frame::Frame;
+use crate::model::NicModel;
+use crate::wire::checksum::Sum;
+use crate::wire::ethernet::{Ethernet, MacAddr};
+use crate::wire::icmp::{self, ICMP_HEADER_BYTES, Icmp, IcmpType};
+use crate::wire::icmpv6::{self, Icmpv6, Icmpv6Type};
+use crate::wire::ip::IpProtocol;
+use crate::wire::ipv4::{IPV4_HEADER_BYTES, Ipv4};
+use crate::wire::ipv6::{IPV6_HEADER_BYTES, Ipv6};
+use crate::wire::tcp::{SeqNum, TCP_HEADER_BYTES, Tcp, TcpFlags};
+use std::net::IpAddr;
+
+/// Largest IPv4 packet that carries an error (RFC 1812 section 4.3.2.3).
+const ICMP_BYTES_MAX: usize = 576;
+/// Largest IPv6 packet that carries an error: the least MTU (RFC 4443 section 2.4).
+const ICMPV6_BYTES_MAX: usize = 1280;
+/// TTL and hop limit of packets that the director sends.
+const TTL: u8 = 64;
+/// Type of service of ICMP errors: internetwork control, as Linux sends them.
+const TOS_CONTROL: u8 = 0xc0;
+
+/// An ICMP error for both families.
+struct IcmpReply {
+    v4: (IcmpType, u8),
+    v6: (Icmpv6Type, u8),
+    mtu: Option<u16>,
+}
+
+/// No server: 3/3, or 1/4 for IPv6.
+pub(super) fn port_unreachable(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
+    let reply = IcmpReply {
+        v4: (IcmpType::UNREACHABLE, icmp::CODE_PORT_UNREACHABLE),
+        v6: (Icmpv6Type::UNREACHABLE, icmpv6::CODE_PORT_UNREACHABLE),
+        mtu: None,
+    };
+    icmp_error(slot, nic, &reply)
+}
+
+/// TTL or hop limit used up: 11/0, or 3/0 for IPv6.
+pub(super) fn time_exceeded(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
+    let reply = IcmpReply {
+        v4: (IcmpType::TIME_EXCEEDED, icmp::CODE_TTL_EXPIRED),
+        v6: (Icmpv6Type::TIME_EXCEEDED, icmpv6::CODE_HOP_LIMIT_EXPIRED),
+        mtu: None,
+    };
+    icmp_error(slot, nic, &reply)
+}
+
+/// Larger than `mtu` allows: 3/4, or 2/0 for IPv6.
+pub(super) fn too_big(slot: &mut Slot, nic: &NicModel, mtu: u16) -> Result<(), DropReason> {
+    let reply = IcmpReply {
+        v4: (IcmpType::UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED),
+        v6: (Icmpv6Type::PACKET_TOO_BIG, 0),
+        mtu: Some(mtu),
+    };
+    icmp_error(slot, nic, &reply)
+}
+
+fn icmp_error(slot: &mut Slot, nic: &NicModel, reply: &IcmpReply) -> Result<(), DropReason> {
+    let Slot { frame, packet, .. } = slot;
+    let sender = source_mac(frame)?;
+    let (header, max) = match packet.key.src {
+        IpAddr::V4(_) => (IPV4_HEADER_BYTES + ICMP_HEADER_BYTES, ICMP_BYTES_MAX),
+        IpAddr::V6(_) => (IPV6_HEADER_BYTES + ICMP_HEADER_BYTES, ICMPV6_BYTES_MAX),
+    };
+    // The quoted packet stays where it is; the new headers go before it.
+    let ip_bytes = (packet.ip_bytes() + header).min(max);
+    frame.grow_front(header).map_err(|_| DropReason::NoHeadroom)?;
+    frame.set_len(L3 + ip_bytes).map_err(|_| DropReason::Internal)?;
+    ethernet_header(frame, nic, sender, packet)?;
+    let l3 = frame.bytes_mut().get_mut(L3..).ok_or(DropReason::Internal)?;
+    match (packet.key.src, packet.key.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            ipv4_header(l3, dst, src, IpProtocol::ICMP)?;
+            icmp_header(&mut l3[IPV4_HEADER_BYTES..], reply)?;
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            ipv6_header(l3, dst, src, IpProtocol::ICMPV6)?;
+            let body = &mut l3[IPV6_HEADER_BYTES..];
+            let sum = Sum::pseudo_v6(dst, src, IpProtocol::ICMPV6, body.len() as u32);
+            icmpv6_header(body, reply, sum)?;
+        }
+        _ => return Err(DropReason::Internal),
+    }
+    push_vlan(frame, nic)
+}
+
+fn icmp_header(body: &mut [u8], reply: &IcmpReply) -> Result<(), DropReason> {
+    let (mut icmp, _) = Icmp::blank(body).map_err(|_| DropReason::Internal)?;
+    icmp.set_type(reply.v4.0, reply.v4.1);
+    if let Some(mtu) = reply.mtu {
+        icmp.set_mtu(mtu);
+    }
+    let checksum = Sum::new().add_bytes(body).checksum();
+    let (mut icmp, _) = Icmp::parse_mut(body).map_err(|_| DropReason::Internal)?;
+    icmp.set_checksum(checksum);
+    Ok(())
+}
+
+fn icmpv6_header(body: &mut [u8], reply: &IcmpReply, pseudo: Sum) -> Result<(), DropReason> {
+    let (mut icmp, _) = Icmpv6::blank(body).map_err(|_| DropReason::Internal)?;
+    icmp.set_type(reply.v6.0, reply.v6.1);
+    if let Some(mtu) = reply.mtu {
+        icmp.set_mtu(u32::from(mtu));
+    }
+    let checksum = pseudo.add_bytes(body).checksum();
+    let (mut icmp, _) = Icmpv6::parse_mut(body).map_err(|_| DropReason::Internal)?;
+    icmp.set_checksum(checksum);
+    Ok(())
+}
+
+/// A reset in place of the segment it answers (RFC 9293 section 3.10.7.1). A reset is never
+/// answered: `reason` says so to the caller as a plain drop.
+pub(super) fn reset(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
+    let Slot { frame, packet, .. } = slot;
+    if packet.flags.contains(TcpFlags::RST) {
+        return Err(DropReason::StrayReply);
+    }
+    let (seq, ack, flags) = if packet.flags.contains(TcpFlags::ACK) {
+        (packet.ack, SeqNum(0), TcpFlags::RST)
+    } else {
+        let after = packet.seq.wrapping_add(packet.sequence_bytes());
+        (SeqNum(0), after, TcpFlags::RST | TcpFlags::ACK)
+    };
+    segment(frame, packet, nic, |tcp| {
+        tcp.set_sequence(seq);
+        tcp.set_acknowledgment(ack);
+        tcp.set_flags(flags);
+    })
+}
+
+/// Turns the frame into a bare segment back to its sender; `fill` sets numbers and flags.
+fn segment(
+    frame: &mut Frame,
+    packet: &Packet,
+    nic: &NicModel,
+    fill: impl FnOnce(&mut Tcp<&mut [u8; TCP_HEADER_BYTES]>),
+) -> Result<(), DropReason> {
+    let sender = source_mac(frame)?;
+    let header = if packet.key.src.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES };
+    frame.set_len(L3 + header + TCP_HEADER_BYTES).map_err(|_| DropReason::NoHeadroom)?;
+    ethernet_header(frame, nic, sender, packet)?;
+    let l3 = frame.bytes_mut().get_mut(L3..).ok_or(DropReason::Internal)?;
+    let pseudo = match (packet.key.src, packet.key.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            ipv4_header(l3, dst, src, IpProtocol::TCP)?;
+            Sum::pseudo_v4(dst, src, IpProtocol::TCP, TCP_HEADER_BYTES as u16)
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            ipv6_header(l3, dst, src, IpProtocol::TCP)?;
+            Sum::pseudo_v6(dst, src, IpProtocol::TCP, TCP_HEADER_BYTES as u32)
+        }
+        _ => return Err(DropReason::Internal),
+    };
+    let body = &mut l3[header..];
+    let (mut tcp, _) = Tcp::blank(body).map_err(|_| DropReason::Internal)?;
+    tcp.set_src_port(packet.key.dst_port);
+    tcp.set_dst_port(packet.key.src_port);
+    fill(&mut tcp);
+    let checksum = pseudo.add_bytes(body).checksum();
+    let (mut tcp, _) = Tcp::parse_mut(body).map_err(|_| DropReason::Internal)?;
+    tcp.set_checksum(checksum);
+    push_vlan(frame, nic)
+}
+
+fn source_mac(frame: &Frame) -> Result<MacAddr, DropReason> {
+    let (ethernet, _) = Ethernet::parse(frame.bytes()).map_err(|_| DropReason::Truncated)?;
+    Ok(ethernet.src())
+}
+
+fn ethernet_header(
+    frame: &mut Frame,
+    nic: &NicModel,
+    to: MacAddr,
+    packet: &Packet,
+) -> Result<(), DropReason> {
+    let (mut ethernet, _) =
+        Ethernet::parse_mut(frame.bytes_mut()).map_err(|_| DropReason::Internal)?;
+    ethernet.set_dst(to);
+    ethernet.set_src(MacAddr(nic.mac));
+    ethernet.set_ether_type(if packet.key.src.is_ipv4() {
+        crate::wire::ethernet::EtherType::IPV4
+    } else {
+        crate::wire::ethernet::EtherType::IPV6
+    });
+    Ok(())
+}
+
+fn ipv4_header(
+    l3: &mut [u8],
+    src: std::net::Ipv4Addr,
+    dst: std::net::Ipv4Addr,
+    protocol: IpProtocol,
+) -> Result<(), DropReason> {
+    let total = l3.len() as u16;
+    let (mut ip, _) = Ipv4::blank(l3).map_err(|_| DropReason::Internal)?;
+    if protocol == IpProtocol::ICMP {
+        ip.set_tos(TOS_CONTROL);
+    } else {
+        // Linux sends resets with "do not fragment" and id 0.
+        ip.set_fragment_word(crate::wire::ipv4::DONT_FRAGMENT);
+    }
+    ip.set_total_length(total);
+    ip.set_ttl(TTL);
+    ip.set_protocol(protocol);
+    ip.set_src(src);
+    ip.set_dst(dst);
+    ip.set_checksum(ip.compute_checksum(&[]));
+    Ok(())
+}
+
+fn ipv6_header(
+    l3: &mut [u8],
+    src: std::net::Ipv6Addr,
+    dst: std::net::Ipv6Addr,
+    protocol: IpProtocol,
+) -> Result<(), DropReason> {
+    let payload = (l3.len() - IPV6_HEADER_BYTES.min(l3.len())) as u16;
+    let (mut ip, _) = Ipv6::blank(l3).map_err(|_| DropReason::Internal)?;
+    ip.set_payload_length(payload);
+    ip.set_next_header(protocol);
+    ip.set_hop_limit(TTL);
+    ip.set_src(src);
+    ip.set_dst(dst);
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! maglev: the tuple picks a slot of the service's Maglev table; the same on every director.
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+use super::is_usable;
+use crate::dataplane::flow::FlowKey;
+use crate::model::{MaglevTable, VirtualService};
+
+/// Fixed, so that all directors behind ECMP agree. Flow tables are keyed per process instead.
+const KEY: (u64, u64) = (0x6779_7265_2066_6c6f, 0x7720_6861_7368_2031);
+
+fn hash(key: &FlowKey) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(KEY.0, KEY.1);
+    for address in [key.src, key.dst] {
+        match address {
+            IpAddr::V4(v4) => hasher.write(&v4.octets()),
+            IpAddr::V6(v6) => hasher.write(&v6.octets()),
+        }
+    }
+    hasher.write(&key.src_port.to_be_bytes());
+    hasher.write(&key.dst_port.to_be_bytes());
+    hasher.write(&[key.protocol as u8]);
+    hasher.finish()
+}
+
+pub(super) fn pick(service: &VirtualService, table: &MaglevTable, key: &FlowKey) -> Option<usize> {
+    table.look_up(hash(key)).filter(|at| service.servers.get(*at).is_some_and(is_usable))
+}

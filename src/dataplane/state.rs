@@ -1,0 +1,106 @@
+//! Everything one worker owns.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::flow_table::FlowTable;
+use super::outbox::Outbox;
+use super::schedule::Cursor;
+use super::source_ports::SourcePorts;
+use super::sweep::RunningSweep;
+use crate::counters::WorkerCounters;
+use crate::limits::{EVENTS_MAX, NEXT_HOPS_MAX, SERVICES_MAX, SOURCE_PORT_SPACES_MAX};
+use crate::memory::MemoryError;
+use crate::message::FromWorker;
+use crate::model::{NextHop, NextHopId, NicId, Snapshot, WorkerId};
+use crate::time::Nanos;
+
+/// What a worker needs to start.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Its number.
+    pub worker: WorkerId,
+    /// How many there are.
+    pub workers: u8,
+    /// IPv4 flows it may hold.
+    pub flows_v4_max: usize,
+    /// IPv6 flows it may hold.
+    pub flows_v6_max: usize,
+    /// Random: keys the flow hash and the SYN cookies.
+    pub seed: u64,
+    /// Where it counts.
+    pub counters: Arc<WorkerCounters>,
+}
+
+/// One worker's flows, cursors, ports and counters. Nobody else touches them.
+#[derive(Debug)]
+pub struct WorkerState {
+    pub(super) worker: WorkerId,
+    pub(super) workers: u8,
+    /// Counts flows, so that each starts its search at another local address.
+    pub(super) next_local: u32,
+    /// Its counters.
+    pub counters: Arc<WorkerCounters>,
+    /// Its flows.
+    pub flows: FlowTable,
+    pub(super) source_ports: SourcePorts,
+    pub(super) cursors: Vec<Cursor>,
+    pub(super) hops: Vec<NextHop>,
+    /// Extra frames of the last burst.
+    pub outbox: Outbox,
+    /// What control should hear.
+    pub events: ArrayVec<FromWorker, EVENTS_MAX>,
+    pub(super) sweep: Option<RunningSweep>,
+}
+
+impl WorkerState {
+    /// Takes all memory the worker will ever use.
+    pub fn new(config: &WorkerConfig, now: Nanos) -> Result<Self, MemoryError> {
+        let unresolved = NextHop {
+            nic: NicId(0),
+            resolved: false,
+            dst_mac: [0; 6],
+            src_mac: [0; 6],
+            mtu: u16::MAX,
+            neighbour: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
+        Ok(WorkerState {
+            worker: config.worker,
+            workers: config.workers,
+            next_local: 0,
+            counters: config.counters.clone(),
+            flows: FlowTable::new(config.flows_v4_max, config.flows_v6_max, config.seed, now)?,
+            source_ports: SourcePorts::new(config.worker, SOURCE_PORT_SPACES_MAX)?,
+            cursors: vec![Cursor::default(); SERVICES_MAX],
+            hops: vec![unresolved; NEXT_HOPS_MAX],
+            outbox: Outbox::new(),
+            events: ArrayVec::new(),
+            sweep: None,
+        })
+    }
+
+    /// Writes one next-hop slot; flows that use it follow at once.
+    pub fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) {
+        if let Some(slot) = self.hops.get_mut(id.index()) {
+            *slot = hop;
+        }
+    }
+
+    /// The next hop in a slot.
+    pub fn next_hop(&self, id: NextHopId) -> Option<&NextHop> {
+        self.hops.get(id.index())
+    }
+
+    /// Takes note of a new snapshot between two bursts.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        self.counters.revision.set(snapshot.revision);
+    }
+
+    /// Queues an event; a full queue loses it, since everything told is told again when it
+    /// happens again.
+    pub(super) fn tell(&mut self, event: FromWorker) {
+        let _ = self.events.try_push(event);
+    }
+}

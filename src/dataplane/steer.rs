@@ -1,0 +1,38 @@
+//! Which worker a packet without a local flow belongs to.
+
+use super::burst::Slot;
+use super::flow::FlowKey;
+use super::state::WorkerState;
+use crate::counters::HandOffCause;
+use crate::model::{ServiceKey, Snapshot, WorkerId};
+
+/// The identity of the service that a client's packet is for.
+pub(super) fn service_key(key: &FlowKey) -> ServiceKey {
+    ServiceKey { protocol: key.protocol, vip: key.dst, port: key.dst_port }
+}
+
+/// The owner, if it is another worker. A frame that was handed off stays where it is.
+///
+/// A reply's owner follows from its destination port alone (`SourcePortMap`), a client's packet's
+/// from its tuple. What is neither is nobody's and is handled where it came in.
+pub(super) fn elsewhere(
+    state: &WorkerState,
+    snapshot: &Snapshot,
+    slot: &Slot,
+) -> Option<(WorkerId, HandOffCause)> {
+    if snapshot.steering.workers() == 1 || slot.rx.handed_off {
+        return None;
+    }
+    let key = &slot.packet.key;
+    let reply = snapshot.lips.get(&key.dst).and_then(|local| local.ports.owner(key.dst_port));
+    let (owner, cause) = match reply {
+        Some(owner) => (owner, HandOffCause::Reply),
+        None => {
+            let service = snapshot.match_service(&service_key(key))?;
+            let client = (key.src, key.src_port);
+            let owner = snapshot.steering.owner(service.key_kind, client, (key.dst, key.dst_port));
+            (owner, HandOffCause::Flow)
+        }
+    };
+    (owner != state.worker).then_some((owner, cause))
+}

@@ -1,0 +1,116 @@
+//! The kernel's connection states: tables per direction, timeouts, what counts as active.
+//!
+//! Source: the recordings `states/seq-*.json` of Linux IPVS. The names are the server's view:
+//! a client's FIN leads to CLOSE_WAIT, a server's to FIN_WAIT. Modes that see only the client's
+//! direction have a table of their own.
+
+use super::flow::{Direction, FlowCore, flag};
+use crate::message::FlowState;
+use crate::model::{Protocol, Timeouts};
+use crate::wire::tcp::TcpFlags;
+
+use FlowState::{
+    Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI,
+    SynAck as SA, SynRecv as SR, SynSent as SS, TimeWait as TW,
+};
+
+/// Next state by present state, in the order of `FlowState`'s discriminants up to SYNACK.
+type Row = [FlowState; 11];
+/// Rows for SYN, FIN, ACK, RST.
+type Table = [Row; 4];
+
+const INBOUND: Table = [
+    [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
+    [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW],
+    [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+    [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR],
+];
+
+const OUTBOUND: Table = [
+    [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR],
+    [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
+    [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
+    [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
+];
+
+const INPUT_ONLY: Table = [
+    [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
+    [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
+    [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+    [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+];
+
+/// Row of a segment: the flags decide in the order RST, SYN, FIN, ACK; none of them is `None`.
+fn row(flags: TcpFlags) -> Option<usize> {
+    [(TcpFlags::RST, 3), (TcpFlags::SYN, 0), (TcpFlags::FIN, 1), (TcpFlags::ACK, 2)]
+        .into_iter()
+        .find_map(|(bit, row)| flags.contains(bit).then_some(row))
+}
+
+/// The state after a packet.
+pub fn next(core: &FlowCore, direction: Direction, flags: TcpFlags) -> FlowState {
+    if core.protocol() == Protocol::Udp {
+        return FlowState::Udp;
+    }
+    let table = match direction {
+        Direction::Outbound => &OUTBOUND,
+        Direction::Inbound if core.has(flag::INPUT_ONLY) => &INPUT_ONLY,
+        Direction::Inbound => &INBOUND,
+    };
+    // A segment with none of the four flags closes, as in the kernel.
+    let Some(row) = row(flags) else { return FlowState::Close };
+    table[row].get(core.state() as usize).copied().unwrap_or(FlowState::Close)
+}
+
+/// Idle milliseconds after which a flow in `state` ends.
+pub fn timeout_ms(state: FlowState, timeouts: &Timeouts) -> u32 {
+    match state {
+        FlowState::None | FlowState::Listen => 2_000,
+        FlowState::Established => timeouts.established_ms,
+        FlowState::SynSent => timeouts.syn_sent_ms,
+        FlowState::SynRecv => timeouts.syn_recv_ms,
+        FlowState::FinWait => timeouts.fin_wait_ms,
+        FlowState::TimeWait => timeouts.time_wait_ms,
+        FlowState::Close => timeouts.close_ms,
+        FlowState::CloseWait => timeouts.close_wait_ms,
+        FlowState::LastAck => timeouts.last_ack_ms,
+        FlowState::SynAck => timeouts.synack_ms,
+        FlowState::Udp => timeouts.udp_ms,
+    }
+}
+
+/// Whether the kernel counts the state under ActiveConn. UDP never is.
+pub fn is_active(state: FlowState) -> bool {
+    matches!(state, ES | SS | SR | SA)
+}
+
+/// Whether a SYN on an entry in this state is a new connection, scheduled afresh
+/// (conn_reuse_mode = 1, the kernel's default).
+pub fn reschedules(core: &FlowCore, flags: TcpFlags) -> bool {
+    core.protocol() == Protocol::Tcp
+        && flags.contains(TcpFlags::SYN)
+        && !flags.contains(TcpFlags::RST)
+        && matches!(core.state(), TW | CL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flag_order_is_rst_syn_fin_ack() {
+        let all = TcpFlags::RST | TcpFlags::SYN | TcpFlags::FIN | TcpFlags::ACK;
+        assert_eq!(row(all), Some(3));
+        assert_eq!(row(all.without(TcpFlags::RST)), Some(0));
+        assert_eq!(row(TcpFlags::FIN | TcpFlags::ACK), Some(1));
+        assert_eq!(row(TcpFlags::ACK | TcpFlags::PSH), Some(2));
+        assert_eq!(row(TcpFlags::PSH), None);
+    }
+
+    #[test]
+    fn udp_is_never_active() {
+        assert!(!is_active(FlowState::Udp));
+        assert!(is_active(FlowState::Established));
+        assert!(!is_active(FlowState::CloseWait));
+    }
+}

@@ -1,0 +1,186 @@
+//! What a packet does to its flow: state, timer, counts, and the life of its source port.
+
+use super::classify::Packet;
+use super::flow::{Direction, flag};
+use super::flow_table::{FlowId, Hit};
+use super::source_ports::SpaceKey;
+use super::state::WorkerState;
+use super::tcp_state;
+use crate::limits::SOURCE_PORT_HOLD_MS;
+use crate::message::FlowState;
+use crate::model::{ForwardMode, Protocol, Snapshot, Timeouts};
+use crate::time::{NANOS_PER_MILLI, Nanos};
+use crate::wire::tcp::TcpFlags;
+
+/// Accounts one packet of a flow.
+pub(super) fn packet(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    packet: &Packet,
+    hit: Hit,
+    now: Nanos,
+) {
+    let Some(core) = state.flows.core_mut(hit.id) else { return };
+    core.last_seen_ms = now.as_millis_u32();
+    core.packets = core.packets.wrapping_add(1);
+    if hit.direction == Direction::Outbound {
+        core.flags &= !flag::INPUT_ONLY;
+    }
+    let (before, server) = (core.state(), core.server());
+    let after = tcp_state::next(core, hit.direction, packet.flags);
+    let closing = core.protocol() == Protocol::Tcp && core.mode() == ForwardMode::FullNat;
+    if let Some(server) = state.counters.servers.get(server.index()) {
+        let bytes = packet.ip_bytes() as u64;
+        match hit.direction {
+            Direction::Inbound => {
+                server.in_packets.add(1);
+                server.in_bytes.add(bytes);
+            }
+            Direction::Outbound => {
+                server.out_packets.add(1);
+                server.out_bytes.add(bytes);
+            }
+        }
+    }
+    if before != after {
+        enter(state, snapshot, hit.id, after, now);
+    }
+    if closing && (before != after || after == FlowState::TimeWait) {
+        follow_closing(state, packet, hit);
+    }
+}
+
+/// Moves a flow to a state: timeout, timer, active count.
+pub(super) fn enter(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    id: FlowId,
+    after: FlowState,
+    now: Nanos,
+) {
+    let Some(core) = state.flows.core_mut(id) else { return };
+    let before = core.state();
+    core.set_state(after);
+    let timeouts = match snapshot.service(core.service()) {
+        Some(service) => service.timeouts,
+        None => Timeouts::default(),
+    };
+    core.timeout_ms = hold(tcp_state::timeout_ms(after, &timeouts), after, core.mode());
+    let deadline = now + u64::from(core.timeout_ms) * NANOS_PER_MILLI;
+    let server = core.server();
+    if let Some(server) = state.counters.servers.get(server.index()) {
+        match (tcp_state::is_active(before), tcp_state::is_active(after)) {
+            (false, true) => server.active.add(1),
+            (true, false) => server.active.sub(1),
+            _ => {}
+        }
+    }
+    state.flows.wheel.arm(id.0, deadline);
+}
+
+/// A closed FULLNAT flow keeps its source port as long as the server may be in TIME_WAIT.
+fn hold(timeout_ms: u32, state: FlowState, mode: ForwardMode) -> u32 {
+    match (mode, state) {
+        (ForwardMode::FullNat, FlowState::TimeWait) => timeout_ms.max(SOURCE_PORT_HOLD_MS),
+        _ => timeout_ms,
+    }
+}
+
+/// Notices when both sides have closed and know it: from then on the source port may be reused.
+/// After two FINs that is the ACK by the side that closed first; after a RST it is at once.
+fn follow_closing(state: &mut WorkerState, packet: &Packet, hit: Hit) {
+    let Some(core) = state.flows.core_mut(hit.id) else { return };
+    let was_closed = core.has(flag::CLOSED);
+    let mut is_closed = was_closed;
+    if packet.flags.contains(TcpFlags::FIN) {
+        core.flags &= !flag::LAST_FIN_OUTBOUND;
+        if hit.direction == Direction::Outbound {
+            core.flags |= flag::LAST_FIN_OUTBOUND;
+        }
+    }
+    match core.state() {
+        FlowState::Close => is_closed = true,
+        FlowState::TimeWait => {
+            let last_fin_outbound = core.has(flag::LAST_FIN_OUTBOUND);
+            let answers = last_fin_outbound == (hit.direction == Direction::Inbound);
+            is_closed |= answers && !packet.flags.contains(TcpFlags::FIN);
+        }
+        _ => is_closed = false,
+    }
+    core.flags = if is_closed { core.flags | flag::CLOSED } else { core.flags & !flag::CLOSED };
+    if was_closed != is_closed
+        && let Some(key) = space_key(state, hit.id)
+    {
+        let WorkerState { source_ports, flows, .. } = state;
+        if is_closed {
+            source_ports.list(&key, hit.id, flows);
+        } else {
+            source_ports.unlist(&key, hit.id, flows);
+        }
+    }
+}
+
+/// The source-port space of a FULLNAT flow.
+pub(super) fn space_key(state: &WorkerState, id: FlowId) -> Option<SpaceKey> {
+    let (core, addresses) = (state.flows.core(id)?, state.flows.addresses(id)?);
+    (core.mode() == ForwardMode::FullNat).then_some(SpaceKey {
+        lip: addresses.local,
+        server: addresses.server,
+        server_port: core.server_port,
+        protocol: core.protocol(),
+    })
+}
+
+/// Clears the way for a new connection on the client's tuple of an ended flow. A FULLNAT flow
+/// stays behind it, out of the client's sight, to hold its source port; others end.
+pub(super) fn make_way(state: &mut WorkerState, id: FlowId) {
+    match state.flows.core(id).map(|core| core.mode()) {
+        Some(ForwardMode::FullNat) => state.flows.detach(id),
+        Some(_) => end(state, id),
+        None => {}
+    }
+}
+
+/// Ends a flow: everything it held is given back.
+pub(super) fn end(state: &mut WorkerState, id: FlowId) {
+    let key = space_key(state, id);
+    let port = state.flows.core(id).map_or(0, |core| core.local_port);
+    if let Some(key) = key {
+        forget_port(state, &key, id);
+        if let Some(lip) = state.source_ports.lip_of(&key)
+            && let Some(lip) = state.counters.lips.get(lip.index())
+        {
+            lip.used.sub(1);
+        }
+        state.source_ports.release(&key, port);
+    }
+    drop_entry(state, id);
+}
+
+/// Ends a closed flow whose port goes straight to a new one.
+pub(super) fn end_for_takeover(state: &mut WorkerState, id: FlowId) {
+    drop_entry(state, id);
+}
+
+/// Takes a flow out of its space's list of closed flows, if it is in it.
+fn forget_port(state: &mut WorkerState, key: &SpaceKey, id: FlowId) {
+    if state.flows.core(id).is_some_and(|core| core.has(flag::CLOSED)) {
+        let WorkerState { source_ports, flows, .. } = state;
+        source_ports.unlist(key, id, flows);
+    }
+}
+
+fn drop_entry(state: &mut WorkerState, id: FlowId) {
+    let Some(core) = state.flows.core(id) else { return };
+    if let Some(server) = state.counters.servers.get(core.server().index()) {
+        server.flows.sub(1);
+        if tcp_state::is_active(core.state()) {
+            server.active.sub(1);
+        }
+    }
+    if let Some(service) = state.counters.services.get(core.service().index()) {
+        service.flows.sub(1);
+    }
+    state.flows.remove(id);
+    state.counters.flows.sub(1);
+}
