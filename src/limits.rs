@@ -15,6 +15,13 @@ pub const SERVICES_MAX: usize = 1 << 16;
 pub const SERVERS_MAX: usize = 1 << 17;
 /// Next hops (one per distinct next-hop target), and so the range of `NextHopId`.
 pub const NEXT_HOPS_MAX: usize = 1 << 15;
+/// Next hops that on-link clients may take, so that servers and routers always find one.
+pub const CLIENT_HOPS_MAX: usize = NEXT_HOPS_MAX / 2;
+/// Routes with a next hop of their own; further ones share their router's.
+pub const ROUTE_HOPS_MAX: usize = NEXT_HOPS_MAX / 8;
+/// On-link clients whose MAC address may be asked for at one time. The kernel keeps 1024 entries
+/// in all by default (`gc_thresh3`), and a flood from made-up neighbours must not fill them.
+pub const CLIENT_ASKS_OPEN_MAX: usize = 256;
 /// FULLNAT local addresses over all pools, and so the range of `LipId`.
 pub const LIPS_MAX: usize = 1 << 10;
 /// Flows one worker may hold, per family; the size in force comes from the configuration.

@@ -7,6 +7,7 @@
 mod change_log;
 mod id;
 mod maglev;
+pub mod next_hops;
 mod prefix;
 mod registry;
 mod route;

@@ -1,6 +1,7 @@
 //! Where frames go next: routes to clients, and the rewrite data of a next hop.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -34,13 +35,21 @@ pub enum RouteTarget {
     OnLink(NicId),
 }
 
+/// One family's routes by prefix length, longest first; `None` is "no way" by the kernel's word.
+type Family = Vec<(u8, HashMap<Prefix, Option<RouteTarget>>)>;
+
+#[derive(Debug, Default)]
+struct Routes {
+    v4: Family,
+    v6: Family,
+}
+
 /// The kernel's routes as far as gyre's ports are concerned, longest prefix first.
 ///
 /// Asked once a flow (towards the client), never a packet.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    v4: Vec<(u8, HashMap<Prefix, RouteTarget>)>,
-    v6: Vec<(u8, HashMap<Prefix, RouteTarget>)>,
+    routes: Arc<Routes>,
     neighbours: HashMap<IpAddr, NextHopId>,
 }
 
@@ -48,25 +57,43 @@ impl RouteTable {
     /// A table of `routes` and the slots of on-link neighbours seen so far. Of two routes with one
     /// prefix the later wins.
     pub fn new(routes: &[(Prefix, RouteTarget)], neighbours: &[(IpAddr, NextHopId)]) -> Self {
-        let mut table = RouteTable {
-            neighbours: neighbours.iter().copied().collect(),
-            ..RouteTable::default()
-        };
-        for &(prefix, target) in routes {
-            let family = if prefix.address().is_ipv4() { &mut table.v4 } else { &mut table.v6 };
+        let routes = routes.iter().map(|&(prefix, target)| (prefix, Some(target)));
+        Self::with_gaps(routes).with_neighbours(neighbours.iter().copied())
+    }
+
+    /// A table without neighbours in which a prefix may lead nowhere (`None`: an unreachable route,
+    /// or one that leaves by an interface which is no port); such a prefix hides shorter ones.
+    pub fn with_gaps(routes: impl IntoIterator<Item = (Prefix, Option<RouteTarget>)>) -> Self {
+        let mut kept = Routes::default();
+        for (prefix, target) in routes {
+            let family = if prefix.address().is_ipv4() { &mut kept.v4 } else { &mut kept.v6 };
             let at = family.partition_point(|(bits, _)| *bits > prefix.bits());
             if family.get(at).is_none_or(|(bits, _)| *bits != prefix.bits()) {
                 family.insert(at, (prefix.bits(), HashMap::new()));
             }
             family[at].1.insert(prefix, target);
         }
-        table
+        RouteTable { routes: Arc::new(kept), neighbours: HashMap::new() }
+    }
+
+    /// The same routes, shared, with these neighbours instead.
+    pub fn with_neighbours(
+        &self,
+        neighbours: impl IntoIterator<Item = (IpAddr, NextHopId)>,
+    ) -> Self {
+        RouteTable {
+            routes: Arc::clone(&self.routes),
+            neighbours: neighbours.into_iter().collect(),
+        }
     }
 
     /// The longest match for `address`.
     pub fn look_up(&self, address: IpAddr) -> Option<RouteTarget> {
-        let family = if address.is_ipv4() { &self.v4 } else { &self.v6 };
-        family.iter().find_map(|(bits, routes)| routes.get(&Prefix::new(address, *bits)?).copied())
+        let family = if address.is_ipv4() { &self.routes.v4 } else { &self.routes.v6 };
+        family
+            .iter()
+            .find_map(|(bits, routes)| routes.get(&Prefix::new(address, *bits)?).copied())
+            .flatten()
     }
 
     /// The slot of an on-link neighbour, once control has given it one.
@@ -95,5 +122,18 @@ mod tests {
         assert_eq!(look_up("10.1.0.9"), Some(RouteTarget::OnLink(NicId(0))));
         assert_eq!(look_up("2001:db8::1"), None);
         assert_eq!(table.neighbour("10.1.0.9".parse().unwrap()), Some(NextHopId(3)));
+    }
+
+    #[test]
+    fn a_prefix_that_leads_nowhere_hides_shorter_ones() {
+        let table = RouteTable::with_gaps([
+            ("0.0.0.0/0".parse().unwrap(), Some(RouteTarget::OnLink(NicId(0)))),
+            ("10.0.0.0/8".parse().unwrap(), None),
+            ("10.1.0.0/16".parse().unwrap(), Some(RouteTarget::OnLink(NicId(1)))),
+        ]);
+        let look_up = |text: &str| table.look_up(text.parse().unwrap());
+        assert_eq!(look_up("192.0.2.1"), Some(RouteTarget::OnLink(NicId(0))));
+        assert_eq!(look_up("10.2.0.1"), None);
+        assert_eq!(look_up("10.1.0.1"), Some(RouteTarget::OnLink(NicId(1))));
     }
 }
