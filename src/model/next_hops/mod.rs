@@ -151,25 +151,25 @@ impl NextHops {
         events.iter().for_each(|event| self.apply_one(event));
     }
 
-    /// The slot for a real server's address, one for all servers that share it. Each call counts
-    /// as a reference, given back by `release_server`.
+    /// The slot for a real server's address, one for all servers that share it.
     pub fn hop_for_server(&mut self, rip: IpAddr) -> Result<NextHopId, NoSlot> {
         let id = self.slots.open(HopTarget::Address(rip)).ok_or(NoSlot(rip))?;
         if let Some(slot) = self.slots.get_mut(id) {
-            slot.servers += 1;
+            slot.server = true;
         }
         self.dirty.slots.push(id);
         Ok(id)
     }
 
-    /// Gives back one reference of `hop_for_server`. The slot keeps its content, and is kept up
-    /// to date, until it is reclaimed.
-    pub fn release_server(&mut self, rip: IpAddr) {
-        let Some(id) = self.slots.find(HopTarget::Address(rip)) else { return };
-        if let Some(slot) = self.slots.get_mut(id) {
-            slot.servers = slot.servers.saturating_sub(1);
+    /// Servers whose address is not among these are gone, with their last flow
+    /// (`Registry::rips` lists them). Their slots keep their content until reclaimed.
+    pub fn keep_servers(&mut self, live: &HashSet<IpAddr>) {
+        for (id, slot) in self.slots.iter_mut() {
+            if slot.server && slot.address().is_none_or(|rip| !live.contains(&rip)) {
+                slot.server = false;
+                self.dirty.slots.push(id);
+            }
         }
-        self.dirty.slots.push(id);
     }
 
     /// A worker holds a frame for this neighbour of a port, be it a client without a slot or the

@@ -245,7 +245,7 @@ impl NextHops {
         for (_, slot) in self.slots.iter() {
             match slot.target {
                 HopTarget::Address(_) => {
-                    clients += usize::from(slot.servers == 0);
+                    clients += usize::from(!slot.server);
                     open += usize::from(slot.asked && !slot.hop.resolved);
                 }
                 HopTarget::Route(_) => routes += 1,

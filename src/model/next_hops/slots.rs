@@ -54,8 +54,8 @@ pub struct RetiredHop {
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     pub(super) target: HopTarget,
-    /// Servers with this address.
-    pub(super) servers: u32,
+    /// Whether servers have this address.
+    pub(super) server: bool,
     /// Routes that name this slot.
     pub(super) routes: u32,
     /// Whether the route table names it as an on-link neighbour.
@@ -77,7 +77,7 @@ impl Slot {
         let hop = NextHop { nic: NicId(0), resolved: false, dst_mac, src_mac, mtu: 0, neighbour };
         Slot {
             target,
-            servers: 0,
+            server: false,
             routes: 0,
             client: false,
             asked: false,
@@ -91,13 +91,13 @@ impl Slot {
 
     /// Whether anything but a flow refers to it.
     pub(super) fn is_used(&self) -> bool {
-        self.servers > 0 || self.routes > 0 || self.client
+        self.server || self.routes > 0 || self.client
     }
 
     /// Whether its neighbour is to be kept fresh. A client that only the kernel met is not: what
     /// it knows stays good until the kernel forgets it, and then a worker asks.
     pub(super) fn wants_neighbour(&self) -> bool {
-        self.servers > 0 || self.routes > 0 || self.asked
+        self.server || self.routes > 0 || self.asked
     }
 
     pub(super) fn address(&self) -> Option<IpAddr> {
@@ -147,6 +147,11 @@ impl Slots {
         self.slots[id.index()] = Some(Slot::new(target));
         self.by_target.insert(target, id);
         Some(id)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (NextHopId, &mut Slot)> + '_ {
+        let numbered = self.slots.iter_mut().enumerate();
+        numbered.filter_map(|(at, slot)| Some((NextHopId(at as u16), slot.as_mut()?)))
     }
 
     pub(super) fn get(&self, id: NextHopId) -> Option<&Slot> {

@@ -111,16 +111,15 @@ fn servers_behind_a_router_resolve_to_the_routers_mac() {
 }
 
 #[test]
-fn one_address_has_one_slot_and_as_many_references_as_servers() {
+fn servers_of_one_address_share_a_slot_until_the_last_is_gone() {
     let mut hops = started();
-    let rip = ip("10.0.0.9");
-    let id = hops.hop_for_server(rip).unwrap();
-    assert_eq!(hops.hop_for_server(rip), Ok(id));
+    let id = hops.hop_for_server(ip("10.0.0.9")).unwrap();
+    assert_eq!(hops.hop_for_server(ip("10.0.0.9")), Ok(id));
     assert_ne!(hops.hop_for_server(ip("10.0.0.10")), Ok(id));
     settle(&mut hops);
-    hops.release_server(rip);
+    hops.keep_servers(&[ip("10.0.0.9"), ip("10.0.0.10")].into());
     assert_eq!(hops.retired(), []);
-    hops.release_server(rip);
+    hops.keep_servers(&[ip("10.0.0.10")].into());
     assert_eq!(hops.retired().iter().map(|retired| retired.id).collect::<Vec<_>>(), [id]);
 }
 
@@ -364,7 +363,7 @@ fn a_slot_is_reused_only_after_it_was_reclaimed() {
     let first = hops.hop_for_server(ip("10.0.0.9")).unwrap();
     hops.apply(&[neighbour(12, "10.0.0.9", 9, NeighbourState::Failed)]);
     settle(&mut hops);
-    hops.release_server(ip("10.0.0.9"));
+    hops.keep_servers(&HashSet::new());
     let second = hops.hop_for_server(ip("10.0.0.10")).unwrap();
     assert_ne!(first, second);
     settle(&mut hops);
