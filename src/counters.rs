@@ -160,6 +160,8 @@ pub struct NicCounters {
     pub tx_frames: Counter,
     /// Bytes sent, without FCS.
     pub tx_bytes: Counter,
+    /// Frames that the transmit queue did not take.
+    pub tx_full: Counter,
     /// Frames given to the kernel interface.
     pub to_kernel: Counter,
     /// Frames taken from the kernel interface.

@@ -1,6 +1,7 @@
 //! gyre: a layer-4 load balancer on DPDK. docs/ARCHITECTURE.md is the map.
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod control;
 pub mod counters;
 pub mod dataplane;

@@ -59,6 +59,12 @@ pub const EVENTS_MAX: usize = 256;
 pub const TIMERS_PER_TURN_MAX: usize = 64;
 /// Flow entries one worker turn may look at on behalf of control (list, delete, re-route).
 pub const SWEEP_PER_TURN_MAX: usize = 256;
+/// Snapshots on their way to one worker; more wait at control, which then skips to the newest.
+pub const WORKER_SNAPSHOTS_MAX: usize = 4;
+/// Commands on their way to one worker.
+pub const WORKER_COMMANDS_MAX: usize = 4096;
+/// Events on their way from one worker to control.
+pub const WORKER_EVENTS_MAX: usize = 4096;
 /// Bytes of one JSON-RPC request, newline included.
 pub const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// Calls in one JSON-RPC batch.

@@ -1,2 +1,7 @@
 //! The `gyre` binary: parse, dispatch, exit code.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gyre::cli::main(std::env::args_os())
+}

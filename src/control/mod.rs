@@ -3,8 +3,12 @@
 
 pub mod api;
 mod error;
+mod link;
+mod port_info;
 pub mod socket;
 mod stop;
 
 pub use error::ControlError;
+pub use link::{WorkerEnds, WorkerLink};
+pub use port_info::{MempoolInfo, PortInfo, PortInfoSource};
 pub use stop::Stop;

@@ -80,8 +80,8 @@ impl Page<'_> {
              --no-default-features --test control_api_docs` writes it. -->\n\n\
              gyre listens on a unix socket (`runtime.control_socket`, `/run/gyre/gyre.sock` unless \
              configured; mode 0600, so its owner and root alone). A request is one line of \
-             [JSON-RPC 2.0](https://www.jsonrpc.org/specification); so is its reply. A client may send \
-             many requests over one connection; they are answered in order. Batches (at most \
+             [JSON-RPC 2.0](https://www.jsonrpc.org/specification); so is its reply. A client may \
+             send many requests over one connection; they are answered in order. Batches (at most \
              {BATCH_CALLS_MAX} calls) and notifications are understood.\n\n\
              ```sh\n\
              gyre ctl server.set_weight \

@@ -1,0 +1,107 @@
+//! The command line: one file per subcommand. Nothing here knows how packets flow; running gyre
+//! is asked of `runtime`, a running one is asked over its socket.
+
+mod apply;
+mod args;
+mod client;
+mod completions;
+mod connections;
+mod ctl;
+mod drops;
+mod error;
+mod neighbors;
+mod ports;
+mod services;
+mod status;
+mod table;
+mod workers;
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use error::{BadUsage, exit_code};
+
+/// Where answers go: standard output, buffered.
+type Out<'a> = BufWriter<io::StdoutLock<'a>>;
+
+/// A layer-4 load balancer on DPDK.
+#[derive(Debug, Parser)]
+#[command(name = "gyre", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ctl(ctl::Args),
+    Apply(apply::Args),
+    Status(status::Args),
+    Services(services::Args),
+    Connections(connections::Args),
+    Workers(workers::Args),
+    Ports(ports::Args),
+    Neighbors(neighbors::Args),
+    Drops(drops::Args),
+    Completions(completions::Args),
+}
+
+impl Command {
+    fn run(self, out: &mut Out<'_>) -> anyhow::Result<()> {
+        match self {
+            Command::Ctl(args) => ctl::run(args, out),
+            Command::Apply(args) => apply::run(args, out),
+            Command::Status(args) => status::run(args, out),
+            Command::Services(args) => services::run(args, out),
+            Command::Connections(args) => connections::run(args, out),
+            Command::Workers(args) => workers::run(args, out),
+            Command::Ports(args) => ports::run(args, out),
+            Command::Neighbors(args) => neighbors::run(args, out),
+            Command::Drops(args) => drops::run(args, out),
+            Command::Completions(args) => completions::run(args, out),
+        }
+    }
+}
+
+/// Runs the command line `args`, program name first: 0 done, 1 failed, 2 bad usage or
+/// configuration. Errors are printed here, once.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; a closed pipe is no fault of theirs.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = cli.command.run(&mut out).and_then(|()| Ok(out.flush()?));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // `gyre connections | head` has what it wanted.
+        Err(error) if error::is_closed_pipe(&error) => {
+            // What is still buffered has nowhere to go.
+            let _ = out.into_parts();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("gyre: {error:#}");
+            exit_code(&error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,36 @@
+//! `gyre neighbors`.
+
+use super::Out;
+use super::args::ShowArgs;
+use super::ctl::print_json;
+use super::table::Table;
+use crate::control::api::{NeighborsResult, NoParams};
+
+/// Show next hops and whether their MAC addresses are known
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+/// Prints the table.
+pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
+    let mut client = args.show.socket.connect()?;
+    let (result, raw): (NeighborsResult, _) = client.call("neighbors.list", &NoParams {})?;
+    if args.show.json {
+        return print_json(raw.get(), out);
+    }
+    let mut table = Table::new(&["NEIGHBOR", "TARGET", "PORT", "MAC", "STATE", "#MTU"]);
+    for row in result.neighbors {
+        let state = if row.resolved { "resolved" } else { "unresolved" };
+        table.row([
+            row.address,
+            row.target.unwrap_or_default(),
+            row.port.unwrap_or_default(),
+            row.mac.unwrap_or_default(),
+            state.into(),
+            row.mtu.to_string(),
+        ]);
+    }
+    Ok(table.write(out)?)
+}

@@ -1,0 +1,66 @@
+//! `gyre status`.
+
+use std::io::Write;
+
+use super::Out;
+use super::args::ShowArgs;
+use super::ctl::print_json;
+use crate::control::api::{NoParams, Status};
+
+/// Show whether gyre runs and whether anything is wrong
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+fn uptime(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// `none`, or a list.
+fn or_none(items: &[impl ToString]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    if items.is_empty() { "none".into() } else { items.join(", ") }
+}
+
+/// Prints a line a fact.
+pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
+    let (status, raw): (Status, _) = args.show.socket.connect()?.call("status", &NoParams {})?;
+    if args.show.json {
+        return print_json(raw.get(), out);
+    }
+    let lines = [
+        ("gyre", format!("{}, pid {}, up {}", status.version, status.pid, uptime(status.uptime_s))),
+        ("configuration", format!("{}, revision {}", status.config_path, status.revision)),
+        ("workers", format!("{}, stalled: {}", status.workers, or_none(&status.workers_stalled))),
+        ("ports", format!("{}, down: {}", status.ports, or_none(&status.ports_down))),
+        ("services", format!("{} with {} servers", status.services, status.servers)),
+        ("flows", format!("{} live, {} created", status.flows, status.flows_created)),
+        ("drops", format!("{} frames", status.drops)),
+        ("neighbors", format!("{} unresolved", status.neighbors_unresolved)),
+    ];
+    for (name, value) in lines {
+        writeln!(out, "{:<15}{value}", format!("{name}:"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptime_shows_the_two_largest_units() {
+        assert_eq!(uptime(59), "59 s");
+        assert_eq!(uptime(61), "1 min 1 s");
+        assert_eq!(uptime(3_661), "1 h 1 min");
+        assert_eq!(uptime(90_000), "1 d 1 h");
+    }
+}
