@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::flow::Direction;
+use super::flow::{Direction, flag};
 use super::flow_table::FlowId;
 use super::state::WorkerState;
 use super::track;
@@ -83,9 +83,10 @@ impl WorkerState {
         true
     }
 
-    /// A flow as people see it.
+    /// A flow as people see it; none for an entry that only holds a source port.
     pub fn row(&self, id: FlowId, now: Nanos) -> Option<FlowRow> {
-        let (core, addresses) = (self.flows.core(id)?, self.flows.addresses(id)?);
+        let core = self.flows.core(id).filter(|core| !core.has(flag::DETACHED))?;
+        let addresses = self.flows.addresses(id)?;
         let local = self.flows.key(id, Direction::Outbound);
         Some(FlowRow {
             protocol: core.protocol(),

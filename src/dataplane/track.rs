@@ -135,7 +135,10 @@ pub(super) fn space_key(state: &WorkerState, id: FlowId) -> Option<SpaceKey> {
 /// stays behind it, out of the client's sight, to hold its source port; others end.
 pub(super) fn make_way(state: &mut WorkerState, id: FlowId) {
     match state.flows.core(id).map(|core| core.mode()) {
-        Some(ForwardMode::FullNat) => state.flows.detach(id),
+        Some(ForwardMode::FullNat) => {
+            uncount(state, id);
+            state.flows.detach(id);
+        }
         Some(_) => end(state, id),
         None => {}
     }
@@ -171,7 +174,15 @@ fn forget_port(state: &mut WorkerState, key: &SpaceKey, id: FlowId) {
 }
 
 fn drop_entry(state: &mut WorkerState, id: FlowId) {
-    let Some(core) = state.flows.core(id) else { return };
+    uncount(state, id);
+    state.flows.remove(id);
+    state.counters.flows.sub(1);
+}
+
+/// Takes a flow out of its server's and its service's counts. A detached one is out already: it
+/// is nobody's connection any more and holds no id, only a source port.
+fn uncount(state: &mut WorkerState, id: FlowId) {
+    let Some(core) = state.flows.core(id).filter(|core| !core.has(flag::DETACHED)) else { return };
     if let Some(server) = state.counters.servers.get(core.server().index()) {
         server.flows.sub(1);
         if tcp_state::is_active(core.state()) {
@@ -181,6 +192,4 @@ fn drop_entry(state: &mut WorkerState, id: FlowId) {
     if let Some(service) = state.counters.services.get(core.service().index()) {
         service.flows.sub(1);
     }
-    state.flows.remove(id);
-    state.counters.flows.sub(1);
 }
