@@ -13,5 +13,7 @@ pub mod memory;
 pub mod message;
 pub mod model;
 pub mod ring;
+#[cfg(feature = "dpdk")]
+pub mod runtime;
 pub mod time;
 pub mod wire;

@@ -22,6 +22,7 @@ pub mod pci;
 mod port;
 pub mod queue;
 mod rss;
+pub mod tap;
 mod threads;
 
 pub use clock::TscClock;

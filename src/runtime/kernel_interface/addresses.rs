@@ -1,0 +1,134 @@
+//! Which VIPs and LIPs the kernel holds, and where: it answers ARP, ND and ping for them.
+//!
+//! Each goes, as a host address, on the kernel interface whose subnet it is in, or else on the
+//! first one: the kernel answers for any of its addresses on every interface. An address that
+//! was there already is the operator's and stays. On shared interfaces ours outlive a SIGKILL, so
+//! they are written to a file first, by which the next start finds and removes them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::model::{Prefix, Snapshot};
+
+/// A host address on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostAddress {
+    /// The interface's name.
+    pub interface: String,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// A kernel interface and the subnets of its own addresses.
+#[derive(Clone, Debug)]
+pub struct KernelInterfaceSubnets {
+    /// The interface's name.
+    pub interface: String,
+    /// Subnets.
+    pub subnets: Vec<Prefix>,
+}
+
+/// Where each VIP and LIP of `snapshot` belongs.
+pub fn wanted(snapshot: &Snapshot, interfaces: &[KernelInterfaceSubnets]) -> BTreeSet<HostAddress> {
+    let addresses = snapshot.vips.iter().chain(snapshot.lips.keys());
+    addresses.filter_map(|&address| place(address, interfaces)).collect()
+}
+
+fn place(address: IpAddr, interfaces: &[KernelInterfaceSubnets]) -> Option<HostAddress> {
+    let bits = |of: &KernelInterfaceSubnets| {
+        of.subnets.iter().filter(|subnet| subnet.contains(address)).map(Prefix::bits).max()
+    };
+    let best = interfaces.iter().filter(|of| bits(of).is_some()).max_by_key(|of| bits(of));
+    let interface = best.or(interfaces.first())?.interface.clone();
+    Some(HostAddress { interface, address })
+}
+
+/// The file that remembers what was added to interfaces that outlive us.
+#[derive(Debug)]
+pub struct AddressFile(PathBuf);
+
+impl AddressFile {
+    /// Beside the control socket, whose path no two live instances share.
+    pub fn beside(control_socket: &Path) -> Self {
+        let mut path = control_socket.as_os_str().to_owned();
+        path.push(".addresses");
+        AddressFile(path.into())
+    }
+
+    /// What a run before this one added and did not remove.
+    pub fn read(&self) -> BTreeSet<HostAddress> {
+        let text = fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().filter_map(parse).collect()
+    }
+
+    /// Replaces the file, atomically; no addresses, no file.
+    pub fn write(&self, addresses: &BTreeSet<HostAddress>) -> io::Result<()> {
+        if addresses.is_empty() {
+            return match fs::remove_file(&self.0) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let text: String =
+            addresses.iter().map(|on| format!("{} {}\n", on.interface, on.address)).collect();
+        let mut new = self.0.as_os_str().to_owned();
+        new.push(".new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &self.0)
+    }
+}
+
+fn parse(line: &str) -> Option<HostAddress> {
+    let (interface, address) = line.split_once(' ')?;
+    Some(HostAddress { interface: interface.to_owned(), address: address.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(name: &str, subnets: &[&str]) -> KernelInterfaceSubnets {
+        let subnets = subnets.iter().map(|subnet| subnet.parse().unwrap()).collect();
+        KernelInterfaceSubnets { interface: name.to_owned(), subnets }
+    }
+
+    #[test]
+    fn an_address_goes_where_its_subnet_is_and_else_to_the_first() {
+        let interfaces = [
+            interface("wan", &["192.0.2.0/24"]),
+            interface("lan", &["10.0.0.0/8", "2001:db8::/64"]),
+            interface("lab", &["10.1.0.0/16"]),
+        ];
+        for (address, expected) in [
+            ("192.0.2.80", "wan"),
+            ("10.2.0.1", "lan"),
+            ("10.1.0.1", "lab"),
+            ("2001:db8::1", "lan"),
+            ("203.0.113.1", "wan"),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(place(address, &interfaces).unwrap().interface, expected, "{address}");
+        }
+        assert_eq!(place("10.0.0.1".parse().unwrap(), &[]), None);
+    }
+
+    #[test]
+    fn the_file_remembers_and_goes_when_nothing_is_left() {
+        let socket = std::env::temp_dir().join(format!("gyre-addresses-{}", std::process::id()));
+        let file = AddressFile::beside(&socket);
+        assert!(file.read().is_empty());
+        let on = |interface: &str, address: &str| HostAddress {
+            interface: interface.to_owned(),
+            address: address.parse().unwrap(),
+        };
+        let addresses = [on("eth1", "192.0.2.80"), on("eth1.5", "2001:db8::8")].into();
+        file.write(&addresses).unwrap();
+        assert_eq!(file.read(), addresses);
+        file.write(&BTreeSet::new()).unwrap();
+        file.write(&BTreeSet::new()).unwrap();
+        assert!(!file.0.exists());
+    }
+}

@@ -1,0 +1,198 @@
+//! The nftables rules that keep the kernel's stack away from what is gyre's, as text.
+//!
+//! Pure: what is to be guarded goes in, one transaction for `nft -f -` comes out. They are
+//! netdev-ingress rules, which run after packet taps, so the workers still see every frame.
+//! A port whose kernel interface is a TAP has its lower interface shut altogether; a shared one
+//! loses only the services' addresses and ports and the local addresses' port ranges, so ping,
+//! SSH and the director's own connections to its servers go on as before.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use crate::model::{ServiceKey, Snapshot};
+
+/// Early: before any rule of the machine's owner (the conventional range starts at -400).
+const PRIORITY: i32 = -500;
+
+/// What is gyre's and not the kernel's, on shared ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guarded {
+    /// Virtual services.
+    pub services: BTreeSet<ServiceKey>,
+    /// Local addresses with first and last source port.
+    pub local: BTreeSet<(IpAddr, u16, u16)>,
+}
+
+impl Guarded {
+    /// All that `snapshot` serves.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Guarded {
+            services: snapshot.service_by_key.keys().copied().collect(),
+            local: snapshot
+                .lips
+                .values()
+                .map(|lip| {
+                    let (first, last) = lip.ports.range();
+                    (lip.address, first, last)
+                })
+                .collect(),
+        }
+    }
+
+    /// What either guards: in force while workers change from one snapshot to the next.
+    pub fn union(&self, other: &Guarded) -> Guarded {
+        Guarded {
+            services: self.services.union(&other.services).copied().collect(),
+            local: self.local.union(&other.local).copied().collect(),
+        }
+    }
+}
+
+/// Interfaces with rules on them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardedInterfaces {
+    /// The kernel hears nothing from these.
+    pub shut: Vec<String>,
+    /// The kernel hears all but what is guarded from these.
+    pub shared: Vec<String>,
+}
+
+impl GuardedInterfaces {
+    /// Whether no rule is needed.
+    pub fn is_empty(&self) -> bool {
+        self.shut.is_empty() && self.shared.is_empty()
+    }
+}
+
+/// The transaction that replaces table `table` by one that guards `guarded` on `interfaces`.
+pub fn replace_table(table: &str, interfaces: &GuardedInterfaces, guarded: &Guarded) -> String {
+    let mut text = delete_table(table);
+    let mut body = String::new();
+    for interface in &interfaces.shut {
+        chain(&mut body, interface, "drop", "");
+    }
+    if !interfaces.shared.is_empty() {
+        sets(&mut body, guarded);
+        for interface in &interfaces.shared {
+            chain(&mut body, interface, "accept", SHARED_RULES);
+        }
+    }
+    // Writing to a String cannot fail, here and below.
+    let _ = write!(text, "table netdev {table} {{\n{body}}}\n");
+    text
+}
+
+/// The transaction that removes table `table`, also when there is none.
+pub fn delete_table(table: &str) -> String {
+    format!("table netdev {table}\ndelete table netdev {table}\n")
+}
+
+const SHARED_RULES: &str = "\
+    ip daddr . meta l4proto . th dport @services_v4 drop
+    ip6 daddr . meta l4proto . th dport @services_v6 drop
+    meta l4proto { tcp, udp } ip daddr . th dport @local_v4 drop
+    meta l4proto { tcp, udp } ip6 daddr . th dport @local_v6 drop
+";
+
+fn chain(body: &mut String, interface: &str, policy: &str, rules: &str) {
+    // A chain's name may not hold all that an interface's may, so it is spelt in hex.
+    let name: String = interface.bytes().fold("port_".to_owned(), |mut name, byte| {
+        let _ = write!(name, "{byte:02x}");
+        name
+    });
+    let _ = write!(
+        body,
+        "  chain {name} {{\n    type filter hook ingress device \"{interface}\" priority \
+         {PRIORITY}; policy {policy};\n{rules}  }}\n"
+    );
+}
+
+fn sets(body: &mut String, guarded: &Guarded) {
+    for (suffix, family, is_ipv4) in [("v4", "ipv4_addr", true), ("v6", "ipv6_addr", false)] {
+        let services = guarded.services.iter().filter(|key| key.vip.is_ipv4() == is_ipv4);
+        let services = services.map(|key| format!("{} . {} . {}", key.vip, key.protocol, key.port));
+        set(body, &format!("services_{suffix}"), family, (". inet_proto ", ""), services);
+        let local = guarded.local.iter().filter(|(address, ..)| address.is_ipv4() == is_ipv4);
+        let local = local.map(|(address, first, last)| match first == last {
+            true => format!("{address} . {first}"),
+            false => format!("{address} . {first}-{last}"),
+        });
+        let interval = ("", "    flags interval;\n");
+        set(body, &format!("local_{suffix}"), family, interval, local);
+    }
+}
+
+fn set(
+    body: &mut String,
+    name: &str,
+    family: &str,
+    (middle, flags): (&str, &str),
+    elements: impl Iterator<Item = String>,
+) {
+    let elements: Vec<String> = elements.collect();
+    let _ = write!(body, "  set {name} {{\n    type {family} {middle}. inet_service;\n{flags}");
+    if !elements.is_empty() {
+        let _ = writeln!(body, "    elements = {{ {} }}", elements.join(", "));
+    }
+    body.push_str("  }\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Protocol;
+
+    fn key(protocol: Protocol, vip: &str, port: u16) -> ServiceKey {
+        ServiceKey { protocol, vip: vip.parse().unwrap(), port }
+    }
+
+    fn guarded() -> Guarded {
+        Guarded {
+            services: [
+                key(Protocol::Tcp, "192.0.2.80", 80),
+                key(Protocol::Udp, "192.0.2.80", 53),
+                key(Protocol::Tcp, "2001:db8::80", 443),
+            ]
+            .into(),
+            local: [
+                ("192.0.2.8".parse().unwrap(), 1024, 65535),
+                ("2001:db8::8".parse().unwrap(), 5, 5),
+            ]
+            .into(),
+        }
+    }
+
+    #[test]
+    fn one_transaction_replaces_everything() {
+        let interfaces = GuardedInterfaces {
+            shut: vec!["eth0".to_owned()],
+            shared: vec!["eth1".to_owned(), "eth2.100".to_owned()],
+        };
+        let text = replace_table("gyre_x", &interfaces, &guarded());
+        assert!(text.starts_with("table netdev gyre_x\ndelete table netdev gyre_x\n"), "{text}");
+        assert!(text.contains("192.0.2.80 . tcp . 80, 192.0.2.80 . udp . 53"), "{text}");
+        assert!(text.contains("elements = { 2001:db8::80 . tcp . 443 }"), "{text}");
+        assert!(text.contains("elements = { 192.0.2.8 . 1024-65535 }"), "{text}");
+        assert!(text.contains("elements = { 2001:db8::8 . 5 }"), "{text}");
+        assert!(text.contains("device \"eth0\" priority -500; policy drop;"), "{text}");
+        assert!(text.contains("device \"eth2.100\" priority -500; policy accept;"), "{text}");
+        assert_eq!(text.matches("@services_v4 drop").count(), 2);
+    }
+
+    #[test]
+    fn shut_interfaces_alone_need_no_sets() {
+        let interfaces = GuardedInterfaces { shut: vec!["eth0".into()], shared: Vec::new() };
+        assert!(!replace_table("gyre_x", &interfaces, &guarded()).contains("set "));
+    }
+
+    #[test]
+    fn union_guards_what_either_does() {
+        let other = Guarded {
+            services: [key(Protocol::Tcp, "192.0.2.81", 80)].into(),
+            ..Guarded::default()
+        };
+        let both = guarded().union(&other);
+        assert_eq!((both.services.len(), both.local.len()), (4, 2));
+    }
+}

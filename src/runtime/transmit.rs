@@ -1,0 +1,95 @@
+//! Frames on their way out: one buffer per port, sent in bursts.
+//!
+//! A port with fewer queues than there are workers leaves some workers without one. Those give
+//! finished frames to a worker that has one, over the ring between them.
+
+use arrayvec::ArrayVec;
+
+use super::crossing::{Crossing, Peers};
+use crate::counters::{DropReason, WorkerCounters};
+use crate::dpdk::{Mbuf, MbufVec, TxQueue};
+use crate::limits::{BURST_FRAMES_MAX, NICS_MAX};
+use crate::model::{NicId, WorkerId};
+
+/// How often a full queue is tried again before frames are dropped. A queue is full when the
+/// link is slower than the workers; waiting longer would only move the drops to the rx queue.
+const TRIES: u32 = 4;
+
+/// A worker's way out of one port.
+pub enum Way {
+    /// A queue of its own.
+    Queue(TxQueue),
+    /// Another worker's queue.
+    Through(WorkerId),
+}
+
+struct Outgoing {
+    way: Way,
+    frames: MbufVec,
+}
+
+/// A worker's outgoing frames, by port.
+pub struct Transmit {
+    ports: ArrayVec<Outgoing, NICS_MAX>,
+}
+
+impl Transmit {
+    /// The ways out, by `NicId`.
+    pub fn new(ways: impl IntoIterator<Item = Way>) -> Self {
+        let outgoing = |way| Outgoing { way, frames: MbufVec::new() };
+        Transmit { ports: ways.into_iter().map(outgoing).collect() }
+    }
+
+    /// Takes a frame for port `nic`; sends when a burst is full.
+    #[inline]
+    pub fn add(&mut self, nic: NicId, frame: Mbuf, peers: &mut Peers, counters: &WorkerCounters) {
+        let Some(outgoing) = self.ports.get_mut(nic.index()) else {
+            return counters.dropped(DropReason::Internal);
+        };
+        outgoing.frames.push(frame);
+        if outgoing.frames.is_full() {
+            outgoing.flush(nic, peers, counters);
+        }
+    }
+
+    /// Sends what is left on all ports; says whether there was any.
+    pub fn flush(&mut self, peers: &mut Peers, counters: &WorkerCounters) -> bool {
+        let mut any = false;
+        for (index, outgoing) in self.ports.iter_mut().enumerate() {
+            if !outgoing.frames.is_empty() {
+                outgoing.flush(NicId(index as u8), peers, counters);
+                any = true;
+            }
+        }
+        any
+    }
+}
+
+impl Outgoing {
+    fn flush(&mut self, nic: NicId, peers: &mut Peers, counters: &WorkerCounters) {
+        match &mut self.way {
+            Way::Queue(queue) => send(queue, &mut self.frames, nic, counters),
+            Way::Through(worker) => {
+                for frame in self.frames.drain(..) {
+                    peers.give(*worker, Crossing::Finished(nic, frame), counters);
+                }
+            }
+        }
+    }
+}
+
+fn send(queue: &mut TxQueue, frames: &mut MbufVec, nic: NicId, counters: &WorkerCounters) {
+    let nic = &counters.nics[nic.index()];
+    for _ in 0..TRIES {
+        // The port may free a frame as soon as it has it, so lengths are taken before.
+        let lengths: ArrayVec<usize, BURST_FRAMES_MAX> = frames.iter().map(Mbuf::len).collect();
+        let sent = queue.tx_burst(frames);
+        nic.tx_frames.add(sent as u64);
+        nic.tx_bytes.add(lengths.iter().take(sent).sum::<usize>() as u64);
+        if frames.is_empty() {
+            return;
+        }
+    }
+    counters.drops[DropReason::TxFull as usize].add(frames.len() as u64);
+    Mbuf::free_bulk(frames);
+}

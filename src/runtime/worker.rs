@@ -1,0 +1,443 @@
+//! The worker: one pinned thread that polls its queues and runs the packet path.
+//!
+//! A turn is bounded in every part. Nothing here decides what happens to a frame; that is
+//! `dataplane`. What is counted here is only what the packet path cannot know: full rings, full
+//! queues, neighbours that stay away, frames left to the kernel's own copy.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrayvec::ArrayVec;
+
+use super::crossing::{Crossing, Crossings, KernelFrame, KernelRings, Peers};
+use super::idle::{Idle, IdlePolicy};
+use super::parking::{Awaited, Parking};
+use super::transmit::{Transmit, Way};
+use crate::control::WorkerEnds;
+use crate::counters::{DropReason, WorkerCounters};
+use crate::dataplane::{self, Burst, RxMeta, Verdict, WorkerConfig, WorkerState};
+use crate::dpdk::{Mbuf, MbufPool, MbufVec, RxQueue, TscClock};
+use crate::limits::{BURST_FRAMES_MAX, NICS_MAX};
+use crate::message::{FromWorker, ToWorker};
+use crate::model::{KernelMode, NextHop, NextHopId, NicId, WorkerId};
+use crate::time::Nanos;
+
+/// Tries to tell control that the worker ended; its events ring may be full.
+const LAST_WORD_TRIES: u32 = 1000;
+
+/// A worker's share of a port.
+pub struct WorkerPort {
+    /// Its rx queue; none where the port has fewer queues than there are workers.
+    pub rx: Option<RxQueue>,
+    /// Its way out.
+    pub way: Way,
+    /// Kernel side of the port.
+    pub kernel: KernelMode,
+    /// Whether the port hashes as the owner function does, so that its hash can be used as it is.
+    pub hash: RssHash,
+}
+
+/// What a port's RSS hash is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RssHash {
+    /// It is the owner function's.
+    Ours,
+    /// There is none, or another.
+    Unknown,
+}
+
+/// All that a worker is made of; moved to its thread.
+pub struct WorkerParts {
+    /// Number, flow table size, seed and counters.
+    pub config: WorkerConfig,
+    /// Ports by `NicId`.
+    pub ports: Vec<WorkerPort>,
+    /// Rings with control.
+    pub control: WorkerEnds,
+    /// Rings with other workers.
+    pub peers: Peers,
+    /// Rings with the kernel-interface thread; none without a TAP.
+    pub kernel: Option<KernelRings>,
+    /// Where extra frames come from.
+    pub pool: MbufPool,
+    /// Time.
+    pub clock: TscClock,
+    /// What to do when idle.
+    pub idle: IdlePolicy,
+    /// Ends the loop, as `ToWorker::Shutdown` does.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Where a received frame came in, and whether another worker had it first.
+#[derive(Clone, Copy)]
+struct Origin {
+    nic: NicId,
+    handed_off: bool,
+}
+
+type Origins = ArrayVec<Origin, BURST_FRAMES_MAX>;
+
+/// What the packet path made of a frame.
+#[derive(Clone, Copy)]
+struct Outcome {
+    start: usize,
+    end: usize,
+    verdict: Verdict,
+}
+
+/// A running worker.
+pub struct Worker {
+    id: WorkerId,
+    state: WorkerState,
+    counters: Arc<WorkerCounters>,
+    control: WorkerEnds,
+    /// By `NicId`.
+    receive: ArrayVec<Option<RxQueue>, NICS_MAX>,
+    /// By `NicId`.
+    hashes: ArrayVec<RssHash, NICS_MAX>,
+    exits: Exits,
+    pool: MbufPool,
+    clock: TscClock,
+    idle: Idle,
+    stop: Arc<AtomicBool>,
+    ending: bool,
+}
+
+/// Every way a frame can leave a worker.
+struct Exits {
+    transmit: Transmit,
+    peers: Peers,
+    kernel: Option<KernelRings>,
+    /// By `NicId`.
+    kernel_modes: ArrayVec<KernelMode, NICS_MAX>,
+    parking: Parking<Mbuf>,
+    dropped: MbufVec,
+}
+
+impl Worker {
+    /// Takes all memory the worker will need. Runs on the worker's own thread, so that pages are
+    /// first touched on its NUMA node.
+    pub fn new(parts: WorkerParts) -> Result<Self, crate::memory::MemoryError> {
+        let mut clock = parts.clock;
+        let state = WorkerState::new(&parts.config, clock.now())?;
+        let mut receive = ArrayVec::new();
+        let mut hashes = ArrayVec::new();
+        let mut ways = Vec::new();
+        let mut kernel_modes = ArrayVec::new();
+        for port in parts.ports {
+            receive.push(port.rx);
+            hashes.push(port.hash);
+            ways.push(port.way);
+            kernel_modes.push(port.kernel);
+        }
+        Ok(Worker {
+            id: parts.config.worker,
+            state,
+            counters: parts.config.counters,
+            control: parts.control,
+            receive,
+            hashes,
+            exits: Exits {
+                transmit: Transmit::new(ways),
+                peers: parts.peers,
+                kernel: parts.kernel,
+                kernel_modes,
+                parking: Parking::default(),
+                dropped: MbufVec::new(),
+            },
+            pool: parts.pool,
+            clock,
+            idle: Idle::new(parts.idle),
+            stop: parts.stop,
+            ending: false,
+        })
+    }
+
+    /// Turns until told to end; then sends what is finished and frees the rest.
+    pub fn run(mut self) {
+        while !self.ending && !self.stop.load(Ordering::Relaxed) {
+            if self.turn() {
+                self.idle.worked();
+            } else {
+                self.counters.idle_turns.add(1);
+                self.idle.wait();
+            }
+            self.counters.turns.add(1);
+        }
+        self.end();
+    }
+
+    /// One bounded turn; says whether there was anything to do.
+    fn turn(&mut self) -> bool {
+        let now = self.clock.now();
+        let mut worked = false;
+        for nic in 0..self.receive.len() {
+            worked |= self.poll_queue(NicId(nic as u8), now);
+        }
+        worked |= self.poll_peers(now);
+        worked |= self.poll_kernel();
+        worked |= self.exits.flush(&self.counters);
+        worked |= self.state.expire(self.control.snapshots.current(), now) > 0;
+        self.give_up_waiting(now);
+        worked |= self.sweep(now);
+        worked |= self.take_command(now);
+        worked |= self.adopt();
+        self.report();
+        worked
+    }
+
+    fn poll_queue(&mut self, nic: NicId, now: Nanos) -> bool {
+        let Some(Some(queue)) = self.receive.get_mut(nic.index()) else { return false };
+        let mut frames = MbufVec::new();
+        if queue.rx_burst(&mut frames) == 0 {
+            return false;
+        }
+        let nic_counters = &self.counters.nics[nic.index()];
+        nic_counters.rx_frames.add(frames.len() as u64);
+        nic_counters.rx_bytes.add(frames.iter().map(Mbuf::len).sum::<usize>() as u64);
+        self.set_chained_aside(&mut frames);
+        let origin = Origin { nic, handed_off: false };
+        let origins = std::iter::repeat_n(origin, frames.len()).collect();
+        self.process(frames, &origins, now);
+        true
+    }
+
+    /// Frames in several buffers become one, or are dropped where they are too large for it.
+    fn set_chained_aside(&mut self, frames: &mut MbufVec) {
+        if !frames.iter().any(Mbuf::is_chained) {
+            return;
+        }
+        let whole = |mbuf: &mut Mbuf| !mbuf.is_chained() || mbuf.linearise().is_ok();
+        let before = frames.len();
+        frames.retain(|mbuf| whole(mbuf));
+        self.counters.drops[DropReason::Chained as usize].add((before - frames.len()) as u64);
+    }
+
+    /// Takes up to a burst in all from the other workers.
+    fn poll_peers(&mut self, now: Nanos) -> bool {
+        let mut crossings = Crossings::new();
+        self.exits.peers.take(&mut crossings);
+        if crossings.is_empty() {
+            return false;
+        }
+        let mut frames = MbufVec::new();
+        let mut origins = Origins::new();
+        for crossing in crossings {
+            match crossing {
+                Crossing::Steered(nic, mbuf) => {
+                    frames.push(mbuf);
+                    origins.push(Origin { nic, handed_off: true });
+                }
+                Crossing::Finished(nic, mbuf) => self.exits.transmit(mbuf, nic, &self.counters),
+            }
+        }
+        self.process(frames, &origins, now);
+        true
+    }
+
+    /// Sends up to a burst of the kernel's frames, with the port's tag if it has one.
+    fn poll_kernel(&mut self) -> bool {
+        let Some(kernel) = &mut self.exits.kernel else { return false };
+        let mut frames: ArrayVec<KernelFrame, BURST_FRAMES_MAX> = ArrayVec::new();
+        if kernel.from_kernel.pop_burst(&mut frames) == 0 {
+            return false;
+        }
+        for KernelFrame { nic, mut mbuf } in frames {
+            let snapshot = self.control.snapshots.current();
+            let Some(model) = snapshot.nics.get(nic.index()) else {
+                self.counters.dropped(DropReason::Internal);
+                continue;
+            };
+            let mut frame = mbuf.frame();
+            if let Err(reason) = dataplane::push_vlan(&mut frame, model) {
+                self.counters.dropped(reason);
+                continue;
+            }
+            let (start, end) = frame.extent();
+            mbuf.set_extent(start, end);
+            self.counters.nics[nic.index()].from_kernel.add(1);
+            self.exits.transmit(mbuf, nic, &self.counters);
+        }
+        true
+    }
+
+    /// Runs the packet path over `frames` and does what it says.
+    fn process(&mut self, mut frames: MbufVec, origins: &Origins, now: Nanos) {
+        let mut outcomes: ArrayVec<Outcome, BURST_FRAMES_MAX> = ArrayVec::new();
+        {
+            let mut burst = Burst::new();
+            for (mbuf, origin) in frames.iter_mut().zip(origins) {
+                let rx = RxMeta {
+                    nic: origin.nic,
+                    rss_hash: match self.hashes.get(origin.nic.index()) {
+                        Some(RssHash::Ours) => mbuf.rss_hash(),
+                        _ => None,
+                    },
+                    vlan: mbuf.vlan_stripped(),
+                    handed_off: origin.handed_off,
+                };
+                // Both have room for a burst.
+                let _ = burst.push(mbuf.frame(), rx);
+            }
+            let snapshot = self.control.snapshots.current();
+            dataplane::process_burst(&mut self.state, snapshot, &mut burst, now);
+            for (slot, verdict) in burst.slots.iter().zip(burst.verdicts()) {
+                let (start, end) = slot.frame.extent();
+                outcomes.push(Outcome { start, end, verdict });
+            }
+        }
+        // Extra frames go first: a PROXY header precedes the segment that it announces.
+        self.send_outbox();
+        for ((mut mbuf, outcome), origin) in frames.drain(..).zip(outcomes).zip(origins) {
+            mbuf.set_extent(outcome.start, outcome.end);
+            self.dispatch(mbuf, outcome.verdict, origin.nic, now);
+        }
+        Mbuf::free_bulk(&mut self.exits.dropped);
+    }
+
+    /// Copies the packet path's extra frames into mbufs and sends them.
+    fn send_outbox(&mut self) {
+        let (pool, exits, counters) = (&self.pool, &mut self.exits, &*self.counters);
+        self.state.outbox.drain(|nic, bytes| match Mbuf::alloc_from(pool, bytes) {
+            Ok(mbuf) => exits.transmit(mbuf, nic, counters),
+            Err(_) => counters.dropped(DropReason::OutboxFull),
+        });
+    }
+
+    /// Does what the packet path decided about one frame.
+    #[inline]
+    fn dispatch(&mut self, mbuf: Mbuf, verdict: Verdict, nic: NicId, now: Nanos) {
+        let (exits, counters) = (&mut self.exits, &*self.counters);
+        match verdict {
+            Verdict::Transmit(nic) => exits.transmit(mbuf, nic, counters),
+            Verdict::ToKernel(nic) => exits.give_kernel(mbuf, nic, counters),
+            Verdict::HandOff(worker, _) => {
+                exits.peers.give(worker, Crossing::Steered(nic, mbuf), counters);
+            }
+            Verdict::AwaitNeighbour(hop) => self.park(mbuf, Awaited::Slot(hop), nic, now),
+            Verdict::AwaitAddress(to, address) => {
+                self.park(mbuf, Awaited::Address(to, address), nic, now);
+            }
+            Verdict::Drop(_) => exits.free(mbuf),
+        }
+    }
+
+    fn park(&mut self, mbuf: Mbuf, awaited: Awaited, nic: NicId, now: Nanos) {
+        if let Err(mbuf) = self.exits.parking.park(awaited, nic, now, mbuf) {
+            self.counters.dropped(DropReason::NextHopPending);
+            self.exits.free(mbuf);
+        }
+    }
+
+    /// Drops frames whose next hop did not resolve in time.
+    fn give_up_waiting(&mut self, now: Nanos) {
+        while let Some(mbuf) = self.exits.parking.take_overdue(now) {
+            self.counters.dropped(DropReason::NextHopPending);
+            self.exits.free(mbuf);
+        }
+        self.counters.pending.set(self.exits.parking.waiting() as u64);
+        Mbuf::free_bulk(&mut self.exits.dropped);
+    }
+
+    /// Sends frames on their way that waited for `hop`, now in slot `id`.
+    fn release(&mut self, id: NextHopId, hop: &NextHop, now: Nanos) {
+        // Frames that must wait again go to the back, so this ends by count.
+        for _ in 0..self.exits.parking.waiting_for(id, hop) {
+            let Some((nic, mut mbuf)) = self.exits.parking.take(id, hop) else { break };
+            let mut frame = mbuf.frame();
+            let snapshot = self.control.snapshots.current();
+            let verdict = dataplane::finish_next_hop(&self.state, snapshot, &mut frame, id);
+            let (start, end) = frame.extent();
+            mbuf.set_extent(start, end);
+            self.dispatch(mbuf, verdict, nic, now);
+        }
+        Mbuf::free_bulk(&mut self.exits.dropped);
+    }
+
+    fn sweep(&mut self, now: Nanos) -> bool {
+        let events = &mut self.control.events;
+        self.state.sweep(now, |event| events.push(event).is_ok());
+        self.state.is_sweeping()
+    }
+
+    /// Takes at most one command.
+    fn take_command(&mut self, now: Nanos) -> bool {
+        match self.control.commands.pop() {
+            None => return false,
+            Some(ToWorker::SetNextHop(id, hop)) => {
+                self.state.set_next_hop(id, hop);
+                if hop.resolved {
+                    self.release(id, &hop, now);
+                }
+            }
+            Some(ToWorker::Sweep(sweep)) => self.state.start_sweep(sweep),
+            Some(ToWorker::Shutdown) => self.ending = true,
+        }
+        true
+    }
+
+    /// Goes over to the newest snapshot, if there is a newer one.
+    fn adopt(&mut self) -> bool {
+        if !self.control.snapshots.adopt() {
+            return false;
+        }
+        let snapshot = self.control.snapshots.current();
+        self.state.adopt(snapshot);
+        true
+    }
+
+    /// Passes the packet path's events on. One that finds the ring full is lost: whatever caused
+    /// it (a client without a neighbour) causes it again.
+    fn report(&mut self) {
+        for event in self.state.events.drain(..) {
+            let _ = self.control.events.push(event);
+        }
+    }
+
+    /// Sends what is finished and says goodbye. What waits is freed with `self`.
+    fn end(mut self) {
+        self.exits.flush(&self.counters);
+        let mut ended = FromWorker::Ended(self.id);
+        for _ in 0..LAST_WORD_TRIES {
+            match self.control.events.push(ended) {
+                Ok(()) => return,
+                Err(back) => ended = back,
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Exits {
+    fn free(&mut self, mbuf: Mbuf) {
+        // Never full where bursts are freed at their end; if it is, this one is freed alone.
+        drop(self.dropped.try_push(mbuf));
+    }
+
+    #[inline]
+    fn transmit(&mut self, mbuf: Mbuf, nic: NicId, counters: &WorkerCounters) {
+        self.transmit.add(nic, mbuf, &mut self.peers, counters);
+    }
+
+    fn give_kernel(&mut self, mbuf: Mbuf, nic: NicId, counters: &WorkerCounters) {
+        let mode = self.kernel_modes.get(nic.index());
+        let (Some(KernelMode::Tap), Some(rings)) = (mode, &mut self.kernel) else {
+            counters.dropped(DropReason::KernelCopy);
+            return self.free(mbuf);
+        };
+        match rings.to_kernel.push(KernelFrame { nic, mbuf }) {
+            Ok(()) => counters.nics[nic.index()].to_kernel.add(1),
+            Err(back) => {
+                counters.dropped(DropReason::KernelRingFull);
+                self.free(back.mbuf);
+            }
+        }
+    }
+
+    /// Sends everything that is waiting to leave; says whether there was any for a port.
+    fn flush(&mut self, counters: &WorkerCounters) -> bool {
+        let any = self.transmit.flush(&mut self.peers, counters);
+        self.peers.flush(counters);
+        any
+    }
+}
