@@ -151,6 +151,11 @@ pub fn mark_test_files(sources: &mut [Source]) {
     for source in sources.iter() {
         let folder = source.module_folder();
         for line in source.lines.iter().filter(|line| line.in_test) {
+            if let Some(path) = line.raw.trim().strip_prefix("#[path = \"") {
+                let beside = source.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let file = path.split('"').next().unwrap_or(path);
+                test_modules.push(format!("{beside}/{file}"));
+            }
             let code = line.code.trim();
             let name = code.rsplit("mod ").next().and_then(|rest| rest.strip_suffix(';'));
             if let (true, Some(name)) = (words(code).any(|word| word == "mod"), name) {
@@ -190,7 +195,10 @@ impl Source {
     pub fn layer(&self) -> Option<String> {
         let inside = self.path.strip_prefix("src/")?;
         let first = inside.split('/').next()?;
-        Some(first.strip_suffix(".rs").unwrap_or(first).into())
+        let name = first.strip_suffix(".rs").unwrap_or(first);
+        // `ring_tests.rs` beside `ring.rs`.
+        let name = name.strip_suffix("_tests").or(name.strip_suffix("_loom")).unwrap_or(name);
+        Some(name.into())
     }
 
     /// The folder that the file's own `mod x;` refer to.
@@ -354,19 +362,15 @@ impl Source {
             .collect()
     }
 
-    /// Names of JSON-RPC methods: the strings of a list called `METHODS`.
+    /// JSON-RPC methods: what stands in lines `"name" => Variant(` of the table `methods!`.
     pub fn methods(&self) -> Vec<(String, usize, String)> {
-        let start = self.lines.iter().position(|line| line.code.contains("const METHODS"));
-        let Some(start) = start else { return Vec::new() };
-        let mut found = Vec::new();
-        for line in &self.lines[start..] {
-            let strings = line.raw.split('"').skip(1).step_by(2);
-            found.extend(strings.map(|text| (self.path.clone(), line.number, text.to_string())));
-            if line.code.contains("];") {
-                break;
-            }
-        }
-        found
+        let row = |line: &Line| {
+            let (name, rest) = line.raw.trim().strip_prefix('"')?.split_once("\" => ")?;
+            let is_row = rest.starts_with(char::is_uppercase) && rest.contains('(');
+            is_row.then(|| (self.path.clone(), line.number, name.to_string()))
+        };
+        let table = self.lines.iter().skip_while(|line| line.raw.trim() != "methods! {");
+        table.filter_map(row).collect()
     }
 }
 
