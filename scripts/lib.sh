@@ -1,0 +1,147 @@
+# What the scripts share: words, packages, hugepages, namespaces of their own. Sourced, not run.
+# Nothing in here runs traffic or decides what passes.
+# shellcheck shell=bash
+
+export LC_ALL=C.UTF-8
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# What a build needs beside git and a Rust toolchain.
+BUILD_PACKAGES=(ca-certificates gcc libc6-dev pkg-config libdpdk-dev clang libclang-dev)
+# What the demo and the soak run.
+DEMO_PACKAGES=(iproute2 procps ethtool nftables nginx curl wrk python3 tcpdump)
+# What black-box tests run besides.
+TEST_PACKAGES=(haproxy bird2 iputils-ping netcat-openbsd)
+
+if [ -t 1 ]; then
+    BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
+else
+    BOLD='' DIM='' RED='' GREEN='' PLAIN=''
+fi
+
+say() { printf '%s\n' "$*"; }
+note() { printf '%s%s%s\n' "$DIM" "$*" "$PLAIN"; }
+warn() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
+die() {
+    warn "$*"
+    exit 1
+}
+
+# ---- packages ------------------------------------------------------------------------------
+
+missing_packages() {
+    command -v dpkg-query >/dev/null || return 0
+    local package status
+    for package in "$@"; do
+        status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) || true
+        [ "$status" = installed ] || printf '%s ' "$package"
+    done
+}
+
+# Runs a command as root, by sudo where we are not.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+can_be_root() { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
+
+# Installs exactly those of the named packages that are missing.
+install_packages() {
+    local missing
+    command -v dpkg-query >/dev/null || {
+        note "no dpkg here: taking it that these are installed: $*"
+        return
+    }
+    missing=$(missing_packages "$@")
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null || die "missing packages and no apt-get here: $missing"
+    can_be_root || die "missing packages; as root: apt-get install $missing"
+    say "Installing $missing"
+    apt_quietly update || die "apt-get update failed: is the network up?"
+    # shellcheck disable=SC2086  # a list of names
+    without_services apt_quietly install -y --no-install-recommends $missing ||
+        die "apt-get install $missing failed; see above"
+    # shellcheck disable=SC2086
+    keep_services_off $missing
+}
+
+# apt-get without questions; its chatter is shown only when it fails.
+apt_quietly() {
+    local log
+    log=$(mktemp)
+    if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" </dev/null >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        return 1
+    fi
+    rm -f "$log"
+}
+
+# nginx, haproxy and BIRD start themselves when installed. We want the programs, not the services.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d status=0
+    [ -e "$policy" ] && { "$@"; return; }
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    "$@" || status=$?
+    as_root rm -f "$policy"
+    return "$status"
+}
+
+keep_services_off() {
+    [ -d /run/systemd/system ] || return 0
+    local package
+    for package in "$@"; do
+        case $package in
+        nginx | haproxy) as_root systemctl disable --quiet "$package" 2>/dev/null || true ;;
+        bird2) as_root systemctl disable --quiet bird 2>/dev/null || true ;;
+        esac
+    done
+}
+
+need_rust() {
+    command -v cargo >/dev/null ||
+        die "no cargo: install Rust by https://rustup.rs (1.88 or newer), then open a new shell"
+}
+
+# ---- hugepages -----------------------------------------------------------------------------
+
+HUGEPAGES_FILE=/proc/sys/vm/nr_hugepages
+HUGEPAGES_BEFORE=
+
+# Reserves 2 MiB pages, up to the wanted number, as far as memory and rights allow.
+reserve_hugepages() {
+    local wanted=$1 have
+    have=$(cat "$HUGEPAGES_FILE" 2>/dev/null || echo 0)
+    [ "$have" -lt "$wanted" ] || return 0
+    [ -w "$HUGEPAGES_FILE" ] || {
+        note "hugepages: not ours to reserve; going on without (slower)"
+        return
+    }
+    HUGEPAGES_BEFORE=$have
+    echo "$wanted" >"$HUGEPAGES_FILE" 2>/dev/null || true
+    have=$(cat "$HUGEPAGES_FILE")
+    if [ "$have" -lt "$wanted" ]; then
+        note "hugepages: $have of $wanted to be had; going on with what there is"
+    fi
+}
+
+# Gives back what reserve_hugepages took.
+restore_hugepages() {
+    [ -n "$HUGEPAGES_BEFORE" ] || return 0
+    echo "$HUGEPAGES_BEFORE" >"$HUGEPAGES_FILE" 2>/dev/null || true
+    HUGEPAGES_BEFORE=
+}
+
+# ---- namespaces ----------------------------------------------------------------------------
+
+# Why namespaces with af_packet ports cannot be used here; nothing when they can.
+namespaces_unusable() {
+    [ "$(id -u)" = 0 ] || { say "needs root (network namespaces, packet sockets)"; return; }
+    local probe=gyre-probe-$$
+    ip netns add "$probe" 2>/dev/null || { say "ip netns add is refused here"; return; }
+    ip -n "$probe" link add v0 type veth peer name v1 2>/dev/null || say "this kernel has no veth"
+    ip -n "$probe" link add b0 type bridge 2>/dev/null || say "this kernel has no bridge"
+    ip netns exec "$probe" nft add table netdev gyre 2>/dev/null || say "nftables is refused here"
+    [ -e /dev/net/tun ] || say "/dev/net/tun is missing"
+    ip netns del "$probe"
+}
