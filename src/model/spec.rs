@@ -63,6 +63,8 @@ pub struct ServiceSpec {
     pub name: Option<String>,
     /// Scheduler.
     pub scheduler: SchedulerSpec,
+    /// Forwarding mode of servers that do not say; a server's own is what counts.
+    pub forwarding: ForwardMode,
     /// Name of the pool of FULLNAT source addresses.
     pub pool: Option<String>,
     /// TTL handling.
@@ -90,6 +92,7 @@ impl ServiceSpec {
             key,
             name: None,
             scheduler,
+            forwarding: ForwardMode::DirectRoute,
             pool: None,
             ttl: TtlPolicy::Keep,
             synproxy: false,
@@ -104,8 +107,8 @@ impl ServiceSpec {
 
     /// Whether `other` says the same of everything but the servers.
     pub fn is_same_but_servers(&self, other: &ServiceSpec) -> bool {
-        (self.key, &self.name, self.scheduler, &self.pool)
-            == (other.key, &other.name, other.scheduler, &other.pool)
+        (self.key, &self.name, self.scheduler, &self.pool, self.forwarding)
+            == (other.key, &other.name, other.scheduler, &other.pool, other.forwarding)
             && (self.ttl, self.synproxy, self.client_address, self.connections_max)
                 == (other.ttl, other.synproxy, other.client_address, other.connections_max)
             && (&self.allow, &self.deny, self.timeouts)
@@ -312,12 +315,12 @@ impl Validator<'_> {
         let mut names = HashMap::new();
         for (at, service) in self.desired.services.iter().enumerate() {
             if let Some(first) = keys.insert(service.key, at) {
-                let what = format!("services[{first}] has the same protocol and address");
+                let what = format!("service[{first}] has the same protocol and address");
                 self.push(Place::Service(at, "address"), what, "merge the two");
             }
             let Some(name) = &service.name else { continue };
             if let Some(first) = names.insert(name, at) {
-                let what = format!("services[{first}] is also named `{name}`");
+                let what = format!("service[{first}] is also named `{name}`");
                 self.push(Place::Service(at, "name"), what, "names are optional but unique");
             }
         }
@@ -421,7 +424,7 @@ impl Validator<'_> {
         for (position, server) in service.servers.iter().enumerate() {
             let place = |field| Place::Server(at, position, field);
             if let Some(first) = seen.insert(server.endpoint(), position) {
-                let what = format!("servers[{first}] has the same address");
+                let what = format!("server[{first}] has the same address");
                 self.push(place("address"), what, "list it once and raise its weight");
             }
             if server.weight > WEIGHT_MAX {

@@ -1,0 +1,247 @@
+//! Between the schema's types and the model's: what is written and what is meant.
+
+use super::types::{
+    ClientAddress, Config, Forwarding, Kernel, Protocol, Scheduler, SchedulerFlag, Server, Service,
+    Timeouts, Ttl,
+};
+use super::values::{ClientPrefix, Endpoint};
+use crate::limits::MAGLEV_SLOTS_DEFAULT;
+use crate::model::{
+    self, Desired, ForwardMode, KernelMode, PoolSpec, Registry, Removal, SchedulerSpec, ServerSpec,
+    ServiceKey, ServiceSpec, SourceHash, TtlPolicy,
+};
+
+/// TCP option kind of `toa` unless configured: Alibaba's.
+const TOA_KIND_DEFAULT: u8 = 254;
+
+impl From<Forwarding> for ForwardMode {
+    fn from(forwarding: Forwarding) -> Self {
+        match forwarding {
+            Forwarding::Dr => ForwardMode::DirectRoute,
+            Forwarding::FullNat => ForwardMode::FullNat,
+        }
+    }
+}
+
+impl From<ForwardMode> for Forwarding {
+    fn from(mode: ForwardMode) -> Self {
+        match mode {
+            ForwardMode::DirectRoute => Forwarding::Dr,
+            ForwardMode::FullNat => Forwarding::FullNat,
+        }
+    }
+}
+
+impl From<Protocol> for model::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => model::Protocol::Tcp,
+            Protocol::Udp => model::Protocol::Udp,
+        }
+    }
+}
+
+impl From<Kernel> for KernelMode {
+    fn from(kernel: Kernel) -> Self {
+        match kernel {
+            Kernel::Tap => KernelMode::Tap,
+            Kernel::Shared => KernelMode::Shared,
+            Kernel::None => KernelMode::None,
+        }
+    }
+}
+
+impl Config {
+    /// What the file wants of the registry. Servers that are no longer listed drain.
+    pub(super) fn desired(&self) -> Desired {
+        let pools = self.local_addresses.iter().map(|(name, pool)| PoolSpec {
+            name: name.clone(),
+            addresses: pool.addresses.clone(),
+            ports: pool.ports,
+        });
+        Desired {
+            pools: pools.collect(),
+            services: self.service.iter().map(Service::spec).collect(),
+            removal: Removal::Drain { deadline: None },
+        }
+    }
+
+    /// This configuration with the services as they run now, after changes made one by one.
+    pub fn with_services_of(&self, registry: &Registry) -> Config {
+        let service = registry.services().map(|(_, spec)| Service::from(spec)).collect();
+        Config { service, ..self.clone() }
+    }
+}
+
+impl Service {
+    /// Protocol and VIP:port.
+    pub fn key(&self) -> ServiceKey {
+        let (vip, port) = (self.address.ip(), self.address.port());
+        ServiceKey { protocol: self.protocol.into(), vip, port }
+    }
+
+    /// What is meant; meanings are not judged here.
+    pub(super) fn spec(&self) -> ServiceSpec {
+        let mode = self.forwarding.into();
+        ServiceSpec {
+            key: self.key(),
+            name: self.name.clone(),
+            scheduler: self.scheduler_spec(),
+            forwarding: mode,
+            pool: self.local_addresses.clone(),
+            ttl: match self.ttl {
+                Ttl::Keep => TtlPolicy::Keep,
+                Ttl::Decrement => TtlPolicy::Decrement,
+            },
+            synproxy: self.synproxy,
+            client_address: match self.client_address {
+                ClientAddress::None => model::ClientAddress::None,
+                ClientAddress::Toa => model::ClientAddress::Toa {
+                    kind: self.toa_kind.unwrap_or(TOA_KIND_DEFAULT),
+                    on_syn: self.toa_on_syn,
+                },
+                ClientAddress::ProxyV1 => model::ClientAddress::ProxyV1,
+                ClientAddress::ProxyV2 => model::ClientAddress::ProxyV2,
+            },
+            connections_max: self.connections_max,
+            allow: self.allow.iter().map(|prefix| prefix.0).collect(),
+            deny: self.deny.iter().map(|prefix| prefix.0).collect(),
+            timeouts: self.timeouts.into(),
+            servers: self.server.iter().map(|s| s.spec(self.address.port(), mode)).collect(),
+        }
+    }
+
+    fn scheduler_spec(&self) -> SchedulerSpec {
+        match self.scheduler {
+            Scheduler::Rr => SchedulerSpec::RoundRobin,
+            Scheduler::Wrr => SchedulerSpec::WeightedRoundRobin,
+            Scheduler::Sh => SchedulerSpec::SourceHash(SourceHash {
+                port: self.scheduler_flags.contains(&SchedulerFlag::ShPort),
+                fallback: self.scheduler_flags.contains(&SchedulerFlag::ShFallback),
+            }),
+            Scheduler::Maglev => SchedulerSpec::Maglev {
+                slots: self.maglev_slots.map_or(MAGLEV_SLOTS_DEFAULT, |slots| slots as usize),
+            },
+        }
+    }
+}
+
+impl Server {
+    /// What is meant in a service with that port and forwarding.
+    pub(super) fn spec(&self, port: u16, mode: ForwardMode) -> ServerSpec {
+        ServerSpec {
+            address: self.address.address,
+            port: self.address.port.unwrap_or(port),
+            weight: self.weight,
+            mode: self.forwarding.map_or(mode, ForwardMode::from),
+        }
+    }
+}
+
+impl From<&ServiceSpec> for Service {
+    fn from(spec: &ServiceSpec) -> Self {
+        let (scheduler, scheduler_flags, maglev_slots) = written_scheduler(spec.scheduler);
+        let (client_address, toa_kind, toa_on_syn) = written_client_address(spec.client_address);
+        Service {
+            address: (spec.key.vip, spec.key.port).into(),
+            protocol: match spec.key.protocol {
+                model::Protocol::Tcp => Protocol::Tcp,
+                model::Protocol::Udp => Protocol::Udp,
+            },
+            name: spec.name.clone(),
+            scheduler,
+            scheduler_flags,
+            maglev_slots,
+            forwarding: spec.forwarding.into(),
+            ttl: match spec.ttl {
+                TtlPolicy::Keep => Ttl::Keep,
+                TtlPolicy::Decrement => Ttl::Decrement,
+            },
+            local_addresses: spec.pool.clone(),
+            synproxy: spec.synproxy,
+            client_address,
+            toa_kind,
+            toa_on_syn,
+            connections_max: spec.connections_max,
+            allow: spec.allow.iter().copied().map(ClientPrefix).collect(),
+            deny: spec.deny.iter().copied().map(ClientPrefix).collect(),
+            timeouts: spec.timeouts.into(),
+            server: spec.servers.iter().map(|server| written_server(server, spec)).collect(),
+        }
+    }
+}
+
+fn written_scheduler(spec: SchedulerSpec) -> (Scheduler, Vec<SchedulerFlag>, Option<u32>) {
+    match spec {
+        SchedulerSpec::RoundRobin => (Scheduler::Rr, Vec::new(), None),
+        SchedulerSpec::WeightedRoundRobin => (Scheduler::Wrr, Vec::new(), None),
+        SchedulerSpec::SourceHash(SourceHash { port, fallback }) => {
+            let flags = [(port, SchedulerFlag::ShPort), (fallback, SchedulerFlag::ShFallback)];
+            let set = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect();
+            (Scheduler::Sh, set, None)
+        }
+        SchedulerSpec::Maglev { slots } => {
+            let written = (slots != MAGLEV_SLOTS_DEFAULT).then_some(slots);
+            (Scheduler::Maglev, Vec::new(), written.and_then(|slots| u32::try_from(slots).ok()))
+        }
+    }
+}
+
+fn written_client_address(address: model::ClientAddress) -> (ClientAddress, Option<u8>, bool) {
+    match address {
+        model::ClientAddress::None => (ClientAddress::None, None, false),
+        model::ClientAddress::Toa { kind, on_syn } => {
+            (ClientAddress::Toa, (kind != TOA_KIND_DEFAULT).then_some(kind), on_syn)
+        }
+        model::ClientAddress::ProxyV1 => (ClientAddress::ProxyV1, None, false),
+        model::ClientAddress::ProxyV2 => (ClientAddress::ProxyV2, None, false),
+    }
+}
+
+fn written_server(server: &ServerSpec, service: &ServiceSpec) -> Server {
+    Server {
+        address: Endpoint { address: server.address, port: Some(server.port) },
+        weight: server.weight,
+        forwarding: (server.mode != service.forwarding).then_some(server.mode.into()),
+    }
+}
+
+impl From<Timeouts> for model::Timeouts {
+    fn from(written: Timeouts) -> Self {
+        let kernel = model::Timeouts::default();
+        let millis = |seconds: Option<u32>, kernel_ms: u32| {
+            seconds.map_or(kernel_ms, |seconds| seconds.saturating_mul(1000))
+        };
+        model::Timeouts {
+            established_ms: millis(written.established, kernel.established_ms),
+            syn_sent_ms: millis(written.syn_sent, kernel.syn_sent_ms),
+            syn_recv_ms: millis(written.syn_recv, kernel.syn_recv_ms),
+            fin_wait_ms: millis(written.fin_wait, kernel.fin_wait_ms),
+            time_wait_ms: millis(written.time_wait, kernel.time_wait_ms),
+            close_ms: millis(written.close, kernel.close_ms),
+            close_wait_ms: millis(written.close_wait, kernel.close_wait_ms),
+            last_ack_ms: millis(written.last_ack, kernel.last_ack_ms),
+            synack_ms: millis(written.synack, kernel.synack_ms),
+            udp_ms: millis(written.udp, kernel.udp_ms),
+        }
+    }
+}
+
+impl From<model::Timeouts> for Timeouts {
+    fn from(timeouts: model::Timeouts) -> Self {
+        let kernel = model::Timeouts::default();
+        let seconds = |ms: u32, kernel_ms: u32| (ms != kernel_ms).then_some(ms / 1000);
+        Timeouts {
+            established: seconds(timeouts.established_ms, kernel.established_ms),
+            syn_sent: seconds(timeouts.syn_sent_ms, kernel.syn_sent_ms),
+            syn_recv: seconds(timeouts.syn_recv_ms, kernel.syn_recv_ms),
+            fin_wait: seconds(timeouts.fin_wait_ms, kernel.fin_wait_ms),
+            time_wait: seconds(timeouts.time_wait_ms, kernel.time_wait_ms),
+            close: seconds(timeouts.close_ms, kernel.close_ms),
+            close_wait: seconds(timeouts.close_wait_ms, kernel.close_wait_ms),
+            last_ack: seconds(timeouts.last_ack_ms, kernel.last_ack_ms),
+            synack: seconds(timeouts.synack_ms, kernel.synack_ms),
+            udp: seconds(timeouts.udp_ms, kernel.udp_ms),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Judges meanings that one field alone does not show: names that refer to others, options that
+//! exclude each other, and through `model::validate` what services and pools promise.
+
+use hashbrown::{HashMap, HashSet};
+
+use super::shape::{Walk, join};
+use super::types::{ClientAddress, Config, Kernel, Scheduler, Service};
+use crate::limits::{NICS_MAX, WORKERS_MAX};
+use crate::model::{Desired, Place, validate};
+
+/// Adds what is wrong with `config`, which `walk` left over, and gives what it wants.
+pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
+    runtime(config, walk);
+    ports(config, walk);
+    port_names(config, walk);
+    routes(config, walk);
+    for (at, service) in config.service.iter().enumerate() {
+        let path = walk.element("service", at);
+        options(service, &path, walk);
+    }
+    let desired = config.desired();
+    for problem in validate(&desired, config.runtime.worker_count()) {
+        if !follows_from_another(problem.place, &desired, walk) {
+            let path = path_of(problem.place, &desired, walk);
+            walk.push(&path, problem.what, problem.remedy);
+        }
+    }
+    desired
+}
+
+fn runtime(config: &Config, walk: &mut Walk) {
+    let Some(cores) = &config.runtime.cores else { return };
+    if config.runtime.workers.is_some() {
+        let what = "`workers` and `cores` both say how many workers there are".into();
+        walk.push("runtime.workers", what, "remove `workers`: there is one for each core".into());
+    }
+    if cores.is_empty() || cores.len() > WORKERS_MAX {
+        let what = format!("{} cores are listed", cores.len());
+        walk.push("runtime.cores", what, format!("list 1 to {WORKERS_MAX}"));
+    }
+    let mut seen = HashSet::new();
+    for (at, core) in cores.iter().enumerate() {
+        if !seen.insert(core) {
+            let path = walk.element("runtime.cores", at);
+            walk.push(&path, format!("core {core} is listed twice"), "list each once".into());
+        }
+    }
+}
+
+fn ports(config: &Config, walk: &mut Walk) {
+    if config.port.is_empty() && !walk.any_dropped_in("port") {
+        let remedy = "add a [[port]] with name and device".into();
+        walk.push("", "there is no port".into(), remedy);
+    }
+    if config.port.len() > NICS_MAX {
+        let what = format!("{} ports are too many", config.port.len());
+        walk.push("port", what, format!("use at most {NICS_MAX}"));
+    }
+    let (mut names, mut devices, mut addresses) = (HashMap::new(), HashMap::new(), HashMap::new());
+    for (at, port) in config.port.iter().enumerate() {
+        let path = walk.element("port", at);
+        if let Some(first) = names.insert(&port.name, at) {
+            let what = format!("{} has the same name", walk.element("port", first));
+            walk.push(&format!("{path}.name"), what, "give each port its own name".into());
+        }
+        if let Some(first) = devices.insert(&port.device, at) {
+            let what = format!("{} has the same device", walk.element("port", first));
+            walk.push(&format!("{path}.device"), what, "give each port its own device".into());
+        }
+        for (position, address) in port.addresses.iter().enumerate() {
+            let list = format!("{path}.addresses");
+            if let Some(other) = addresses.insert(address.address, &port.name) {
+                let what = format!("{} is already on port {other}", address.address);
+                walk.push(&walk.element(&list, position), what, "list it once".into());
+            }
+        }
+        let af_packet = port.device.starts_with("net_af_packet") && port.interface().is_some();
+        if port.kernel == Kernel::Shared && !af_packet {
+            let what = "only an af_packet device can be shared with the kernel".into();
+            let remedy = "use device = \"net_af_packet0,iface=INTERFACE\", or kernel = \"tap\"";
+            walk.push(&format!("{path}.kernel"), what, remedy.into());
+        }
+    }
+}
+
+/// Every `port = NAME` names a port.
+fn port_names(config: &Config, walk: &mut Walk) {
+    if walk.any_dropped_in("port") {
+        return;
+    }
+    let pools = config.local_addresses.iter();
+    let mut uses: Vec<(String, &str)> = pools
+        .map(|(name, pool)| (format!("local_addresses.{name}.port"), pool.port.as_str()))
+        .collect();
+    for (at, neighbour) in config.neighbour.iter().enumerate() {
+        uses.push((format!("{}.port", walk.element("neighbour", at)), &neighbour.port));
+    }
+    for (at, route) in config.route.iter().enumerate() {
+        let name = route.port.as_deref();
+        uses.extend(name.map(|name| (format!("{}.port", walk.element("route", at)), name)));
+    }
+    let names: Vec<&str> = config.port.iter().map(|port| port.name.as_str()).collect();
+    for (path, name) in uses {
+        if !names.contains(&name) {
+            let remedy = format!("use one of: {}", names.join(", "));
+            walk.push(&path, format!("there is no port `{name}`"), remedy);
+        }
+    }
+}
+
+fn routes(config: &Config, walk: &mut Walk) {
+    for (at, route) in config.route.iter().enumerate() {
+        let path = walk.element("route", at);
+        let (via, port) = (format!("{path}.via"), format!("{path}.port"));
+        if walk.is_dropped(&via) || walk.is_dropped(&port) {
+            continue;
+        }
+        if route.via.is_some() == route.port.is_some() {
+            let what = "a route leads through a router or onto a port's own link".into();
+            walk.push(&path, what, "give either `via` or `port`".into());
+        }
+        if route.via.is_some_and(|via| via.is_ipv4() != route.prefix.0.address().is_ipv4()) {
+            let what = "the router's address family differs from the prefix's".into();
+            walk.push(&via, what, "use one family".into());
+        }
+    }
+}
+
+/// Options that mean something with another option alone.
+pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
+    let sh = service.scheduler == Scheduler::Sh;
+    let maglev = service.scheduler == Scheduler::Maglev;
+    let toa = service.client_address == ClientAddress::Toa;
+    for (lost, field, needs) in [
+        (!sh && !service.scheduler_flags.is_empty(), "scheduler_flags", "scheduler = \"sh\""),
+        (!maglev && service.maglev_slots.is_some(), "maglev_slots", "scheduler = \"maglev\""),
+        (!toa && service.toa_kind.is_some(), "toa_kind", "client_address = \"toa\""),
+        (!toa && service.toa_on_syn, "toa_on_syn", "client_address = \"toa\""),
+    ] {
+        let other = needs.split(' ').next().unwrap_or(needs);
+        if lost && !walk.is_dropped(&join(path, other)) {
+            let what = format!("{field} has no effect without {needs}");
+            walk.push(&join(path, field), what, "set that, or remove this".into());
+        }
+    }
+}
+
+/// Where a place of the model is in the schema.
+fn path_of(place: Place, desired: &Desired, walk: &Walk) -> String {
+    match place {
+        Place::Whole => String::new(),
+        Place::Pool(pool, field) => {
+            format!("local_addresses.{}.{field}", desired.pools[pool].name)
+        }
+        Place::PoolAddress(pool, address) => {
+            let list = format!("local_addresses.{}.addresses", desired.pools[pool].name);
+            walk.element(&list, address)
+        }
+        Place::Service(service, field) => {
+            format!("{}.{field}", walk.element("service", service))
+        }
+        Place::Server(service, server, field) => {
+            let list = format!("{}.server", walk.element("service", service));
+            format!("{}.{field}", walk.element(&list, server))
+        }
+    }
+}
+
+/// Whether a problem may only be there because a wrong value was left out.
+fn follows_from_another(place: Place, desired: &Desired, walk: &Walk) -> bool {
+    let (service, field) = match place {
+        Place::Service(service, field) | Place::Server(service, _, field) => (service, field),
+        Place::Pool(pool, field) => {
+            return walk
+                .is_dropped(&format!("local_addresses.{}.{field}", desired.pools[pool].name));
+        }
+        Place::Whole | Place::PoolAddress(..) => return false,
+    };
+    let path = walk.element("service", service);
+    let dropped = |name: &str| walk.is_dropped(&format!("{path}.{name}"));
+    let list = format!("{path}.server");
+    let servers = desired.services[service].servers.len();
+    let forwarding_unknown = || {
+        let own = |at| format!("{}.forwarding", walk.element(&list, at));
+        dropped("forwarding") || (0..servers).any(|at| walk.is_dropped(&own(at)))
+    };
+    match field {
+        "local_addresses" => {
+            dropped(field) || forwarding_unknown() || walk.any_dropped_in("local_addresses")
+        }
+        "synproxy" | "client_address" => dropped("protocol") || forwarding_unknown(),
+        "address" if matches!(place, Place::Server(..)) => forwarding_unknown(),
+        "address" => dropped("protocol"),
+        _ => dropped(field),
+    }
+}

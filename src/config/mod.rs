@@ -1,0 +1,159 @@
+//! Configuration: the file in TOML and the socket's requests in JSON, one schema for both.
+//!
+//! A text is judged whole. A syntax error comes alone, since nothing after it can be trusted;
+//! otherwise unknown keys, wrong types and wrong meanings all come at once, each with its place
+//! and what to do. What passes is a `Config` and the `model::Desired` that it means. Nothing here
+//! touches files, sockets or devices.
+
+mod convert;
+mod meaning;
+mod node;
+mod problem;
+mod reference;
+mod schema;
+mod shape;
+mod types;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use serde::de::DeserializeOwned;
+use toml_edit::Document;
+
+use crate::model::{Desired, ForwardMode, ServerSpec, ServiceSpec};
+use node::{Lines, Node};
+use shape::{Shape, Walk};
+
+pub use problem::{Position, Problem};
+pub use reference::reference;
+pub use types::{
+    ClientAddress, Config, Forwarding, Hugepages, Idle, Kernel, LogLevel, Neighbour, Pool, Port,
+    Protocol, Route, Runtime, Scheduler, SchedulerFlag, Server, Service, Timeouts, Ttl,
+};
+pub use values::{ClientPrefix, Endpoint, InterfaceAddress, Mac};
+
+/// A configuration without fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// As written.
+    pub config: Config,
+    /// As meant: what `Registry::apply` takes.
+    pub desired: Desired,
+}
+
+/// Judges a TOML text. The problems are in the order of the text.
+pub fn check(text: &str) -> Result<Checked, Vec<Problem>> {
+    let lines = Lines::new(text);
+    let document = Document::parse(text.to_owned()).map_err(|error| {
+        vec![Problem {
+            position: lines.position(error.span()),
+            path: String::new(),
+            message: format!("not TOML: {}", error.message().trim_end().replace('\n', ", ")),
+            remedy: "correct this first; the rest is checked after it".into(),
+        }]
+    })?;
+    check_node(&node::from_toml(&document, &lines))
+}
+
+/// Judges the same in JSON, as `config.apply` takes it.
+pub fn check_json(json: &serde_json::Value) -> Result<Checked, Vec<Problem>> {
+    check_node(&node::from_json(json))
+}
+
+/// A service by itself, as `service.add` takes it. Its place among others is for the registry to
+/// judge.
+pub fn service_from_json(json: &serde_json::Value) -> Result<ServiceSpec, Vec<Problem>> {
+    let mut walk = Walk::default();
+    let service: Option<Service> = left_of(&mut walk, &node::from_json(json), &schema::SERVICE);
+    if let Some(service) = &service {
+        meaning::options(service, "", &mut walk);
+    }
+    finish(walk, service.map(|service| service.spec()))
+}
+
+/// A server by itself, as `server.add` takes it, for a service with that port and forwarding.
+pub fn server_from_json(
+    json: &serde_json::Value,
+    port: u16,
+    forwarding: ForwardMode,
+) -> Result<ServerSpec, Vec<Problem>> {
+    let mut walk = Walk::default();
+    let server: Option<Server> = left_of(&mut walk, &node::from_json(json), &schema::SERVER);
+    finish(walk, server.map(|server| server.spec(port, forwarding)))
+}
+
+fn check_node(node: &Node) -> Result<Checked, Vec<Problem>> {
+    let mut walk = Walk::default();
+    let config: Option<Config> = left_of(&mut walk, node, &schema::CONFIG);
+    let checked = config.map(|config| {
+        let desired = meaning::check(&config, &mut walk);
+        Checked { config, desired }
+    });
+    finish(walk, checked)
+}
+
+/// What the schema leaves of `node`, as its type.
+fn left_of<T: DeserializeOwned>(walk: &mut Walk, node: &Node, shape: &Shape) -> Option<T> {
+    let left = walk.check(node, shape, "")?;
+    serde_json::from_value(left)
+        .map_err(|error| {
+            debug_assert!(false, "schema and types differ: {error}");
+            walk.push("", error.to_string(), String::new());
+        })
+        .ok()
+}
+
+fn finish<T>(mut walk: Walk, result: Option<T>) -> Result<T, Vec<Problem>> {
+    walk.problems.sort_by_key(|problem| problem.position);
+    match result {
+        Some(result) if walk.problems.is_empty() => Ok(result),
+        _ => Err(walk.problems),
+    }
+}
+
+impl Config {
+    /// The configuration in a TOML text, without what it means.
+    pub fn parse_toml(text: &str) -> Result<Config, Vec<Problem>> {
+        check(text).map(|checked| checked.config)
+    }
+
+    /// The configuration as a TOML text that `check` takes.
+    pub fn to_toml(&self) -> Result<String, toml_edit::ser::Error> {
+        toml_edit::ser::to_string_pretty(self)
+    }
+
+    /// What differs from `old` and cannot change while the process lives, by path: empty when
+    /// this can be applied.
+    pub fn restart_needed(&self, old: &Config) -> Vec<String> {
+        let mut paths = Vec::new();
+        let (new_runtime, old_runtime) = (fields(&self.runtime), fields(&old.runtime));
+        differing("runtime", &new_runtime, &old_runtime, &mut paths);
+        for (at, port) in self.port.iter().enumerate() {
+            match old.port.get(at) {
+                Some(old) => {
+                    differing(&format!("port[{at}]"), &fields(port), &fields(old), &mut paths);
+                }
+                None => paths.push(format!("port[{at}]")),
+            }
+        }
+        paths.extend((self.port.len()..old.port.len()).map(|at| format!("port[{at}]")));
+        paths
+    }
+}
+
+type Fields = serde_json::Map<String, serde_json::Value>;
+
+fn fields(value: &impl serde::Serialize) -> Fields {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => Fields::new(),
+    }
+}
+
+fn differing(path: &str, new: &Fields, old: &Fields, paths: &mut Vec<String>) {
+    let gone = old.keys().filter(|key| !new.contains_key(*key));
+    for key in new.keys().chain(gone).filter(|key| new.get(*key) != old.get(*key)) {
+        paths.push(format!("{path}.{key}"));
+    }
+}

@@ -1,0 +1,235 @@
+//! The schema as a table: names, shapes, bounds and a line on each field.
+//!
+//! `shape` checks against it and the reference in docs is printed from it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::shape::{Field, Shape};
+use super::types::{
+    ClientAddress, Forwarding, Hugepages, Idle, Kernel, LogLevel, Protocol, Scheduler,
+    SchedulerFlag, Ttl,
+};
+use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac};
+use crate::limits::{
+    FLOWS_PER_WORKER_MAX, MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX, WORKERS_MAX,
+};
+
+const fn field(name: &'static str, shape: Shape, about: &'static str) -> Field {
+    Field { name, shape, required: false, about }
+}
+
+const fn required(name: &'static str, shape: Shape, about: &'static str) -> Field {
+    Field { name, shape, required: true, about }
+}
+
+fn ip(text: &str) -> Result<(), String> {
+    text.parse::<IpAddr>().map(drop).map_err(|_| format!("`{text}` is no IP address"))
+}
+
+fn address_and_port(text: &str) -> Result<(), String> {
+    let wrong = |_| format!("`{text}` is no address with a port");
+    text.parse::<SocketAddr>().map(drop).map_err(wrong)
+}
+
+fn endpoint(text: &str) -> Result<(), String> {
+    text.parse::<Endpoint>().map(drop)
+}
+
+fn interface_address(text: &str) -> Result<(), String> {
+    text.parse::<InterfaceAddress>().map(drop)
+}
+
+fn prefix(text: &str) -> Result<(), String> {
+    text.parse::<ClientPrefix>().map(drop)
+}
+
+fn mac(text: &str) -> Result<(), String> {
+    text.parse::<Mac>().map(drop)
+}
+
+fn interface_name(text: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let good = (1..=15).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('.');
+    good.then_some(()).ok_or_else(|| format!("`{text}` cannot be an interface's name"))
+}
+
+fn socket_path(text: &str) -> Result<(), String> {
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(format!("`{}` is no absolute path", text.escape_debug()));
+    }
+    // sun_path of sockaddr_un holds 108 bytes with its final NUL.
+    if text.len() > 107 { Err("the path is longer than 107 bytes".into()) } else { Ok(()) }
+}
+
+fn device(text: &str) -> Result<(), String> {
+    let driver = text.split(',').next().unwrap_or_default();
+    let vdev = ["net_", "eth_", "virtio_user"].iter().any(|start| driver.starts_with(start));
+    let bdf = driver
+        .split([':', '.'])
+        .all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_hexdigit()));
+    let pci = bdf && driver.contains(':') && driver.contains('.');
+    let clean = !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    ((vdev || pci) && clean).then_some(()).ok_or_else(|| {
+        format!("`{}` is neither a PCI address nor DPDK devargs", text.escape_debug())
+    })
+}
+
+const IP: Shape = Shape::Parsed(ip, "\"192.0.2.8\" or \"2001:db8::8\"");
+const PREFIX: Shape = Shape::Parsed(prefix, "\"192.0.2.0/24\" or \"2001:db8::/32\"");
+const MAC: Shape = Shape::Parsed(mac, "\"02:00:00:00:01:fe\"");
+const PORT_NAME: Shape = Shape::Parsed(interface_name, "\"wan\", at most 15 letters and digits");
+const FLOWS: Shape = Shape::Integer(1, FLOWS_PER_WORKER_MAX as i64);
+const SECONDS: Shape = Shape::Integer(1, TIMEOUT_MILLIS_MAX as i64 / 1000);
+const FORWARDING: Shape = Shape::Choice(Forwarding::WORDS, &["nat", "tun", "local", "group"]);
+
+const RUNTIME: &[Field] = &[
+    field("workers", Shape::Integer(1, WORKERS_MAX as i64), "number of workers (1)"),
+    field(
+        "cores",
+        Shape::List(&Shape::Integer(0, 4095)),
+        "cores to pin workers to, one worker each; instead of `workers`",
+    ),
+    field(
+        "idle",
+        Shape::Choice(Idle::WORDS, &[]),
+        "what an idle worker does (poll when all ports are PCI devices, else adaptive)",
+    ),
+    field(
+        "control_socket",
+        Shape::Parsed(socket_path, "\"/run/gyre/gyre.sock\""),
+        "path of the control socket (/run/gyre/gyre.sock)",
+    ),
+    field("connections", FLOWS, "IPv4 flows per worker, reserved at start (262144)"),
+    field("connections_ipv6", FLOWS, "IPv6 flows per worker, reserved at start (65536)"),
+    field("hugepages", Shape::Choice(Hugepages::WORDS, &[]), "whether to take hugepages (auto)"),
+    field("memory_mib", Shape::Integer(64, 1 << 20), "memory for frames without hugepages, MiB"),
+    field("multi_process", Shape::Bool, "let dpdk-dumpcap and the like attach (false)"),
+    field("log", Shape::Choice(LogLevel::WORDS, &[]), "least severe level that is logged (info)"),
+];
+
+const PORT: &[Field] = &[
+    required("name", PORT_NAME, "name of the port, and of its TAP"),
+    required(
+        "device",
+        Shape::Parsed(
+            device,
+            "\"0000:3b:00.0\", or for a kernel interface \"net_af_packet0,iface=eth1\"",
+        ),
+        "PCI address or DPDK devargs",
+    ),
+    field(
+        "kernel",
+        Shape::Choice(Kernel::WORDS, &[]),
+        "how the link is shared with the kernel (tap)",
+    ),
+    field(
+        "addresses",
+        Shape::List(&Shape::Parsed(interface_address, "\"192.0.2.2/24\"")),
+        "the director's addresses on the port",
+    ),
+    field("mtu", Shape::Integer(576, 9702), "largest IP packet, bytes (the device's)"),
+    field("vlan", Shape::Integer(1, 4094), "802.1Q VLAN that the port belongs to"),
+    field("mac", MAC, "MAC address, needed by `replay` alone"),
+    field("queues", Shape::Integer(1, 1024), "queue pairs (as many as workers)"),
+];
+
+const POOL: &[Field] = &[
+    required("port", PORT_NAME, "port towards the servers"),
+    required("addresses", Shape::List(&IP), "the local addresses"),
+    field("ports", Shape::Pair(1, 65_535), "lowest and highest source port ([1024, 65535])"),
+];
+
+const NEIGHBOUR: &[Field] = &[
+    required("address", IP, "its address"),
+    required("mac", MAC, "its MAC address"),
+    required("port", PORT_NAME, "port it is behind"),
+];
+
+const ROUTE: &[Field] = &[
+    required("prefix", PREFIX, "destinations"),
+    field("via", IP, "router, one of the neighbours"),
+    field("port", PORT_NAME, "port whose own link the destinations are on; instead of `via`"),
+];
+
+const TIMEOUTS: &[Field] = &[
+    field("established", SECONDS, "seconds (900)"),
+    field("syn_sent", SECONDS, "seconds (120)"),
+    field("syn_recv", SECONDS, "seconds (60)"),
+    field("fin_wait", SECONDS, "seconds (120)"),
+    field("time_wait", SECONDS, "seconds (120)"),
+    field("close", SECONDS, "seconds (10)"),
+    field("close_wait", SECONDS, "seconds (60)"),
+    field("last_ack", SECONDS, "seconds (30)"),
+    field("synack", SECONDS, "seconds (120)"),
+    field("udp", SECONDS, "seconds (300)"),
+];
+
+/// A server, by itself for `server.add`.
+pub(super) const SERVER: Shape = Shape::Table(&[
+    required(
+        "address",
+        Shape::Parsed(endpoint, "\"10.2.0.11\", \"10.2.0.11:8080\" or \"[2001:db8::11]:8080\""),
+        "the server's address, with its port if that is not the service's",
+    ),
+    field("weight", Shape::Integer(0, WEIGHT_MAX as i64), "share of new flows (1); 0 takes none"),
+    field("forwarding", FORWARDING, "how frames reach it (the service's)"),
+]);
+
+/// A service, by itself for `service.add`.
+pub(super) const SERVICE: Shape = Shape::Table(&[
+    required(
+        "address",
+        Shape::Parsed(address_and_port, "\"192.0.2.80:80\" or \"[2001:db8::80]:80\""),
+        "virtual address and port",
+    ),
+    field("protocol", Shape::Choice(Protocol::WORDS, &["sctp"]), "transport protocol (tcp)"),
+    field("name", Shape::Text, "name for people, unique"),
+    field(
+        "scheduler",
+        Shape::Choice(
+            Scheduler::WORDS,
+            &["lc", "wlc", "sed", "nq", "lblc", "lblcr", "dh", "fo", "ovf", "mh"],
+        ),
+        "who gets a new flow (wrr)",
+    ),
+    field(
+        "scheduler_flags",
+        Shape::List(&Shape::Choice(SchedulerFlag::WORDS, &["mh-port", "mh-fallback"])),
+        "options of sh",
+    ),
+    field(
+        "maglev_slots",
+        Shape::Integer(2, MAGLEV_SLOTS_MAX as i64),
+        "slots of the Maglev table, a prime (65537)",
+    ),
+    field("forwarding", FORWARDING, "how frames reach servers that do not say (dr)"),
+    field("ttl", Shape::Choice(Ttl::WORDS, &[]), "what happens to TTL or hop limit (keep)"),
+    field("local_addresses", Shape::Text, "pool of FULLNAT source addresses"),
+    field("synproxy", Shape::Bool, "answer SYNs with cookies; needs fullnat (false)"),
+    field(
+        "client_address",
+        Shape::Choice(ClientAddress::WORDS, &[]),
+        "how servers learn the client's address; needs fullnat (none)",
+    ),
+    field("toa_kind", Shape::Integer(0, 255), "TCP option kind of `toa` (254)"),
+    field("toa_on_syn", Shape::Bool, "send `toa` on the SYN too (false)"),
+    field("connections_max", Shape::Integer(1, i64::MAX), "most live flows (unbounded)"),
+    field("allow", Shape::List(&PREFIX), "clients admitted; all when empty"),
+    field("deny", Shape::List(&PREFIX), "clients refused, whatever `allow` says"),
+    field("timeouts", Shape::Table(TIMEOUTS), "idle timeouts, seconds"),
+    field("server", Shape::List(&SERVER), "servers, in the order they are added"),
+]);
+
+/// The whole.
+pub(super) const CONFIG: Shape = Shape::Table(&[
+    field("runtime", Shape::Table(RUNTIME), "the process; changes need a restart"),
+    field("port", Shape::List(&Shape::Table(PORT)), "ports; changes need a restart"),
+    field(
+        "local_addresses",
+        Shape::Map(&Shape::Table(POOL)),
+        "pools of FULLNAT source addresses, by name",
+    ),
+    field("neighbour", Shape::List(&Shape::Table(NEIGHBOUR)), "static neighbours, for `replay`"),
+    field("route", Shape::List(&Shape::Table(ROUTE)), "static routes, for `replay`"),
+    field("service", Shape::List(&SERVICE), "virtual services"),
+]);

@@ -1,0 +1,423 @@
+//! The schema's serde types: what the file says in TOML and the socket in JSON.
+//!
+//! Field by field this is `schema`, which also knows bounds and explanations; a test holds the
+//! two together. Values here are of the right type, not yet of the right meaning.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac};
+
+/// A whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The process.
+    pub runtime: Runtime,
+    /// Ports (NICs).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port: Vec<Port>,
+    /// FULLNAT source address pools by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub local_addresses: BTreeMap<String, Pool>,
+    /// Static neighbours, for `replay`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub neighbour: Vec<Neighbour>,
+    /// Static routes, for `replay`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub route: Vec<Route>,
+    /// Virtual services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub service: Vec<Service>,
+}
+
+/// Settings of the process; changing them needs a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runtime {
+    /// Number of workers, when `cores` does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u8>,
+    /// Cores to pin workers to, one each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<Vec<u16>>,
+    /// What an idle worker does; by default `poll` when all ports are PCI devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+    /// Path of the control socket.
+    pub control_socket: String,
+    /// IPv4 flows per worker.
+    pub connections: u64,
+    /// IPv6 flows per worker.
+    pub connections_ipv6: u64,
+    /// Whether to take hugepages.
+    pub hugepages: Hugepages,
+    /// Memory for frames without hugepages, MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// Let other DPDK processes attach (dpdk-dumpcap); gives up `--in-memory`.
+    pub multi_process: bool,
+    /// What is logged.
+    pub log: LogLevel,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Runtime {
+            workers: None,
+            cores: None,
+            idle: None,
+            control_socket: "/run/gyre/gyre.sock".into(),
+            connections: 1 << 18,
+            connections_ipv6: 1 << 16,
+            hugepages: Hugepages::Auto,
+            memory_mib: None,
+            multi_process: false,
+            log: LogLevel::Info,
+        }
+    }
+}
+
+impl Runtime {
+    /// Workers that will run: as many as `cores`, else `workers`, else one.
+    pub fn worker_count(&self) -> u8 {
+        let cores = self.cores.as_ref().map(|cores| u8::try_from(cores.len()).unwrap_or(u8::MAX));
+        cores.or(self.workers).unwrap_or(1).max(1)
+    }
+}
+
+/// Declares an enum whose values are written as lower-case words.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)?
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vdoc])* #[serde(rename = $word)] $variant),* }
+
+        impl $name {
+            /// Every word.
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+
+            /// The word.
+            pub const fn word(self) -> &'static str {
+                match self { $($name::$variant => $word),* }
+            }
+        }
+    };
+}
+
+words! {
+    /// What an idle worker does.
+    Idle {
+        /// Polls on.
+        #[default]
+        Poll = "poll",
+        /// Yields, then sleeps a little.
+        Adaptive = "adaptive",
+    }
+}
+words! {
+    /// Whether to take hugepages.
+    Hugepages {
+        /// Where the machine has them free.
+        #[default]
+        Auto = "auto",
+        /// Not at all.
+        Never = "never",
+    }
+}
+words! {
+    /// Least severe level that is logged.
+    LogLevel {
+        /// Only errors.
+        Error = "error",
+        /// And warnings.
+        Warn = "warn",
+        /// And what operators want to see.
+        #[default]
+        Info = "info",
+        /// And details.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
+words! {
+    /// How a port shares its link with the kernel.
+    Kernel {
+        /// gyre owns the device; a TAP is the director's interface.
+        #[default]
+        Tap = "tap",
+        /// The kernel goes on using the interface.
+        Shared = "shared",
+        /// No kernel beside it.
+        None = "none",
+    }
+}
+words! {
+    /// Transport protocol.
+    Protocol {
+        /// TCP.
+        #[default]
+        Tcp = "tcp",
+        /// UDP.
+        Udp = "udp",
+    }
+}
+words! {
+    /// Scheduler.
+    Scheduler {
+        /// Round robin.
+        Rr = "rr",
+        /// Weighted round robin.
+        #[default]
+        Wrr = "wrr",
+        /// Source hashing.
+        Sh = "sh",
+        /// Maglev consistent hashing.
+        Maglev = "maglev",
+    }
+}
+words! {
+    /// Options of a scheduler.
+    SchedulerFlag {
+        /// The client's port is part of `sh`'s key.
+        #[default]
+        ShPort = "sh-port",
+        /// Clients of an unusable server go to another.
+        ShFallback = "sh-fallback",
+    }
+}
+words! {
+    /// How frames reach a server.
+    Forwarding {
+        /// Direct routing.
+        #[default]
+        Dr = "dr",
+        /// Both addresses change.
+        FullNat = "fullnat",
+    }
+}
+words! {
+    /// What happens to TTL or hop limit.
+    Ttl {
+        /// Untouched.
+        #[default]
+        Keep = "keep",
+        /// Less one.
+        Decrement = "decrement",
+    }
+}
+words! {
+    /// How a server learns the client's address.
+    ClientAddress {
+        /// Not at all.
+        #[default]
+        None = "none",
+        /// TCP option.
+        Toa = "toa",
+        /// PROXY protocol, text.
+        ProxyV1 = "proxy-v1",
+        /// PROXY protocol, binary.
+        ProxyV2 = "proxy-v2",
+    }
+}
+
+fn is_false(yes: &bool) -> bool {
+    !yes
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Name; also of the TAP.
+    pub name: String,
+    /// PCI address or DPDK devargs.
+    pub device: String,
+    /// Kernel side.
+    #[serde(default)]
+    pub kernel: Kernel,
+    /// Addresses of the director on this port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<InterfaceAddress>,
+    /// Largest IP packet, bytes; the device's own unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// 802.1Q VLAN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// MAC address, for `replay`; the device's own otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Queue pairs; as many as workers unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+}
+
+impl Port {
+    /// The kernel interface under an af_packet or af_xdp device: its `iface=` argument.
+    pub fn interface(&self) -> Option<&str> {
+        self.device.split(',').find_map(|argument| argument.strip_prefix("iface="))
+    }
+}
+
+/// A pool of FULLNAT source addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// Port towards the servers.
+    pub port: String,
+    /// LIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Lowest and highest source port.
+    #[serde(default = "Pool::default_ports")]
+    pub ports: (u16, u16),
+}
+
+impl Pool {
+    fn default_ports() -> (u16, u16) {
+        (1024, 65_535)
+    }
+}
+
+/// A static neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// The port it is behind.
+    pub port: String,
+}
+
+/// A static route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Destinations.
+    pub prefix: ClientPrefix,
+    /// The router; a neighbour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+    /// The port whose own link it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+}
+
+/// Idle timeouts in seconds by the kernel's state names; `None` is the kernel's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the names are the kernel's")]
+pub struct Timeouts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub established: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_sent: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_recv: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fin_wait: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_wait: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_wait: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_ack: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub synack: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp: Option<u32>,
+}
+
+impl Timeouts {
+    fn is_default(&self) -> bool {
+        *self == Timeouts::default()
+    }
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// VIP and port.
+    pub address: SocketAddr,
+    /// Protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Scheduler.
+    #[serde(default)]
+    pub scheduler: Scheduler,
+    /// Its options.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scheduler_flags: Vec<SchedulerFlag>,
+    /// Slots of the Maglev table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maglev_slots: Option<u32>,
+    /// Forwarding of servers that do not say.
+    #[serde(default)]
+    pub forwarding: Forwarding,
+    /// TTL handling.
+    #[serde(default)]
+    pub ttl: Ttl,
+    /// Pool of FULLNAT source addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_addresses: Option<String>,
+    /// SYN cookies.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub synproxy: bool,
+    /// How servers learn the client's address.
+    #[serde(default)]
+    pub client_address: ClientAddress,
+    /// TCP option kind of `toa`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub toa_kind: Option<u8>,
+    /// `toa` on the SYN too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub toa_on_syn: bool,
+    /// Most live flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<u64>,
+    /// Clients admitted; empty admits all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<ClientPrefix>,
+    /// Clients refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<ClientPrefix>,
+    /// Idle timeouts.
+    #[serde(default, skip_serializing_if = "Timeouts::is_default")]
+    pub timeouts: Timeouts,
+    /// Servers in the order they are added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub server: Vec<Server>,
+}
+
+/// A real server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// RIP, with the port unless that is the service's.
+    pub address: Endpoint,
+    /// Share of new flows.
+    #[serde(default = "Server::default_weight")]
+    pub weight: u32,
+    /// Forwarding, when not the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<Forwarding>,
+}
+
+impl Server {
+    fn default_weight() -> u32 {
+        1
+    }
+}

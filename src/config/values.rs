@@ -1,0 +1,167 @@
+//! Values that are written as text: addresses with ports or lengths, prefixes, MAC addresses.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::model::Prefix;
+
+/// Makes a type serialize as its `Display` and deserialize by its `FromStr`.
+macro_rules! as_text {
+    ($name:ty) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+as_text!(Endpoint);
+as_text!(InterfaceAddress);
+as_text!(ClientPrefix);
+as_text!(Mac);
+
+/// A server's address, with its port unless that is the service's: `10.2.0.11`, `10.2.0.11:80`,
+/// `2001:db8::11`, `[2001:db8::11]:80`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Address.
+    pub address: IpAddr,
+    /// Port; `None` is the service's.
+    pub port: Option<u16>,
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Endpoint { address, port: None });
+        }
+        let whole: SocketAddr =
+            text.parse().map_err(|_| format!("`{text}` is no address, with or without a port"))?;
+        Ok(Endpoint { address: whole.ip(), port: Some(whole.port()) })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+/// An interface's address with the length of its network: `192.0.2.2/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InterfaceAddress {
+    /// Address, host bits included.
+    pub address: IpAddr,
+    /// Prefix length in bits.
+    pub bits: u8,
+}
+
+impl FromStr for InterfaceAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, bits) = text
+            .split_once('/')
+            .ok_or_else(|| format!("`{text}` lacks the length of its network"))?;
+        let wrong = || format!("`{text}` is no interface address");
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let bits: u8 = bits.parse().map_err(|_| wrong())?;
+        Prefix::new(address, bits).map(|_| InterfaceAddress { address, bits }).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for InterfaceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
+/// A range of addresses: `192.0.2.0/24`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientPrefix(pub Prefix);
+
+impl FromStr for ClientPrefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(ClientPrefix).map_err(|_| format!("`{text}` is no address prefix"))
+    }
+}
+
+impl fmt::Display for ClientPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A MAC address: `02:00:00:00:01:fe`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no MAC address");
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let hex = |part: &&str| part.len() == 2 && !part.starts_with('+');
+            let part = parts.next().filter(hex).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+        }
+        parts.next().is_none().then_some(Mac(mac)).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_survives_the_round_trip() {
+        for text in ["10.2.0.11", "10.2.0.11:80", "2001:db8::11", "[2001:db8::11]:80"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        assert_eq!("192.0.2.2/24".parse::<InterfaceAddress>().unwrap().to_string(), "192.0.2.2/24");
+        assert_eq!("02:00:5e:10:01:fe".parse::<Mac>().unwrap().to_string(), "02:00:5e:10:01:fe");
+    }
+
+    #[test]
+    fn wrong_text_is_refused() {
+        for text in ["", "10.2.0", "10.2.0.11:", "10.2.0.11:70000", "::1:", "[::1]", "host:80"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+        for text in ["192.0.2.2", "192.0.2.2/33", "192.0.2.2/", "/24"] {
+            assert!(text.parse::<InterfaceAddress>().is_err(), "{text}");
+        }
+        for text in
+            ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "02:0:00:00:00:01", "+2:00:00:00:00:01"]
+        {
+            assert!(text.parse::<Mac>().is_err(), "{text}");
+        }
+    }
+}
