@@ -13,7 +13,7 @@ const VERSION_MIN: &str = "22.11";
 const FUNCTIONS: &[&str] = &[
     "gyre_.*",
     "rte_devargs_(parse|reset)",
-    "rte_eal_(init|cleanup|remote_launch|wait_lcore)",
+    "rte_eal_(init|cleanup|get_runtime_dir|remote_launch|wait_lcore)",
     "rte_eth_(allmulticast|promiscuous)_(enable|disable)",
     "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|get_mtu|get_port_by_name)",
     "rte_eth_dev_rss_hash_update",
@@ -24,6 +24,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_xstats_(get|get_names)",
     "rte_get_tsc_hz",
     "rte_mempool_(avail_count|in_use_count|free)",
+    "rte_pdump_(init|uninit)",
     "rte_pktmbuf_pool_create",
     "rte_strerror",
     "rte_thread_(register|unregister)",

@@ -3,63 +3,24 @@
 //! EAL starts once in a process, so each test runs itself again in a process of its own.
 #![cfg(feature = "dpdk")]
 
+mod dpdk_support;
+
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dpdk_support::{MBUFS, eal, in_own_process, is_case, not_run, open, pool, refusal};
+use gyre::dpdk::eal_args::FreeHugepages;
 use gyre::dpdk::{
-    Eal, EalConfig, EalError, Hugepages, Mbuf, MbufError, MbufPool, MbufVec, Nic, NicConfig,
-    NicError, QueuePair, TscClock,
+    Eal, EalConfig, EalError, Mbuf, MbufError, MbufPool, MbufVec, MemoryMode, Nic, NicConfig,
+    NicError, TscClock,
 };
 use gyre::time::NANOS_PER_MILLI;
-
-const CASE: &str = "GYRE_DPDK_CASE";
-const MBUFS: u32 = 4095;
-
-/// Runs `body` in a new process, which is this test once more.
-fn in_own_process(test: &str, body: impl FnOnce()) {
-    if env::var(CASE).as_deref() == Ok(test) {
-        return body();
-    }
-    let mut command = Command::new(env::current_exe().unwrap());
-    let output = command.args([test, "--exact", "--nocapture"]).env(CASE, test).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{test} in its own process: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-}
-
-fn eal() -> Eal {
-    let config = EalConfig {
-        hugepages: Hugepages::Never,
-        memory_mib: 64,
-        file_prefix: format!("gyre-test-{}", std::process::id()),
-        ..EalConfig::default()
-    };
-    Eal::start(&config).unwrap()
-}
-
-fn pool(eal: &Eal) -> MbufPool {
-    MbufPool::create(eal, "test", MBUFS, 128, MbufPool::data_room_for(1500)).unwrap()
-}
-
-fn open(device: &str, queue_pairs: u16, pool: &MbufPool) -> (Nic, Vec<QueuePair>) {
-    Nic::open(&NicConfig { queue_pairs, ..NicConfig::new(device) }, pool).unwrap()
-}
-
-fn refusal(config: &NicConfig, pool: &MbufPool) -> NicError {
-    match Nic::open(config, pool) {
-        Ok((nic, _)) => panic!("{} opened", nic.device()),
-        Err(error) => error,
-    }
-}
 
 /// This thread's CPUs, then the signals it blocks, ignores and catches.
 fn thread_status() -> Vec<String> {
@@ -102,6 +63,105 @@ fn eal_threads_stay_off_the_other_cores() {
             seen += 1;
         }
         assert!(seen > 0, "EAL has an interrupt thread at least");
+    });
+}
+
+/// Starts EAL with `config` on hugepages in a process of its own, or says why not.
+fn on_hugepages(test: &str, config: EalConfig, body: impl FnOnce(&Eal)) {
+    const MEMORY_MIB: u32 = 64;
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    if config.multi_process && !mounts.contains(" hugetlbfs ") {
+        return not_run(test, "needs hugetlbfs mounted");
+    }
+    let free_mib = FreeHugepages::read(Path::new("/sys")).total_mib();
+    if free_mib < u64::from(MEMORY_MIB) && !is_case(test) {
+        let why = format!("needs {MEMORY_MIB} MiB of free hugepages, there are {free_mib}");
+        return not_run(test, &why);
+    }
+    in_own_process(test, || {
+        let config = EalConfig {
+            memory_mib: MEMORY_MIB,
+            worker_cores: vec![1],
+            main_core: Some(0),
+            file_prefix: test.to_owned(),
+            ..config
+        };
+        body(&Eal::start(&config).unwrap());
+    });
+    // What EAL leaves for secondary processes.
+    let _ = fs::remove_dir_all(Path::new("/run/dpdk").join(test));
+}
+
+fn multi_process() -> EalConfig {
+    EalConfig { multi_process: true, ..EalConfig::default() }
+}
+
+#[test]
+fn hugepages_are_used_when_there_are_enough() {
+    on_hugepages("hugepages_are_used_when_there_are_enough", EalConfig::default(), |eal| {
+        assert!(matches!(eal.memory(), MemoryMode::Hugepages { .. }));
+        let pool = pool(eal);
+        let (nic, mut queues) = open("net_null0", 1, &pool);
+        assert_eq!(queues[0].rx.rx_burst(&mut MbufVec::new()), 32);
+        drop(queues);
+        nic.close().unwrap();
+        assert_eq!(pool.in_use(), 0);
+    });
+}
+
+/// Registering threads would lock secondary processes out for good, so that in this mode workers
+/// run on EAL's lcores instead, with a cache all the same.
+#[test]
+fn multi_process_workers_run_on_eal_lcores() {
+    on_hugepages("multi_process_workers_run_on_eal_lcores", multi_process(), |eal| {
+        assert!(matches!(eal.memory(), MemoryMode::SharedHugepages { .. }));
+        assert!(eal.register_worker_thread().is_err());
+        let pool = pool(eal);
+        for _ in 0..2 {
+            let (tell, told) = mpsc::channel();
+            let own = pool.clone();
+            let work =
+                move || tell.send((own.has_cache_here(), thread_status().remove(0))).unwrap();
+            let worker = eal.spawn_worker("worker", 1, work).unwrap();
+            assert_eq!(told.recv().unwrap(), (true, "1".to_owned()));
+            let busy = eal.spawn_worker("worker", 1, || ()).err().unwrap();
+            assert!(matches!(busy, EalError::NoSuchLcore { core: 1 }), "{busy}");
+            worker.join();
+        }
+        let absent = eal.spawn_worker("worker", 0, || ()).err().unwrap();
+        assert!(matches!(absent, EalError::NoSuchLcore { core: 0 }), "{absent}");
+    });
+}
+
+#[test]
+fn dumpcap_sees_a_multi_process_worker_s_frames() {
+    let test = "dumpcap_sees_a_multi_process_worker_s_frames";
+    let dumpcap = env::var("DPDK_DUMPCAP").unwrap_or_else(|_| "dpdk-dumpcap".to_owned());
+    if Command::new(&dumpcap).arg("--version").output().is_err() {
+        return not_run(test, "needs dpdk-dumpcap (Debian package dpdk-dev)");
+    }
+    on_hugepages(test, multi_process(), |eal| {
+        let pool = pool(eal);
+        let (nic, mut queues) = open("net_null0", 1, &pool);
+        let stop = Arc::new(AtomicBool::new(false));
+        let own_stop = Arc::clone(&stop);
+        let work = move || {
+            while !own_stop.load(Ordering::Relaxed) {
+                queues[0].rx.rx_burst(&mut MbufVec::new());
+                thread::sleep(Duration::from_micros(100));
+            }
+        };
+        let worker = eal.spawn_worker("worker", 1, work).unwrap();
+        let file = env::temp_dir().join(format!("gyre-{}.pcapng", std::process::id()));
+        let arguments = ["--file-prefix", test, "-i", "0", "-c", "50", "-w"];
+        let output = Command::new(&dumpcap).args(arguments).arg(&file).output();
+        stop.store(true, Ordering::Relaxed);
+        worker.join();
+        let bytes = fs::metadata(&file).map_or(0, |file| file.len());
+        let _ = fs::remove_file(&file);
+        assert!(bytes > 50 * 60, "{bytes} bytes captured: {output:?}");
+        nic.close().unwrap();
+        assert_eq!(pool.in_use(), 0);
     });
 }
 

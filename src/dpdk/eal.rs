@@ -4,12 +4,14 @@
 //! threads stay on the main core, off the workers'. Devices are probed by `nic`, one by one, so
 //! that a failing one has an error of its own instead of a line in EAL's log.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::fs;
 use std::io;
 use std::mem;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use dpdk_sys as sys;
 
@@ -44,6 +46,12 @@ pub enum EalError {
         /// Free, in MiB.
         free_mib: u64,
     },
+    /// Pages reserved, but no file system to share them by.
+    #[error(
+        "multi_process needs hugetlbfs mounted: `mkdir -p /dev/hugepages && mount -t hugetlbfs \
+         none /dev/hugepages`, or switch multi_process off"
+    )]
+    NoHugetlbfs,
     /// A core the process may not run on.
     #[error("core {core} cannot be used: {source}; choose one of this process's allowed cores")]
     Core {
@@ -63,6 +71,9 @@ pub enum EalError {
         /// The error in words.
         reason: String,
     },
+    /// The capture server of multi-process mode.
+    #[error("dpdk-dumpcap could not attach: {0}; switch multi_process off")]
+    Capture(String),
     /// An argument holds a NUL byte.
     #[error("`{0}` holds a NUL byte; remove it")]
     Nul(String),
@@ -131,6 +142,10 @@ struct Pools {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.multi_process {
+            // SAFETY: EAL still runs; no port is left to be captured from.
+            let _ = unsafe { sys::rte_pdump_uninit() };
+        }
         // SAFETY: EAL runs, since this was made after rte_eal_init; pools, ports and registered
         // threads hold the Arc around this, so none of them is left.
         let code = unsafe { sys::rte_eal_cleanup() };
@@ -142,6 +157,9 @@ impl Eal {
     /// Starts EAL. The calling thread becomes EAL's main lcore and keeps its CPU affinity.
     pub fn start(config: &EalConfig) -> Result<Self, EalError> {
         let memory = MemoryMode::choose(config, &FreeHugepages::read(Path::new("/sys")))?;
+        if matches!(memory, MemoryMode::SharedHugepages { .. }) && !is_hugetlbfs_mounted() {
+            return Err(EalError::NoHugetlbfs);
+        }
         let affinity = Affinity::of_this_thread()?;
         let main_core = match config.main_core {
             Some(core) => core,
@@ -155,14 +173,22 @@ impl Eal {
         // EAL pinned this thread to the main core; the caller did not ask for that.
         affinity.apply(main_core)?;
         started?;
-        Ok(Eal(Arc::new(Running {
+        let eal = Eal(Arc::new(Running {
             memory,
             multi_process: config.multi_process,
             main_core,
             worker_cores: config.worker_cores.clone(),
             lcores_busy: config.worker_cores.iter().map(|_| AtomicBool::new(false)).collect(),
             pools: Mutex::default(),
-        })))
+        }));
+        if config.multi_process {
+            // SAFETY: EAL runs. This is what answers dpdk-dumpcap.
+            match unsafe { sys::rte_pdump_init() } {
+                0 => {}
+                code => return Err(EalError::Capture(reason(code))),
+            }
+        }
+        Ok(eal)
     }
 
     /// Where EAL's memory comes from; `summary()` of it is one line for the log.
@@ -208,6 +234,23 @@ impl Eal {
     }
 }
 
+fn is_hugetlbfs_mounted() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|mount| mount.split(' ').nth(2) == Some("hugetlbfs"))
+}
+
+/// Runs when the process exits, registered before EAL and hence after EAL's telemetry has removed
+/// its socket: takes away the runtime directory, which EAL leaves. One that is in use is not empty
+/// and stays.
+extern "C" fn remove_runtime_folder() {
+    if let Some(folder) = RUNTIME_FOLDER.get() {
+        let _ = fs::remove_dir(folder);
+        let _ = folder.parent().map(fs::remove_dir);
+    }
+}
+
+static RUNTIME_FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
 /// Calls `rte_eal_init`. The strings are leaked: EAL keeps pointers to some of them.
 fn init(arguments: &[String]) -> Result<(), EalError> {
     let mut argv: Vec<*mut c_char> = Vec::with_capacity(arguments.len() + 1);
@@ -217,10 +260,16 @@ fn init(arguments: &[String]) -> Result<(), EalError> {
     }
     argv.push(std::ptr::null_mut());
     let argv = argv.leak();
+    // SAFETY: the handler only touches a static and the file system. If it cannot be registered
+    // an empty directory stays behind.
+    let _ = unsafe { libc::atexit(remove_runtime_folder) };
     // SAFETY: argv holds arguments.len() leaked, terminated strings and a null behind them; EAL
     // guards against a second call itself.
     let code = unsafe { sys::rte_eal_init(arguments.len() as c_int, argv.as_mut_ptr()) };
     if code >= 0 {
+        // SAFETY: EAL has started; the path is static and terminated.
+        let folder = unsafe { CStr::from_ptr(sys::rte_eal_get_runtime_dir()) };
+        let _ = RUNTIME_FOLDER.set(PathBuf::from(OsStr::from_bytes(folder.to_bytes())));
         return Ok(());
     }
     // SAFETY: reads this thread's errno of DPDK.

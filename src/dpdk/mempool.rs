@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use dpdk_sys as sys;
 
+use super::devargs::{self, Device, DeviceSyntax};
 use super::eal::{Eal, EalError};
 use super::reason;
 use crate::limits::HEADROOM_BYTES;
@@ -90,6 +91,16 @@ impl MbufPool {
         let least = 2048 + sys::RTE_PKTMBUF_HEADROOM as usize;
         let room = if wanted > least { wanted.next_multiple_of(64) } else { least };
         if room > u16::MAX as usize { u16::MAX } else { room as u16 }
+    }
+
+    /// Data room for a port on `device` with this `mtu`: what [`MbufPool::data_room_for`] says, or
+    /// more where the driver demands room for a whole ring frame (af_packet).
+    pub fn data_room_for_device(device: &str, mtu: u16) -> Result<u16, DeviceSyntax> {
+        let by_mtu = Self::data_room_for(mtu);
+        let Device::Virtual(devargs) = Device::parse(device)? else { return Ok(by_mtu) };
+        let data_bytes = devargs::complete(devargs, 1, mtu).mbuf_data_bytes_min();
+        let by_driver = (data_bytes + sys::RTE_PKTMBUF_HEADROOM).next_multiple_of(64);
+        Ok(by_mtu.max(u16::try_from(by_driver).unwrap_or(u16::MAX)))
     }
 
     /// About how much of EAL's memory a pool takes, in MiB, to set `memory_mib` by.
