@@ -3,10 +3,10 @@
 //! Owns threads and their wiring. What happens to a frame is `dataplane`'s, what DPDK needs is
 //! `dpdk`'s, what is configured and published is `control`'s.
 
+pub mod cores;
 pub mod crossing;
 pub mod idle;
 pub mod kernel_interface;
 pub mod parking;
-pub mod stall;
 pub mod transmit;
 pub mod worker;
