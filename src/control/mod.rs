@@ -3,12 +3,14 @@
 
 pub mod api;
 mod error;
+mod kernel_side;
 mod link;
 mod port_info;
 pub mod socket;
 mod stop;
 
 pub use error::ControlError;
+pub use kernel_side::KernelSide;
 pub use link::{WorkerEnds, WorkerLink};
 pub use port_info::{MempoolInfo, PortInfo, PortInfoSource};
 pub use stop::Stop;

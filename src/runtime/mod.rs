@@ -3,6 +3,7 @@
 //! Owns threads and their wiring. What happens to a frame is `dataplane`'s, what DPDK needs is
 //! `dpdk`'s, what is configured and published is `control`'s.
 
+pub mod checks;
 pub mod cores;
 pub mod crossing;
 pub mod idle;
