@@ -50,7 +50,8 @@ static const size_t GYRE_MBUF_RSS = offsetof(struct rte_mbuf, hash.rss);
 static const size_t GYRE_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci);
 
 /* What one mbuf of a pool costs besides its data room, before alignment. */
-static const size_t GYRE_MBUF_OVERHEAD = sizeof(struct rte_mbuf) + sizeof(struct rte_mempool_objhdr);
+static const size_t GYRE_MBUF_OVERHEAD =
+	sizeof(struct rte_mbuf) + sizeof(struct rte_mempool_objhdr);
 
 int gyre_errno(void);
 unsigned int gyre_lcore_id(void);
