@@ -11,7 +11,7 @@ use super::schedule::Cursor;
 use super::source_ports::SourcePorts;
 use super::sweep::RunningSweep;
 use crate::counters::WorkerCounters;
-use crate::limits::{EVENTS_MAX, NEXT_HOPS_MAX, SERVICES_MAX, SOURCE_PORT_SPACES_MAX};
+use crate::limits::{EVENTS_MAX, NEXT_HOPS_MAX, SERVICES_MAX};
 use crate::memory::MemoryError;
 use crate::message::FromWorker;
 use crate::model::{NextHop, NextHopId, NicId, Snapshot, WorkerId};
@@ -28,6 +28,9 @@ pub struct WorkerConfig {
     pub flows_v4_max: usize,
     /// IPv6 flows it may hold.
     pub flows_v6_max: usize,
+    /// Pairs of local address and server it can hold source ports for, at most
+    /// `SOURCE_PORT_SPACES_MAX`: 8 KiB each.
+    pub source_port_spaces: usize,
     /// Random: keys the flow hash and the SYN cookies.
     pub seed: u64,
     /// Where it counts.
@@ -72,7 +75,7 @@ impl WorkerState {
             next_local: 0,
             counters: config.counters.clone(),
             flows: FlowTable::new(config.flows_v4_max, config.flows_v6_max, config.seed, now)?,
-            source_ports: SourcePorts::new(config.worker, SOURCE_PORT_SPACES_MAX)?,
+            source_ports: SourcePorts::new(config.worker, config.source_port_spaces)?,
             cursors: vec![Cursor::default(); SERVICES_MAX],
             hops: vec![unresolved; NEXT_HOPS_MAX],
             outbox: Outbox::new(),

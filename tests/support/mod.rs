@@ -95,6 +95,7 @@ impl Director {
             workers: 1,
             flows_v4_max: 1024,
             flows_v6_max: 1024,
+            source_port_spaces: 16,
             seed: 7,
             counters: Arc::new(WorkerCounters::with_bounds(64, 64, 64)),
         };

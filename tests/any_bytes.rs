@@ -1,0 +1,159 @@
+//! Any bytes in: a counted verdict out, never a panic, and the same one in a burst of one and of
+//! thirty-two. Frames are valid ones of every kind, mutated, beside plain noise.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::net::{IpAddr, SocketAddr};
+
+use gyre::counters::DropReason;
+use gyre::dataplane::Verdict;
+use gyre::model::*;
+use gyre::wire::ip::Fragment;
+use gyre::wire::tcp::{TcpFlags, TcpOption};
+use proptest::prelude::*;
+use support::*;
+
+const CLIENT_ADDRESSES: [&str; 2] = ["10.0.0.7", "fd00:c::7"];
+const VIPS: [[&str; 3]; 2] =
+    [["10.1.0.1", "10.1.0.2", "10.1.0.3"], ["fd00:1::1", "fd00:1::2", "fd00:1::3"]];
+const RIPS: [&str; 2] = ["10.2.0.11", "fd00:2::b"];
+const LIPS: [&str; 2] = ["10.2.0.1", "fd00:2::1"];
+
+fn director() -> Director {
+    let mut services = Vec::new();
+    for family in 0..2 {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for (at, vip) in VIPS[family].iter().enumerate() {
+                let key = ServiceKey { protocol, vip: vip.parse().unwrap(), port: 80 };
+                let mut spec = ServiceSpec::new(key, SchedulerSpec::WeightedRoundRobin);
+                let endpoint = SocketAddr::new(RIPS[family].parse().unwrap(), 80);
+                let nat = at > 0;
+                let mode = if nat { ForwardMode::FullNat } else { ForwardMode::DirectRoute };
+                spec.pool = nat.then(|| "pool".into());
+                spec.synproxy = at == 2 && protocol == Protocol::Tcp;
+                if nat && protocol == Protocol::Tcp {
+                    spec.client_address = match at {
+                        1 => ClientAddress::ProxyV2,
+                        _ => ClientAddress::Toa { kind: 254, on_syn: true },
+                    };
+                }
+                spec.servers = vec![server(endpoint, 1, mode)];
+                services.push(spec);
+            }
+        }
+    }
+    let mut director = Director::new(KernelMode::Shared);
+    let wanted = desired(services);
+    director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
+    director
+}
+
+/// A frame to start from: which port it comes in on, and its bytes.
+fn seed_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
+    let parts =
+        (0..2usize, 0..3usize, 0..5u8, any::<u8>(), 0..4u16, any::<(u32, u32)>(), 0..2000usize);
+    parts.prop_map(|(family, vip, shape, flags, port, (seq, ack), payload)| {
+        let client: IpAddr = CLIENT_ADDRESSES[family].parse().unwrap();
+        let vip: IpAddr = VIPS[family][vip].parse().unwrap();
+        let tcp_flags = TcpFlags(flags);
+        let payload = vec![0x5a; payload % 1400];
+        let frame = match shape {
+            0 => from_client(client, vip).udp(5000 + port, 80).payload(&payload).build(),
+            1 => {
+                let rip = RIPS[family].parse().unwrap();
+                let answer = from_server(rip, LIPS[family].parse().unwrap());
+                let answer = answer.tcp(80, 1024 + port).seq(seq).ack(ack).flags(tcp_flags);
+                return (SERVER, answer.payload(&payload).build().to_vec());
+            }
+            2 => {
+                let piece = Fragment { id: seq, offset_bytes: port * 8, more: true };
+                from_client(client, vip).fragment(piece).udp(5000, 80).payload(&payload).build()
+            }
+            3 => {
+                let quoted = from_client(vip, client).tcp(80, 5000).build();
+                from_client(client, vip).port_unreachable(&quoted[14..]).build()
+            }
+            _ => from_client(client, vip)
+                .tcp(5000 + port, 80)
+                .seq(seq)
+                .ack(ack)
+                .flags(tcp_flags)
+                .option(TcpOption::Mss(1460))
+                .option(TcpOption::Timestamps { value: seq, echo: ack })
+                .payload(&payload)
+                .build(),
+        };
+        (CLIENT, frame.to_vec())
+    })
+}
+
+/// A frame as it may arrive: often valid, else cut, changed in places, or noise.
+fn any_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
+    let changes = prop::collection::vec((0..120usize, any::<u8>()), 0..4);
+    let mutated = (seed_frame(), changes, prop::option::weighted(0.2, 0..200usize)).prop_map(
+        |((nic, mut frame), changes, cut)| {
+            for (at, value) in changes {
+                if let Some(byte) = frame.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            frame.truncate(cut.unwrap_or(usize::MAX));
+            (nic, frame)
+        },
+    );
+    let noise = prop::collection::vec(any::<u8>(), 0..200).prop_map(|mut bytes| {
+        // Noise that gets past the MAC filter now and then.
+        if bytes.len() > 20 && bytes[19] % 2 == 0 {
+            bytes[..6].copy_from_slice(&director_mac(CLIENT).0);
+        }
+        (CLIENT, bytes)
+    });
+    prop_oneof![4 => seed_frame(), 4 => mutated, 1 => noise]
+}
+
+fn counted(director: &Director) -> u64 {
+    director.state.counters.drops.iter().map(|drops| drops.get()).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_get_a_counted_verdict(frames in prop::collection::vec(any_frame(), 1..64)) {
+        let mut director = director();
+        for (nic, frame) in &frames {
+            let before = counted(&director);
+            let outcome = director.receive(*nic, frame);
+            if let Verdict::Drop(reason) = outcome.verdict {
+                prop_assert_eq!(counted(&director), before + 1);
+                prop_assert_ne!(reason, DropReason::Internal);
+            }
+        }
+        director.advance(1000.0);
+        director.advance(1000.0);
+        prop_assert_eq!(director.state.flows.len(), 0);
+        let counters = &director.state.counters;
+        prop_assert!(counters.servers.iter().all(|s| s.flows.get() == 0 && s.active.get() == 0));
+        prop_assert!(counters.lips.iter().all(|lip| lip.used.get() == 0));
+    }
+
+    #[test]
+    fn burst_of_one_and_of_many_agree(frames in prop::collection::vec(any_frame(), 1..33)) {
+        // A burst comes from one port: keep those that share the first one's.
+        let nic = frames[0].0;
+        let frames: Vec<Vec<u8>> =
+            frames.into_iter().filter(|(other, _)| *other == nic).map(|(_, frame)| frame).collect();
+        let (mut single, mut burst) = (director(), director());
+        let one_by_one: Vec<_> = frames.iter().map(|frame| single.receive(nic, frame)).collect();
+        let slices: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let together = burst.receive_burst(nic, &slices);
+        for (one, many) in one_by_one.iter().zip(&together) {
+            prop_assert_eq!((&one.verdict, &one.frame), (&many.verdict, &many.frame));
+        }
+        let extra = |outcomes: &[Outcome]| -> Vec<(NicId, Vec<u8>)> {
+            outcomes.iter().flat_map(|outcome| outcome.extra.clone()).collect()
+        };
+        prop_assert_eq!(extra(&one_by_one), extra(&together));
+    }
+}
