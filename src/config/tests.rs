@@ -241,6 +241,12 @@ fn expect(text: &str, expected: &[&str]) {
 }
 
 #[test]
+fn deep_nesting_is_a_syntax_error() {
+    let lines = lines_of(&format!("x = {}", "[".repeat(100_000)));
+    assert!(lines.len() == 1 && lines[0].contains("not TOML"), "{lines:?}");
+}
+
+#[test]
 fn json_is_the_same_schema_without_lines() {
     let good = check(GOOD).unwrap();
     let json = serde_json::to_value(&good.config).unwrap();

@@ -1,11 +1,12 @@
 //! The registry's promises: as single facts, then under random operations.
 
 use std::collections::HashMap as StdMap;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Change, ForwardMode, Protocol};
+use crate::model::{Change, ForwardMode, Protocol, SchedulerSpec};
 
 fn key(port: u16) -> ServiceKey {
     ServiceKey { protocol: Protocol::Tcp, vip: [192, 0, 2, 80].into(), port }
@@ -26,18 +27,21 @@ fn service(port: u16, servers: &[(u8, u32)]) -> ServiceSpec {
 
 fn desired(services: Vec<ServiceSpec>) -> Desired {
     let addresses = vec![[192, 0, 2, 8].into(), [192, 0, 2, 9].into()];
-    let pools = vec![PoolSpec { name: "p".into(), addresses, ports: (1024, 2047) }];
+    let pools = vec![PoolSpec { name: "p".into(), addresses, ports: (1024, 1055) }];
     Desired { pools, services, removal: DRAIN }
 }
 
 const DRAIN: Removal = Removal::Drain { deadline: None };
+
+/// Built once: its tables cost more than a test's whole run.
+static STEERING: LazyLock<Arc<Steering>> = LazyLock::new(|| Arc::new(Steering::for_workers(2)));
 
 fn registry() -> Registry {
     Registry::new(RegistryConfig {
         services_max: 4,
         servers_max: 6,
         lips_max: 3,
-        ..RegistryConfig::new(Arc::new(Steering::for_workers(2)))
+        ..RegistryConfig::new(Arc::clone(&STEERING))
     })
 }
 

@@ -1,0 +1,278 @@
+//! Makes checked changes: services join, change and leave, and a snapshot comes of it.
+//!
+//! Nothing here can fail; `checks` has made sure of that.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+
+use super::draft::{Draft, endpoint_of, fits, specs_of};
+use super::server_ids::{Drain, ServerKey};
+use super::{Applied, Entry, HopFor, Registry, RetiredService, Round, Usage};
+use crate::model::id::{ServerId, ServiceId};
+use crate::model::maglev::MaglevTable;
+use crate::model::prefix::PrefixSet;
+use crate::model::service::{RealServer, Scheduler, ServerState, ServiceKey, VirtualService};
+use crate::model::snapshot::Snapshot;
+use crate::model::source_hash::source_hash_table;
+use crate::model::spec::{Removal, SchedulerSpec, ServerSpec, ServiceSpec, SpecProblem};
+use crate::model::steering::KeyKind;
+use crate::time::Nanos;
+
+impl Registry {
+    pub(super) fn change(
+        &mut self,
+        spec: ServiceSpec,
+        removal: Removal,
+        hop_for: HopFor,
+    ) -> Result<Applied, Vec<SpecProblem>> {
+        self.check_one(&spec)?;
+        let mut round = Round::default();
+        self.commit(&spec, removal, hop_for, &mut round);
+        Ok(self.publish(round))
+    }
+
+    /// Makes one service what `spec` says.
+    pub(super) fn commit(
+        &mut self,
+        spec: &ServiceSpec,
+        removal: Removal,
+        hop_for: HopFor,
+        round: &mut Round,
+    ) {
+        let mut draft = match self.services.get(&spec.key) {
+            Some(entry) => {
+                let mut draft = Draft::of(&entry.service);
+                draft.changed = !self.is_same_head(entry, spec);
+                if entry.spec.scheduler != spec.scheduler {
+                    draft.restart_cursors();
+                }
+                draft
+            }
+            None => match self.claim_service(&spec.key, round) {
+                // A slot's step numbers go on, whoever had it before.
+                Some(id) => Draft::after(id, self.logs.remove(&id).unwrap_or_default()),
+                None => return debug_assert!(false, "room for every service was checked"),
+            },
+        };
+        self.remove_unlisted(spec, &mut draft, removal);
+        for server in &spec.servers {
+            match draft.position(server.endpoint()) {
+                Some(at) if fits(&draft.servers[at], server) => {}
+                Some(at) => {
+                    self.servers.draining.remove(&draft.servers[at].id);
+                    draft.edit(at, server);
+                }
+                None => self.join(spec.key, server, &mut draft, (&mut *hop_for, &mut *round)),
+            }
+        }
+        if draft.changed {
+            self.store(spec.clone(), draft, round);
+        }
+    }
+
+    /// Whether all but the servers is as it was.
+    fn is_same_head(&self, entry: &Entry, spec: &ServiceSpec) -> bool {
+        let locals = self.lips.of_pool(spec.pool.as_deref(), spec.key.vip.is_ipv4());
+        locals == entry.service.local_addresses && entry.spec.is_same_but_servers(spec)
+    }
+
+    fn remove_unlisted(&mut self, spec: &ServiceSpec, draft: &mut Draft, removal: Removal) {
+        let listed: HashSet<SocketAddr> = spec.servers.iter().map(ServerSpec::endpoint).collect();
+        let mut at = 0;
+        while let Some(server) = draft.servers.get(at) {
+            let drains_on =
+                server.state == ServerState::Draining && matches!(removal, Removal::Drain { .. });
+            let count = draft.servers.len();
+            if !listed.contains(&endpoint_of(server)) && !drains_on {
+                self.leave(&spec.key, draft, at, removal);
+            }
+            at += usize::from(draft.servers.len() == count);
+        }
+    }
+
+    /// Takes the server at `at` out of new work, or out altogether.
+    pub(super) fn leave(
+        &mut self,
+        key: &ServiceKey,
+        draft: &mut Draft,
+        at: usize,
+        removal: Removal,
+    ) {
+        let revision = self.snapshot.revision + 1;
+        match removal {
+            Removal::Drain { deadline } => {
+                let drain = Drain { service: *key, deadline, revision };
+                let entry = self.servers.draining.entry(draft.servers[at].id).or_insert(drain);
+                entry.deadline = deadline;
+                if draft.servers[at].state == ServerState::Active {
+                    draft.drain(at);
+                }
+            }
+            Removal::Now => {
+                let server = draft.remove(at);
+                let key = ServerKey { service: *key, endpoint: endpoint_of(&server) };
+                self.servers.retire(key, server.id, revision);
+            }
+        }
+    }
+
+    fn join(
+        &mut self,
+        service: ServiceKey,
+        server: &ServerSpec,
+        draft: &mut Draft,
+        (hop_for, round): (HopFor, &mut Round),
+    ) {
+        let key = ServerKey { service, endpoint: server.endpoint() };
+        let Some(claim) = self.servers.claim(&key) else {
+            debug_assert!(false, "room for every server was checked");
+            return;
+        };
+        if claim.fresh {
+            round.fresh_servers.push(claim.id);
+        }
+        draft.add(RealServer {
+            id: claim.id,
+            address: server.address,
+            port: server.port,
+            weight: server.weight,
+            mode: server.mode,
+            hop: hop_for(server.address),
+            state: ServerState::Active,
+        });
+    }
+
+    /// Files a service under its slot and marks it for publication.
+    pub(super) fn store(&mut self, mut spec: ServiceSpec, draft: Draft, round: &mut Round) {
+        let known = self.services.contains_key(&spec.key);
+        round.services[usize::from(known)] += 1;
+        round.keys_changed |= !known;
+        spec.servers = specs_of(&draft.servers);
+        let service = Arc::new(VirtualService {
+            id: draft.service,
+            name: spec.name.clone(),
+            key: spec.key,
+            scheduler: scheduler(spec.scheduler, &draft.servers),
+            servers: draft.servers,
+            changes: draft.changes,
+            key_kind: KeyKind::ClientTuple,
+            ttl: spec.ttl,
+            synproxy: spec.synproxy,
+            client_address: spec.client_address,
+            local_addresses: self.lips.of_pool(spec.pool.as_deref(), spec.key.vip.is_ipv4()),
+            connections_max: spec.connections_max,
+            allow: PrefixSet::new(&spec.allow),
+            deny: PrefixSet::new(&spec.deny),
+            timeouts: spec.timeouts,
+        });
+        round.touched.push((service.id, Some(Arc::clone(&service))));
+        self.services.insert(spec.key, Entry { spec, service });
+    }
+
+    /// The slot of a service that joins: its old one while flows still know it by that.
+    fn claim_service(&mut self, key: &ServiceKey, round: &mut Round) -> Option<ServiceId> {
+        if let Some(retired) = self.retired_services.remove(key) {
+            return Some(retired.id);
+        }
+        let id = ServiceId(self.service_slots.take()?);
+        round.fresh_services.push(id);
+        Some(id)
+    }
+
+    pub(super) fn retire_service(&mut self, key: &ServiceKey, round: &mut Round) {
+        let Some(entry) = self.services.remove(key) else { return };
+        let mut draft = Draft::of(&entry.service);
+        while !draft.servers.is_empty() {
+            self.leave(key, &mut draft, 0, Removal::Now);
+        }
+        let (id, revision) = (entry.service.id, self.snapshot.revision + 1);
+        self.logs.insert(id, draft.changes);
+        self.retired_services.insert(*key, RetiredService { id, revision });
+        round.touched.push((id, None));
+        round.keys_changed = true;
+        round.services[2] += 1;
+    }
+
+    pub(super) fn drains_over(
+        &self,
+        usage: &dyn Usage,
+        oldest_adopted_revision: u64,
+        now: Nanos,
+    ) -> BTreeMap<ServiceKey, Vec<ServerId>> {
+        let mut over: BTreeMap<ServiceKey, Vec<ServerId>> = BTreeMap::new();
+        for (id, drain) in &self.servers.draining {
+            let empty =
+                drain.revision <= oldest_adopted_revision && usage.flows_of_server(*id) == 0;
+            if empty || drain.deadline.is_some_and(|deadline| now >= deadline) {
+                over.entry(drain.service).or_default().push(*id);
+            }
+        }
+        over
+    }
+
+    pub(super) fn replace(&mut self, edit: impl FnOnce(&mut Snapshot)) -> Applied {
+        let mut next = self.next_snapshot();
+        edit(&mut next);
+        self.snapshot = Arc::new(next);
+        Applied { changed: true, ..self.publish(Round::default()) }
+    }
+
+    fn next_snapshot(&self) -> Snapshot {
+        let mut next = Snapshot::clone(&self.snapshot);
+        next.revision += 1;
+        next.removed_servers = self.servers.removed_bits(&next.removed_servers);
+        next
+    }
+
+    pub(super) fn publish(&mut self, round: Round) -> Applied {
+        let changed = !round.touched.is_empty() || round.lips_changed;
+        if changed {
+            let mut next = self.next_snapshot();
+            for (id, service) in round.touched {
+                if next.services.len() <= id.index() {
+                    next.services.resize(id.index() + 1, None);
+                }
+                next.services[id.index()] = service;
+            }
+            if round.keys_changed {
+                let ids = self.services.iter().map(|(key, entry)| (*key, entry.service.id));
+                next.service_by_key = Arc::new(ids.collect());
+                next.vips = Arc::new(self.services.keys().map(|key| key.vip).collect());
+            }
+            if round.lips_changed {
+                next.lips = Arc::new(self.lips.map());
+            }
+            self.snapshot = Arc::new(next);
+        }
+        Applied {
+            snapshot: Arc::clone(&self.snapshot),
+            changed,
+            services: round.services,
+            fresh_services: round.fresh_services,
+            fresh_servers: round.fresh_servers,
+            fresh_lips: round.fresh_lips,
+        }
+    }
+}
+
+fn scheduler(spec: SchedulerSpec, servers: &[RealServer]) -> Scheduler {
+    match spec {
+        SchedulerSpec::RoundRobin => Scheduler::RoundRobin,
+        SchedulerSpec::WeightedRoundRobin => Scheduler::WeightedRoundRobin,
+        SchedulerSpec::SourceHash(flags) => {
+            Scheduler::SourceHash(flags, source_hash_table(servers))
+        }
+        SchedulerSpec::Maglev { slots } => {
+            let shares: Vec<(IpAddr, u16, u32)> = servers
+                .iter()
+                .map(|server| (server.address, server.port, server.effective_weight()))
+                .collect();
+            let table = MaglevTable::new(slots, &shares);
+            debug_assert!(table.is_ok(), "slots were checked");
+            Scheduler::Maglev(table.unwrap_or_default())
+        }
+    }
+}
