@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn longest_timeouts_are_kept_to_a_thirtieth() {
-        for seconds in [60, 900, 1 << 17, 1 << 22, u64::MAX / 1_000_000_000 / 2] {
+        for seconds in [60, 900, 1 << 22, u64::MAX / 1_000_000_000 / 2] {
             let start = Nanos::from_secs(1_000_000);
             let mut wheel = Wheel::new(1, start).unwrap();
             let deadline = start + seconds * 1_000_000_000;
@@ -383,7 +383,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig {
-            cases: if cfg!(miri) { 4 } else { 256 },
+            cases: if cfg!(miri) { 2 } else { 256 },
             failure_persistence: None,
             ..ProptestConfig::default()
         })]

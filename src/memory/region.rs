@@ -14,6 +14,9 @@ use std::ptr::NonNull;
 const HUGE_BYTES: usize = 2 << 20;
 /// Size and alignment of an ordinary page on x86_64, in bytes.
 const PAGE_BYTES: usize = 4096;
+/// Heap regions end this close to what was asked for, so that Miri and AddressSanitizer see a
+/// step too far.
+const LINE_BYTES: usize = 64;
 /// `f_type` of a hugetlbfs file (linux/magic.h).
 const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
 /// Where the kernel says whether shared memory may have transparent hugepages.
@@ -91,9 +94,10 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// Maps at least `bytes` zeroed bytes: reserved hugepages when enough are free (for regions
-    /// of 2 MiB and more), else a plain shared map with hugepages asked for. Under Miri: heap.
+    /// of 2 MiB and more), else a plain shared map with hugepages asked for. Under Miri, and with
+    /// `--cfg gyre_heap` (scripts/check-asan): on the heap.
     pub fn new(bytes: usize) -> Result<Self, MemoryError> {
-        if cfg!(miri) {
+        if cfg!(any(miri, gyre_heap)) {
             return Self::heap(bytes);
         }
         if bytes >= HUGE_BYTES
@@ -106,7 +110,7 @@ impl Region {
 
     /// The same on the process's own heap: for tests and tools that show memory errors.
     pub fn heap(bytes: usize) -> Result<Self, MemoryError> {
-        let bytes = round_up(bytes, PAGE_BYTES)?;
+        let bytes = round_up(bytes, LINE_BYTES)?;
         let layout = heap_layout(bytes)?;
         // SAFETY: the layout's size is not zero, `round_up` refuses that.
         let base = unsafe { alloc_zeroed(layout) };
@@ -322,12 +326,17 @@ mod tests {
     fn nothing_and_too_much_are_refused() {
         assert!(matches!(Region::new(0), Err(MemoryError::Capacity { .. })));
         assert!(matches!(Region::heap(usize::MAX), Err(MemoryError::Capacity { .. })));
-        let error = Region::heap(isize::MAX as usize - 4096).unwrap_err();
+    }
+
+    #[test]
+    #[cfg_attr(any(miri, gyre_heap), ignore = "needs a memfd")]
+    fn more_than_there_is_names_the_remedy() {
+        let error = Region::new(isize::MAX as usize - PAGE_BYTES).unwrap_err();
         assert!(error.to_string().contains("lower `connections`"), "{error}");
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "needs a memfd")]
+    #[cfg_attr(any(miri, gyre_heap), ignore = "needs a memfd")]
     fn size_is_sealed() {
         let region = Region::new(4096).unwrap();
         let raw = region.fd().unwrap().as_raw_fd();
@@ -338,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "needs a memfd")]
+    #[cfg_attr(any(miri, gyre_heap), ignore = "needs a memfd")]
     fn successor_sees_the_same_bytes() {
         let mut array = FixedArray::<u64>::new(1000).unwrap();
         array[999] = 77;
@@ -351,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "needs a memfd")]
+    #[cfg_attr(any(miri, gyre_heap), ignore = "needs a memfd")]
     fn unsealed_file_is_refused() {
         // SAFETY: the name is a C string; the new descriptor belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"open".as_ptr(), 0)) };

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "needs a memfd")]
+    #[cfg_attr(any(miri, gyre_heap), ignore = "needs a memfd")]
     fn array_is_not_adopted_as_slab() {
         let array = FixedArray::<u64>::new(8).unwrap();
         let fd = array.region().fd().unwrap();
@@ -281,6 +281,8 @@ mod tests {
         let error = Slab::<u64>::adopt(region).unwrap_err();
         assert!(matches!(error, MemoryError::Mismatch { field: "kind", .. }), "{error}");
     }
+
+    const STEPS_MAX: usize = if cfg!(miri) { 80 } else { 400 };
 
     proptest! {
         #![proptest_config(ProptestConfig {
@@ -291,7 +293,7 @@ mod tests {
 
         #[test]
         fn slab_agrees_with_a_set(
-            steps in prop::collection::vec((any::<bool>(), 0u32..150), 0..400),
+            steps in prop::collection::vec((any::<bool>(), 0u32..150), 0..STEPS_MAX),
         ) {
             let mut slab = Slab::<u32>::new(129).unwrap();
             let mut model = BTreeSet::new();
