@@ -13,6 +13,7 @@ pub mod limits;
 pub mod memory;
 pub mod message;
 pub mod model;
+pub mod replay;
 pub mod ring;
 #[cfg(feature = "dpdk")]
 pub mod runtime;

@@ -11,6 +11,7 @@ mod drops;
 mod error;
 mod neighbors;
 mod ports;
+mod replay;
 mod services;
 mod status;
 mod table;
@@ -37,6 +38,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Replay(replay::Args),
     Ctl(ctl::Args),
     Apply(apply::Args),
     Status(status::Args),
@@ -52,6 +54,7 @@ enum Command {
 impl Command {
     fn run(self, out: &mut Out<'_>) -> anyhow::Result<()> {
         match self {
+            Command::Replay(args) => replay::run(args, out),
             Command::Ctl(args) => ctl::run(args, out),
             Command::Apply(args) => apply::run(args, out),
             Command::Status(args) => status::run(args, out),
