@@ -5,10 +5,12 @@ pub mod api;
 mod error;
 mod kernel_side;
 mod link;
+pub mod netlink;
 mod port_info;
 pub mod socket;
 mod stop;
 
+pub use crate::model::next_hops;
 pub use error::ControlError;
 pub use kernel_side::KernelSide;
 pub use link::{WorkerEnds, WorkerLink};

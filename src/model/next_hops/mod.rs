@@ -129,7 +129,7 @@ impl NextHops {
             dirty: Dirty { all: true, ..Dirty::default() },
             targets_changed: false,
             neighbours_changed: false,
-            wanted_changed: false,
+            wanted_changed: true,
             interfaces_changed: true,
             client_slots: 0,
             route_slots: 0,
@@ -218,7 +218,7 @@ impl NextHops {
     }
 
     /// The neighbours that the kernel is to resolve and keep fresh, (interface, address), when
-    /// the set differs from the one last taken.
+    /// the set differs from the one last taken, and the first time.
     pub fn take_wanted(&mut self) -> Option<Vec<(u32, IpAddr)>> {
         self.refresh();
         std::mem::take(&mut self.wanted_changed).then(|| self.wanted.iter().copied().collect())
@@ -300,10 +300,14 @@ impl NextHops {
             KernelEvent::LinkChanged(link) => {
                 let effect = self.links.change(link);
                 self.after_link(effect);
+                if !link.up {
+                    self.routes.kill(link.ifindex);
+                }
             }
             KernelEvent::LinkRemoved { ifindex } => {
                 let effect = self.links.remove(*ifindex);
                 self.after_link(effect);
+                self.routes.kill(*ifindex);
             }
             KernelEvent::AddressAdded { ifindex, address } => {
                 let news = self.links.add_address(*ifindex, *address);

@@ -118,6 +118,14 @@ impl RouteStore {
         }
     }
 
+    /// An interface went down, and with it the kernel's routes by it, of which it announces only
+    /// some. They must not come to life again when the interface does.
+    pub(super) fn kill(&mut self, ifindex: u32) {
+        let exit = Exit::Interface(ifindex);
+        let ways = self.prefixes.values_mut().flatten().flat_map(|entry| &mut entry.ways);
+        ways.filter(|way| way.exit == exit).for_each(|way| way.dead = true);
+    }
+
     /// Forgets the kernel's routes and keeps the configuration's.
     pub(super) fn forget_kernel(&mut self) {
         self.retain(|entry| entry.metric.is_none());

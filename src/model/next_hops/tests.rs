@@ -405,13 +405,35 @@ fn an_interface_may_come_late_go_and_come_back_under_another_number() {
     assert_eq!(row(&mut hops, id).hop.dst_mac, mac(9));
     assert!(hops.take_wanted().unwrap().contains(&(12, ip("10.0.0.9"))));
     hops.apply(&[KernelEvent::LinkRemoved { ifindex: 12 }]);
-    assert_eq!(row(&mut hops, id).state, HopState::Foreign(12));
+    assert_eq!(row(&mut hops, id).state, HopState::NoRoute);
     hops.apply(&[KernelEvent::Forget(Knowledge::Routes)]);
     come(&mut hops, 31, 19);
     assert_eq!(row(&mut hops, id).hop.dst_mac, mac(19));
     assert!(hops.take_wanted().unwrap().contains(&(31, ip("10.0.0.9"))));
     hops.apply(&[link(31, "renamed", LAN_MAC)]);
     assert_eq!(hops.take_interfaces().unwrap()[1].ifindex, None);
+}
+
+#[test]
+fn routes_by_an_interface_that_went_down_wait_to_be_announced_again() {
+    let mut hops = started();
+    let with = |up| {
+        KernelEvent::LinkChanged(Link {
+            ifindex: 11,
+            name: "wan".into(),
+            mac: WAN_MAC,
+            mtu: 1500,
+            up,
+        })
+    };
+    hops.apply(&[with(false)]);
+    assert_eq!(look_up(&mut hops, "203.0.113.7"), None);
+    hops.apply(&[with(true)]);
+    assert_eq!(look_up(&mut hops, "203.0.113.7"), None);
+    let announced = route("192.0.2.0/24", 0, &[way(11, None)]);
+    hops.apply(&[KernelEvent::RouteAdded(announced)]);
+    assert_eq!(look_up(&mut hops, "192.0.2.7"), Some(RouteTarget::OnLink(WAN)));
+    assert_eq!(look_up(&mut hops, "203.0.113.7"), None);
 }
 
 #[test]
@@ -473,7 +495,7 @@ fn the_configuration_alone_is_enough_where_no_kernel_is() {
     let Some(RouteTarget::Via(router)) = look_up(&mut hops, "203.0.113.7") else { panic!() };
     assert_eq!(row(&mut hops, router).hop.dst_mac, mac(1));
     assert_eq!(hops.table.neighbour(ip("10.0.0.9")), Some(id));
-    assert_eq!(hops.take_wanted(), None);
+    assert_eq!(hops.take_wanted(), Some(vec![]));
     assert_eq!(hops.resolve(WAN, ip("10.0.0.77")), None, "nobody to ask");
 }
 
