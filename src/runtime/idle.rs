@@ -25,6 +25,16 @@ pub enum IdlePolicy {
     Adaptive,
 }
 
+impl IdlePolicy {
+    /// As configured and logged.
+    pub const fn name(self) -> &'static str {
+        match self {
+            IdlePolicy::Poll => "poll",
+            IdlePolicy::Adaptive => "adaptive",
+        }
+    }
+}
+
 /// What comes after an empty turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {

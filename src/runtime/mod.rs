@@ -5,9 +5,12 @@
 
 pub mod checks;
 pub mod cores;
+pub mod crew;
 pub mod crossing;
 pub mod idle;
 pub mod kernel_interface;
 pub mod parking;
+pub mod ports;
+pub mod signals;
 pub mod transmit;
 pub mod worker;

@@ -19,8 +19,8 @@ use futures::StreamExt;
 use crate::model::next_hops::{KernelEvent, Link};
 
 use super::NetlinkError;
-use super::requests::acknowledged;
-use super::translate::{Placing, Translator};
+use super::requests::{self, acknowledged};
+use super::translate::{Placing, Translator, own_address};
 
 /// A socket for requests about interfaces. Acts in the network namespace of the thread that opened
 /// it.
@@ -110,6 +110,12 @@ impl Interfaces {
         acknowledged(&self.asks, request).await.map_err(|source| request_error(what(), source))
     }
 
+    /// The addresses on it, with the lengths of their networks in bits.
+    pub async fn addresses(&self, ifindex: u32) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
+        let rows = requests::addresses(&self.asks).await?;
+        Ok(rows.iter().filter_map(|row| address_on(row, ifindex)).collect())
+    }
+
     /// Takes an address off it; nothing happens if it is not there.
     pub async fn delete_address(
         &self,
@@ -191,6 +197,11 @@ impl BlockingInterfaces {
         self.runtime.block_on(self.interfaces.add_address(ifindex, address, bits))
     }
 
+    /// See `Interfaces::addresses`.
+    pub fn addresses(&self, ifindex: u32) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
+        self.runtime.block_on(self.interfaces.addresses(ifindex))
+    }
+
     /// See `Interfaces::delete_address`.
     pub fn delete_address(
         &self,
@@ -216,6 +227,13 @@ pub fn disable_duplicate_detection(name: &str) -> Result<(), NetlinkError> {
 
 fn request_error(what: String, source: io::Error) -> NetlinkError {
     NetlinkError::Request { what, source }
+}
+
+/// The address of a dump's row, if it is on that interface.
+fn address_on(row: &RouteNetlinkMessage, wanted: u32) -> Option<(IpAddr, u8)> {
+    let RouteNetlinkMessage::NewAddress(message) = row else { return None };
+    let fits = message.header.index == wanted;
+    fits.then_some((own_address(message)?, message.header.prefix_len))
 }
 
 fn address_message(ifindex: u32, address: IpAddr, bits: u8) -> AddressMessage {

@@ -147,18 +147,7 @@ impl Translator {
         if !self.known.contains(&ifindex) {
             return None;
         }
-        // On a point-to-point interface IFA_ADDRESS is the peer, IFA_LOCAL our side.
-        let local = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) => Some(*address),
-            _ => None,
-        });
-        let plain = || {
-            message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            })
-        };
-        Some((ifindex, local.or_else(plain)?))
+        Some((ifindex, own_address(message)?))
     }
 
     fn neighbour(&self, message: &NeighbourMessage) -> Option<Neighbour> {
@@ -269,6 +258,22 @@ fn unspecified(family: AddressFamily) -> Option<IpAddr> {
         AddressFamily::Inet6 => Some(IpAddr::from([0u8; 16])),
         _ => None,
     }
+}
+
+/// Our address of a message: on a point-to-point interface IFA_ADDRESS is the peer, IFA_LOCAL our
+/// side; IPv6 has IFA_ADDRESS alone.
+pub(super) fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let plain = || {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    };
+    local.or_else(plain)
 }
 
 fn address_of(address: &RouteAddress) -> Option<IpAddr> {

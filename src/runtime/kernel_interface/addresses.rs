@@ -1,6 +1,6 @@
 //! Which VIPs and LIPs the kernel holds, and where: it answers ARP, ND and ping for them.
 //!
-//! Each goes, as a host address, on the kernel interface whose subnet it is in, or else on the
+//! Each goes, as an address of its own, on the kernel interface whose subnet it is in, or else on the
 //! first one: the kernel answers for any of its addresses on every interface. An address that
 //! was there already is the operator's and stays. On shared interfaces ours outlive a SIGKILL, so
 //! they are written to a file first, by which the next start finds and removes them.
@@ -13,13 +13,23 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Prefix, Snapshot};
 
-/// A host address on an interface.
+/// An address on an interface.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HostAddress {
+pub struct AddressOn {
     /// The interface's name.
     pub interface: String,
     /// The address.
     pub address: IpAddr,
+    /// Length of its network in bits; all of them for VIPs and LIPs.
+    pub bits: u8,
+}
+
+impl AddressOn {
+    /// An address without a network, as VIPs and LIPs are.
+    pub fn host(interface: &str, address: IpAddr) -> Self {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        AddressOn { interface: interface.to_owned(), address, bits }
+    }
 }
 
 /// A kernel interface and the subnets of its own addresses.
@@ -32,18 +42,17 @@ pub struct KernelInterfaceSubnets {
 }
 
 /// Where each VIP and LIP of `snapshot` belongs.
-pub fn wanted(snapshot: &Snapshot, interfaces: &[KernelInterfaceSubnets]) -> BTreeSet<HostAddress> {
+pub fn wanted(snapshot: &Snapshot, interfaces: &[KernelInterfaceSubnets]) -> BTreeSet<AddressOn> {
     let addresses = snapshot.vips.iter().chain(snapshot.lips.keys());
     addresses.filter_map(|&address| place(address, interfaces)).collect()
 }
 
-fn place(address: IpAddr, interfaces: &[KernelInterfaceSubnets]) -> Option<HostAddress> {
+fn place(address: IpAddr, interfaces: &[KernelInterfaceSubnets]) -> Option<AddressOn> {
     let bits = |of: &KernelInterfaceSubnets| {
         of.subnets.iter().filter(|subnet| subnet.contains(address)).map(Prefix::bits).max()
     };
     let best = interfaces.iter().filter(|of| bits(of).is_some()).max_by_key(|of| bits(of));
-    let interface = best.or(interfaces.first())?.interface.clone();
-    Some(HostAddress { interface, address })
+    Some(AddressOn::host(&best.or(interfaces.first())?.interface, address))
 }
 
 /// The file that remembers what was added to interfaces that outlive us.
@@ -58,22 +67,29 @@ impl AddressFile {
         AddressFile(path.into())
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// What a run before this one added and did not remove.
-    pub fn read(&self) -> BTreeSet<HostAddress> {
+    pub fn read(&self) -> BTreeSet<AddressOn> {
         let text = fs::read_to_string(&self.0).unwrap_or_default();
         text.lines().filter_map(parse).collect()
     }
 
     /// Replaces the file, atomically; no addresses, no file.
-    pub fn write(&self, addresses: &BTreeSet<HostAddress>) -> io::Result<()> {
+    pub fn write(&self, addresses: &BTreeSet<AddressOn>) -> io::Result<()> {
         if addresses.is_empty() {
             return match fs::remove_file(&self.0) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             };
         }
-        let text: String =
-            addresses.iter().map(|on| format!("{} {}\n", on.interface, on.address)).collect();
+        let text: String = addresses
+            .iter()
+            .map(|on| format!("{} {}/{}\n", on.interface, on.address, on.bits))
+            .collect();
         let mut new = self.0.as_os_str().to_owned();
         new.push(".new");
         fs::write(&new, text)?;
@@ -81,9 +97,11 @@ impl AddressFile {
     }
 }
 
-fn parse(line: &str) -> Option<HostAddress> {
-    let (interface, address) = line.split_once(' ')?;
-    Some(HostAddress { interface: interface.to_owned(), address: address.parse().ok()? })
+fn parse(line: &str) -> Option<AddressOn> {
+    let (interface, network) = line.split_once(' ')?;
+    let (address, bits) = network.split_once('/')?;
+    let (address, bits) = (address.parse().ok()?, bits.parse().ok()?);
+    Some(AddressOn { interface: interface.to_owned(), address, bits })
 }
 
 #[cfg(test)]
@@ -120,11 +138,13 @@ mod tests {
         let socket = std::env::temp_dir().join(format!("gyre-addresses-{}", std::process::id()));
         let file = AddressFile::beside(&socket);
         assert!(file.read().is_empty());
-        let on = |interface: &str, address: &str| HostAddress {
-            interface: interface.to_owned(),
-            address: address.parse().unwrap(),
+        let own = AddressOn {
+            interface: "eth1".to_owned(),
+            address: "192.0.2.2".parse().unwrap(),
+            bits: 24,
         };
-        let addresses = [on("eth1", "192.0.2.80"), on("eth1.5", "2001:db8::8")].into();
+        let vip = AddressOn::host("eth1.5", "2001:db8::8".parse().unwrap());
+        let addresses = [own, vip].into();
         file.write(&addresses).unwrap();
         assert_eq!(file.read(), addresses);
         file.write(&BTreeSet::new()).unwrap();

@@ -1,0 +1,185 @@
+//! What gyre puts into the kernel beside its ports (rules, addresses), in a network namespace of
+//! each test's own. Needs root and `nft`.
+#![cfg(feature = "dpdk")]
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gyre::model::{Protocol, ServiceId, ServiceKey, Snapshot};
+use gyre::runtime::kernel_interface::addresses::{AddressFile, AddressOn, KernelInterfaceSubnets};
+use gyre::runtime::kernel_interface::keeper::{Keeper, KeeperConfig};
+use gyre::runtime::kernel_interface::nftables::Instance;
+use gyre::runtime::kernel_interface::rules::GuardedInterfaces;
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs `test` in a thread with a network namespace of its own, which goes with the thread.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let body = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root (CAP_SYS_ADMIN)");
+        run("ip link set lo up");
+        run("ip link add eth1 type veth peer name eth2");
+        run("ip link set eth1 up");
+        run("ip address add 192.0.2.2/24 dev eth1");
+        test();
+    };
+    if let Err(panic) = thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(command: &str) -> String {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn rules() -> String {
+    run("nft list ruleset")
+}
+
+fn addresses() -> String {
+    run("ip -o address show dev eth1")
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(
+            Instant::now() < deadline,
+            "{what} did not come about:\n{}{}",
+            rules(),
+            addresses()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+struct Place {
+    socket: PathBuf,
+}
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let name = format!("gyre-runtime-{}-{name}.sock", std::process::id());
+        Place { socket: std::env::temp_dir().join(name) }
+    }
+
+    fn shared(&self) -> KeeperConfig {
+        KeeperConfig {
+            instance: Instance::this(&self.socket),
+            guarded: GuardedInterfaces { shut: Vec::new(), shared: vec!["eth1".to_owned()] },
+            interfaces: vec![KernelInterfaceSubnets {
+                interface: "eth1".to_owned(),
+                subnets: vec!["192.0.2.0/24".parse().unwrap()],
+            }],
+            own: Default::default(),
+            file: AddressFile::beside(&self.socket),
+        }
+    }
+}
+
+fn snapshot(vips: &[&str]) -> Arc<Snapshot> {
+    let vips: Vec<IpAddr> = vips.iter().map(|vip| vip.parse().unwrap()).collect();
+    let key = |vip: &IpAddr| ServiceKey { protocol: Protocol::Tcp, vip: *vip, port: 80 };
+    let keys = vips.iter().map(|vip| (key(vip), ServiceId(0)));
+    Arc::new(Snapshot {
+        service_by_key: Arc::new(keys.collect()),
+        vips: Arc::new(vips.iter().copied().collect()),
+        ..Snapshot::empty()
+    })
+}
+
+/// Publishes as control does: waits for the answer before workers would get the snapshot.
+fn publish(keeper: &Keeper, vips: &[&str]) {
+    let _ = keeper.kernel_side()(&snapshot(vips)).blocking_recv();
+}
+
+#[test]
+fn services_are_guarded_and_their_vips_held_while_they_are_served() {
+    in_namespace(|| {
+        let place = Place::new("served");
+        let keeper = Keeper::start(place.shared()).unwrap();
+        publish(&keeper, &["192.0.2.80", "2001:db8::80"]);
+        let (now, on) = (rules(), addresses());
+        assert!(now.contains("192.0.2.80 . tcp . 80"), "{now}");
+        assert!(now.contains("2001:db8::80 . tcp . 80"), "{now}");
+        assert!(on.contains("192.0.2.80/32") && on.contains("2001:db8::80/128"), "{on}");
+        assert!(!on.contains("tentative"), "an address must answer at once: {on}");
+
+        publish(&keeper, &["192.0.2.81"]);
+        let now = rules();
+        assert!(now.contains("192.0.2.81 . tcp . 80"), "{now}");
+        assert!(now.contains("192.0.2.80 . tcp . 80"), "workers may still serve it: {now}");
+        eventually("the old service's end", || {
+            !rules().contains("192.0.2.80 . tcp") && !addresses().contains("192.0.2.80/32")
+        });
+        assert!(rules().contains("192.0.2.81 . tcp . 80"));
+
+        drop(keeper);
+        assert_eq!(rules(), "", "rules stay behind");
+        let on = addresses();
+        assert!(on.contains("192.0.2.2/24") && !on.contains("192.0.2.81"), "{on}");
+    });
+}
+
+#[test]
+fn an_address_that_was_there_stays() {
+    in_namespace(|| {
+        run("ip address add 192.0.2.80/24 dev eth1");
+        let place = Place::new("stays");
+        let keeper = Keeper::start(place.shared()).unwrap();
+        publish(&keeper, &["192.0.2.80"]);
+        assert!(!addresses().contains("192.0.2.80/32"));
+        drop(keeper);
+        assert!(addresses().contains("192.0.2.80/24"));
+    });
+}
+
+#[test]
+fn what_a_killed_predecessor_left_is_removed() {
+    in_namespace(|| {
+        let place = Place::new("killed");
+        let mine = Instance::this(&place.socket).table();
+        // Same socket, another process: it cannot be alive, since the socket was free.
+        let fields: Vec<&str> = mine.split('_').collect();
+        let dead = format!("gyre_{}_{}_999999999_1", fields[1], fields[2]);
+        // Another socket, a pid that is in use (ours) but was someone else's.
+        let recycled = format!("gyre_00000000_{}_{}_1", fields[2], fields[3]);
+        // Another pid namespace: nobody can tell.
+        let foreign = "gyre_00000000_1_999999999_1";
+        for table in [&dead, &recycled, foreign, "mine_not_gyre"] {
+            run(&format!("nft add table netdev {table}"));
+        }
+        run("ip address add 192.0.2.80/32 dev eth1");
+        let left = AddressOn::host("eth1", "192.0.2.80".parse().unwrap());
+        let gone = AddressOn::host("eth9", "192.0.2.81".parse().unwrap());
+        AddressFile::beside(&place.socket).write(&[left, gone].into()).unwrap();
+
+        let keeper = Keeper::start(place.shared()).unwrap();
+        let now = rules();
+        assert!(!now.contains(&dead) && !now.contains(&recycled), "{now}");
+        assert!(now.contains(foreign) && now.contains("mine_not_gyre"), "{now}");
+        assert!(now.contains(&mine), "{now}");
+        assert!(!addresses().contains("192.0.2.80"));
+        drop(keeper);
+        assert!(!AddressFile::beside(&place.socket).path().exists());
+    });
+}
+
+#[test]
+fn a_port_with_a_tap_has_its_lower_interface_shut() {
+    in_namespace(|| {
+        let place = Place::new("shut");
+        let guarded = GuardedInterfaces { shut: vec!["eth1".to_owned()], shared: Vec::new() };
+        let keeper = Keeper::start(KeeperConfig { guarded, ..place.shared() }).unwrap();
+        let now = rules();
+        assert!(now.contains("device \"eth1\"") && now.contains("policy drop"), "{now}");
+        drop(keeper);
+        assert_eq!(rules(), "");
+    });
+}
