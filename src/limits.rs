@@ -65,6 +65,16 @@ pub const WORKER_SNAPSHOTS_MAX: usize = 4;
 pub const WORKER_COMMANDS_MAX: usize = 4096;
 /// Events on their way from one worker to control.
 pub const WORKER_EVENTS_MAX: usize = 4096;
+/// Changes asked for over the socket that may wait for the one being built.
+pub const CHANGES_WAITING_MAX: usize = 1024;
+/// Lines of changes or problems in one reply.
+pub const CHANGES_SHOWN_MAX: usize = 1000;
+/// Listings and deletions of flows that may wait for the one under way.
+pub const SWEEPS_WAITING_MAX: usize = 64;
+/// Flows in one reply.
+pub const CONNECTIONS_SHOWN_MAX: u32 = 100_000;
+/// Flows in one reply unless asked for otherwise.
+pub const CONNECTIONS_SHOWN_DEFAULT: u32 = 1000;
 /// Bytes of one JSON-RPC request, newline included.
 pub const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// Calls in one JSON-RPC batch.

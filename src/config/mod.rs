@@ -12,6 +12,7 @@ mod problem;
 mod reference;
 mod schema;
 mod shape;
+mod statics;
 mod types;
 mod values;
 

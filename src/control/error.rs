@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::api::ApiError;
+use super::netlink::NetlinkError;
+
 /// A fault at start-up; the message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -54,6 +57,15 @@ pub enum ControlError {
         /// Why.
         error: io::Error,
     },
+    /// The kernel's routes and neighbours cannot be watched.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The configuration that gyre starts with is refused.
+    #[error("configuration: {0}")]
+    Refused(ApiError),
+    /// Control ended before it was ready.
+    #[error("control ended before it was ready; the log tells why")]
+    Ended,
     /// The event loop cannot start.
     #[error("the control thread cannot start: {0}")]
     Runtime(io::Error),

@@ -117,11 +117,12 @@ impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         let Some(data) = &self.data else { return Ok(()) };
-        for problem in &data.problems {
+        // A single problem is the message itself.
+        for problem in data.problems.iter().filter(|problem| **problem != self.message) {
             write!(f, "\n  {problem}")?;
         }
         match &data.hint {
-            Some(hint) if data.problems.is_empty() => write!(f, "; {hint}"),
+            Some(hint) if data.problems.len() < 2 => write!(f, "; {hint}"),
             Some(hint) => write!(f, "\n  {hint}"),
             None => Ok(()),
         }

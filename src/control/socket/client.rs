@@ -3,9 +3,11 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{Job, LineBuffer, SocketLimits};
@@ -19,6 +21,9 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 const DISCARD_BYTES_MAX: usize = 64 << 20;
 /// Room asked for at each read.
 const READ_BYTES: usize = 16 << 10;
+
+/// From here on a line is read beside the control thread.
+const LONG_LINE_BYTES: usize = 256 << 10;
 
 /// What a wait for more bytes ended with.
 enum Read {
@@ -39,7 +44,7 @@ pub async fn serve(
     loop {
         match buffer.next_line() {
             Ok(Some(line)) => {
-                let reply = answer(&line, &core).await;
+                let reply = answer(line, &core).await;
                 write(&mut stream, &reply, limits).await?;
                 continue;
             }
@@ -53,7 +58,7 @@ pub async fn serve(
         match read(&mut stream, &mut buffer, limits, &stop).await? {
             Read::More => {}
             Read::End => {
-                let reply = answer(&buffer.take_rest(), &core).await;
+                let reply = answer(buffer.take_rest(), &core).await;
                 return write(&mut stream, &reply, limits).await;
             }
             Read::TooSlow => {
@@ -122,15 +127,52 @@ async fn dismiss(mut stream: UnixStream, error: ApiError, limits: SocketLimits) 
     Ok(())
 }
 
-/// The bytes to send for one line: nothing, or a reply and a newline.
-async fn answer(line: &[u8], core: &mpsc::Sender<Job>) -> Vec<u8> {
-    let mut out = Vec::new();
+/// A line's calls, typed.
+enum Calls {
+    None,
+    One(Asked),
+    Batch(Vec<Asked>),
+}
+
+/// A call, or what is wrong with it, and where the reply goes.
+type Asked = (Option<Id>, Result<Request, ApiError>);
+
+fn asked(item: Item) -> Asked {
+    let request = item.call.and_then(|call| Request::read(&call.method, call.params));
+    (item.reply_to, request)
+}
+
+fn read_line(line: &[u8]) -> Calls {
     match Line::read(line) {
-        Line::Blank => {}
-        Line::One(item) => {
-            answer_item(item, core, &mut out).await;
+        Line::Blank => Calls::None,
+        Line::One(item) => Calls::One(asked(item)),
+        Line::Batch(items) => Calls::Batch(items.into_iter().map(asked).collect()),
+    }
+}
+
+/// Reads long lines beside the control thread, which serves others meanwhile.
+async fn read_calls(line: Bytes) -> Calls {
+    if line.len() < LONG_LINE_BYTES {
+        return read_line(&line);
+    }
+    match spawn_blocking(move || read_line(&line)).await {
+        Ok(calls) => calls,
+        Err(error) => {
+            let error = ApiError::new(ErrorCode::Internal, error.to_string());
+            Calls::One((Some(Id::NULL), Err(error)))
         }
-        Line::Batch(items) => {
+    }
+}
+
+/// The bytes to send for one line: nothing, or a reply and a newline.
+async fn answer(line: Bytes, core: &mpsc::Sender<Job>) -> Vec<u8> {
+    let mut out = Vec::new();
+    match read_calls(line).await {
+        Calls::None => {}
+        Calls::One(item) => {
+            answer_one(item, core, &mut out).await;
+        }
+        Calls::Batch(items) => {
             out.push(b'[');
             for item in items {
                 let is_first = out.len() == 1;
@@ -138,7 +180,7 @@ async fn answer(line: &[u8], core: &mpsc::Sender<Job>) -> Vec<u8> {
                 if !is_first {
                     out.push(b',');
                 }
-                if !answer_item(item, core, &mut out).await {
+                if !answer_one(item, core, &mut out).await {
                     out.truncate(before);
                 }
             }
@@ -157,21 +199,18 @@ async fn answer(line: &[u8], core: &mpsc::Sender<Job>) -> Vec<u8> {
 }
 
 /// Appends the reply of one call; false when it gets none.
-async fn answer_item(item: Item, core: &mpsc::Sender<Job>, out: &mut Vec<u8>) -> bool {
-    let outcome = match item.call {
-        Ok(call) => match Request::read(&call.method, call.params) {
-            Ok(request) => ask(request, core).await,
-            Err(error) => Err(error),
-        },
+async fn answer_one(
+    (reply_to, request): Asked,
+    core: &mpsc::Sender<Job>,
+    out: &mut Vec<u8>,
+) -> bool {
+    let outcome = match request {
+        Ok(request) => ask(request, core).await,
         Err(error) => Err(error),
     };
-    match item.reply_to {
-        Some(id) => {
-            write_reply(out, &id, &outcome);
-            true
-        }
-        None => false,
-    }
+    let Some(id) = reply_to else { return false };
+    write_reply(out, &id, &outcome);
+    true
 }
 
 async fn ask(request: Request, core: &mpsc::Sender<Job>) -> Outcome {

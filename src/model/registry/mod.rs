@@ -193,6 +193,14 @@ impl Registry {
         self.replace(|snapshot| snapshot.routes = routes)
     }
 
+    /// Everything that keeps the configuration from becoming `desired`; changes nothing.
+    pub fn check(&self, desired: &Desired) -> Result<(), Vec<SpecProblem>> {
+        let mut problems = validate(desired, self.steering.workers());
+        self.check_live(desired, &mut problems);
+        self.check_room(desired, &mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
     /// Makes the configuration `desired`: the difference to what is, as one transaction. Servers
     /// that stay keep their place; new ones are added in order behind them. On any problem
     /// nothing changes.
@@ -201,12 +209,7 @@ impl Registry {
         desired: &Desired,
         hop_for: HopFor,
     ) -> Result<Applied, Vec<SpecProblem>> {
-        let mut problems = validate(desired, self.steering.workers());
-        self.check_live(desired, &mut problems);
-        self.check_room(desired, &mut problems);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
+        self.check(desired)?;
         let mut round = Round::default();
         if desired.pools != self.lips.pools() {
             round.fresh_lips = self.lips.set(&desired.pools, self.snapshot.revision + 1);

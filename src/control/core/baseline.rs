@@ -1,0 +1,177 @@
+//! What slots had counted before they got their present owner.
+//!
+//! Workers' counters are kept by slot and only grow, so a slot that is given out again starts with
+//! its predecessor's counts: these are taken off when shown. Gauges are 0 at that moment by the
+//! rule that frees slots, and stay as they are.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::counters::{LipCounters, ServerCounters, ServiceCounters, WorkerCounters};
+use crate::model::{Applied, LipId, ServerId, ServiceId};
+
+/// Counts of a server over all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerTotals {
+    pub flows: u64,
+    pub active: u64,
+    pub connections: u64,
+    pub in_packets: u64,
+    pub in_bytes: u64,
+    pub out_packets: u64,
+    pub out_bytes: u64,
+    pub refused: u64,
+}
+
+/// Counts of a service over all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceTotals {
+    pub flows: u64,
+    pub connections: u64,
+    pub refused: u64,
+    pub cookies_sent: u64,
+    pub cookies_proven: u64,
+}
+
+/// Counts of a local address over all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LipTotals {
+    pub used: u64,
+    pub reused: u64,
+    pub exhausted: u64,
+}
+
+/// Workers' counters together, with what they had counted for earlier owners of slots.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    pub workers: Arc<[Arc<WorkerCounters>]>,
+    servers: Arc<HashMap<ServerId, ServerTotals>>,
+    services: Arc<HashMap<ServiceId, ServiceTotals>>,
+    lips: Arc<HashMap<LipId, LipTotals>>,
+}
+
+impl Counts {
+    pub fn new(workers: Vec<Arc<WorkerCounters>>) -> Self {
+        Counts {
+            workers: workers.into(),
+            servers: Arc::default(),
+            services: Arc::default(),
+            lips: Arc::default(),
+        }
+    }
+
+    /// Notes what slots that changed hands had counted. Before workers hear of the new owners.
+    pub fn renew(&mut self, applied: &Applied) {
+        for id in &applied.fresh_servers {
+            let now = self.server_raw(*id);
+            Arc::make_mut(&mut self.servers)
+                .insert(*id, ServerTotals { flows: 0, active: 0, ..now });
+        }
+        for id in &applied.fresh_services {
+            let now = self.service_raw(*id);
+            Arc::make_mut(&mut self.services).insert(*id, ServiceTotals { flows: 0, ..now });
+        }
+        for id in &applied.fresh_lips {
+            let now = self.lip_raw(*id);
+            Arc::make_mut(&mut self.lips).insert(*id, LipTotals { used: 0, ..now });
+        }
+    }
+
+    /// The sum of one counter over all workers.
+    pub fn sum(&self, read: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        // Gauges that another worker takes down may wrap below 0 on one and be right in total.
+        self.workers.iter().fold(0, |sum, worker| sum.wrapping_add(read(worker)))
+    }
+
+    pub fn server(&self, id: ServerId) -> ServerTotals {
+        let now = self.server_raw(id);
+        let then = self.servers.get(&id).copied().unwrap_or_default();
+        ServerTotals {
+            flows: now.flows,
+            active: now.active,
+            connections: now.connections.wrapping_sub(then.connections),
+            in_packets: now.in_packets.wrapping_sub(then.in_packets),
+            in_bytes: now.in_bytes.wrapping_sub(then.in_bytes),
+            out_packets: now.out_packets.wrapping_sub(then.out_packets),
+            out_bytes: now.out_bytes.wrapping_sub(then.out_bytes),
+            refused: now.refused.wrapping_sub(then.refused),
+        }
+    }
+
+    pub fn service(&self, id: ServiceId) -> ServiceTotals {
+        let now = self.service_raw(id);
+        let then = self.services.get(&id).copied().unwrap_or_default();
+        ServiceTotals {
+            flows: now.flows,
+            connections: now.connections.wrapping_sub(then.connections),
+            refused: now.refused.wrapping_sub(then.refused),
+            cookies_sent: now.cookies_sent.wrapping_sub(then.cookies_sent),
+            cookies_proven: now.cookies_proven.wrapping_sub(then.cookies_proven),
+        }
+    }
+
+    pub fn lip(&self, id: LipId) -> LipTotals {
+        let now = self.lip_raw(id);
+        let then = self.lips.get(&id).copied().unwrap_or_default();
+        LipTotals {
+            used: now.used,
+            reused: now.reused.wrapping_sub(then.reused),
+            exhausted: now.exhausted.wrapping_sub(then.exhausted),
+        }
+    }
+
+    fn server_raw(&self, id: ServerId) -> ServerTotals {
+        let sum = |read: fn(&ServerCounters) -> u64| {
+            self.sum(|worker| worker.servers.get(id.index()).map_or(0, read))
+        };
+        ServerTotals {
+            flows: sum(|server| server.flows.get()),
+            active: sum(|server| server.active.get()),
+            connections: sum(|server| server.connections.get()),
+            in_packets: sum(|server| server.in_packets.get()),
+            in_bytes: sum(|server| server.in_bytes.get()),
+            out_packets: sum(|server| server.out_packets.get()),
+            out_bytes: sum(|server| server.out_bytes.get()),
+            refused: sum(|server| server.refused.get()),
+        }
+    }
+
+    fn service_raw(&self, id: ServiceId) -> ServiceTotals {
+        let sum = |read: fn(&ServiceCounters) -> u64| {
+            self.sum(|worker| worker.services.get(id.index()).map_or(0, read))
+        };
+        ServiceTotals {
+            flows: sum(|service| service.flows.get()),
+            connections: sum(|service| service.connections.get()),
+            refused: sum(|service| service.refused.get()),
+            cookies_sent: sum(|service| service.cookies_sent.get()),
+            cookies_proven: sum(|service| service.cookies_proven.get()),
+        }
+    }
+
+    fn lip_raw(&self, id: LipId) -> LipTotals {
+        let sum = |read: fn(&LipCounters) -> u64| {
+            self.sum(|worker| worker.lips.get(id.index()).map_or(0, read))
+        };
+        LipTotals {
+            used: sum(|lip| lip.used.get()),
+            reused: sum(|lip| lip.reused.get()),
+            exhausted: sum(|lip| lip.exhausted.get()),
+        }
+    }
+}
+
+impl crate::model::Usage for Counts {
+    fn flows_of_server(&self, id: ServerId) -> u64 {
+        self.server_raw(id).flows
+    }
+
+    fn flows_of_service(&self, id: ServiceId) -> u64 {
+        self.service_raw(id).flows
+    }
+
+    fn ports_of_lip(&self, id: LipId) -> u64 {
+        self.lip_raw(id).used
+    }
+}

@@ -1,0 +1,66 @@
+//! What workers tell the core, and what their turns tell about them.
+
+use std::time::Instant;
+
+use tracing::{debug, error, info, warn};
+
+use super::Core;
+use super::watch::Notice;
+use crate::message::FromWorker;
+
+/// Events taken from one worker before the next has its turn.
+const EVENTS_PER_TURN_MAX: usize = 8192;
+
+impl Core {
+    /// Fetches what workers have to say.
+    pub(super) fn take_events(&mut self) {
+        for at in 0..self.workers.len() {
+            for _ in 0..EVENTS_PER_TURN_MAX {
+                let Some(event) = self.workers[at].next_event() else { break };
+                self.event(at, event);
+            }
+        }
+    }
+
+    fn event(&mut self, at: usize, event: FromWorker) {
+        let worker = self.workers[at].link().worker.0;
+        match event {
+            FromWorker::Row(job, row) => self.sweeps.row(worker, job, &row),
+            FromWorker::SweepDone(job, matched) => {
+                let retired = self.sweeps.done(worker, (job, matched), &mut self.workers);
+                for hop in retired {
+                    self.next_hops.reclaim(hop);
+                }
+            }
+            FromWorker::Resolve(nic, address) => {
+                if let Some((ifindex, address)) = self.next_hops.resolve(nic, address) {
+                    self.kernel.resolve(ifindex, address);
+                }
+                self.flush_hops();
+            }
+            FromWorker::NoRoute(address) => debug!(worker, %address, "no route"),
+            FromWorker::Noticed(reason) => {
+                info!(worker, reason = reason.name(), "frames are dropped: {}", reason.meaning());
+            }
+            FromWorker::Ended(_) => {
+                self.ended[at] = true;
+                if !self.stop.is_requested() {
+                    error!(worker, "the worker ended; stopping");
+                    self.stop.request();
+                }
+            }
+        }
+    }
+
+    /// Looks whether all workers turn.
+    pub(super) fn look(&mut self, now: Instant) {
+        for notice in self.watch.look(&self.counts.workers, now) {
+            match notice {
+                Notice::Stalled(worker) => {
+                    warn!(worker, "the worker has completed no turn for a second");
+                }
+                Notice::Recovered(worker) => info!(worker, "the worker turns again"),
+            }
+        }
+    }
+}

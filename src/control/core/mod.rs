@@ -1,0 +1,268 @@
+//! The core: one task that owns the registry, the next hops and the workers' links, and through
+//! which every change goes. What takes long (building snapshots, long lists, parsing) runs beside
+//! it, so that it always answers.
+
+mod baseline;
+mod change;
+mod events;
+mod hops;
+mod naming;
+mod outgoing;
+mod refusal;
+mod requests;
+mod sweep;
+mod view;
+mod watch;
+mod work;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::value::to_raw_value;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::api::rpc::Outcome;
+use super::api::{ApiError, ErrorCode};
+use super::kernel_source::{KernelAsks, KernelEvents};
+use super::port_info::PortInfoSource;
+use super::socket::{self, BoundSocket, Job};
+use super::{ControlError, ControlInputs, KernelSide, Stop};
+use crate::config::Config;
+use crate::model::next_hops::{KernelEvent, NextHops};
+use crate::model::{NicModel, PoolSpec, Registry, Snapshot};
+use crate::time::Nanos;
+
+use baseline::Counts;
+use outgoing::Outgoing;
+use sweep::Sweeps;
+use watch::Watch;
+use work::{Building, Work};
+
+/// How often workers' events are fetched and their rings refilled.
+const TICK: Duration = Duration::from_millis(5);
+/// The same while flows are being listed.
+const TICK_BUSY: Duration = Duration::from_millis(1);
+/// How often workers' turns are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often slots are reclaimed while some wait for it.
+const RECLAIM_EVERY: Duration = Duration::from_millis(100);
+/// The same for next hops, which takes a walk over all flows.
+const RECLAIM_HOPS_EVERY: Duration = Duration::from_secs(10);
+/// How long workers may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// Requests that may wait for the core.
+const JOBS_WAITING_MAX: usize = 64;
+
+/// See the module.
+struct Core {
+    workers: Vec<Outgoing>,
+    /// Workers that said they ended.
+    ended: Vec<bool>,
+    counts: Counts,
+    watch: Watch,
+    sweeps: Sweeps,
+    /// At home unless something is being built with it.
+    registry: Option<Box<Registry>>,
+    building: Option<Building>,
+    work: VecDeque<Work>,
+    /// The newest, published.
+    snapshot: Arc<Snapshot>,
+    pools: Arc<Vec<PoolSpec>>,
+    /// The configuration as last applied; services as they are now are in the registry.
+    config: Arc<Config>,
+    config_path: Arc<str>,
+    next_hops: NextHops,
+    /// Ports as the devices are; interfaces may lower the MTU.
+    nics: Vec<NicModel>,
+    kernel: KernelAsks,
+    port_info: PortInfoSource,
+    kernel_side: KernelSide,
+    /// Parsed configurations on their way back.
+    parsed: mpsc::UnboundedSender<Work>,
+    stop: Stop,
+    started: Instant,
+    next: Times,
+}
+
+/// When the periodic parts are due.
+struct Times {
+    tick: Instant,
+    look: Instant,
+    reclaim: Instant,
+    reclaim_hops: Instant,
+}
+
+/// A result as text.
+fn to_outcome<T: Serialize>(result: &T) -> Outcome {
+    to_raw_value(result).map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+}
+
+/// Runs control to its end: until `stop`, a worker's end or a failure at start-up. Workers are told
+/// to end in any case.
+pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
+    let ControlInputs { socket, socket_limits, kernel, checked, .. } = inputs;
+    let (parsed, from_parser) = mpsc::unbounded_channel();
+    let stop = inputs.stop;
+    let now = Instant::now();
+    let counters = inputs.links.iter().map(|link| Arc::clone(&link.counters)).collect();
+    let counts = Counts::new(counters);
+    let mut core = Core {
+        ended: vec![false; inputs.links.len()],
+        workers: inputs.links.into_iter().map(Outgoing::new).collect(),
+        watch: Watch::new(&counts.workers, now),
+        counts,
+        sweeps: Sweeps::default(),
+        snapshot: Arc::clone(inputs.registry.snapshot()),
+        nics: inputs.registry.snapshot().nics.to_vec(),
+        registry: Some(Box::new(inputs.registry)),
+        building: None,
+        work: VecDeque::new(),
+        pools: Arc::default(),
+        config: Arc::new(checked.config.clone()),
+        config_path: inputs.config_path.display().to_string().into(),
+        next_hops: NextHops::new(inputs.nic_links),
+        kernel: KernelAsks::Silent,
+        port_info: inputs.port_info,
+        kernel_side: inputs.kernel_side,
+        parsed,
+        stop: stop.clone(),
+        started: now,
+        next: Times { tick: now, look: now, reclaim: now, reclaim_hops: now + RECLAIM_HOPS_EVERY },
+    };
+    let ready = match listen(&socket) {
+        Ok(listener) => core.start(checked, kernel).await.map(|events| (listener, events)),
+        Err(error) => Err(error),
+    };
+    let outcome = match ready {
+        Ok((listener, events)) => {
+            let (jobs, inbox) = mpsc::channel(JOBS_WAITING_MAX);
+            let server = tokio::spawn(socket::serve(listener, socket_limits, jobs, stop));
+            info!(socket = %socket.path().display(), "control socket is ready");
+            core.serve(Inbox { jobs: inbox, parsed: from_parser, events }).await;
+            core.shut_down().await;
+            // Clients get their last replies before the process goes.
+            let _ = server.await;
+            Ok(())
+        }
+        Err(error) => {
+            core.shut_down().await;
+            Err(error)
+        }
+    };
+    core.kernel.stop().await;
+    outcome
+}
+
+fn listen(socket: &BoundSocket) -> Result<UnixListener, ControlError> {
+    let listener = socket.listener().and_then(UnixListener::from_std);
+    listener.map_err(|error| ControlError::Socket { path: socket.path().into(), error })
+}
+
+/// What comes to the core.
+struct Inbox {
+    jobs: mpsc::Receiver<Job>,
+    parsed: mpsc::UnboundedReceiver<Work>,
+    events: Option<KernelEvents>,
+}
+
+/// The next batch; never, where there is no kernel to ask.
+async fn next_batch(events: &mut Option<KernelEvents>) -> Vec<KernelEvent> {
+    if let Some(source) = events {
+        match source.recv().await {
+            Some(batch) => return batch,
+            None => error!("the kernel's routes and neighbours are no longer heard of"),
+        }
+        *events = None;
+    }
+    std::future::pending().await
+}
+
+impl Core {
+    /// Time for deadlines of drains.
+    fn now(&self) -> Nanos {
+        Nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    async fn serve(&mut self, mut inbox: Inbox) {
+        let stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.requested() => break,
+                finished = work::wait(&mut self.building) => self.finished(finished),
+                () = tokio::time::sleep_until(self.next.tick.into()) => self.tick(),
+                batch = next_batch(&mut inbox.events) => self.kernel_events(&batch),
+                Some(work) = inbox.parsed.recv() => self.enqueue(work),
+                Some(Job { request, reply }) = inbox.jobs.recv() => self.request(request, reply),
+            }
+        }
+    }
+
+    /// What is to be done now and then.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.take_events();
+        self.pump();
+        self.sweeps.tick(now, &mut self.workers);
+        if now >= self.next.look {
+            self.next.look = now + LOOK_EVERY;
+            self.look(now);
+        }
+        if now >= self.next.reclaim {
+            self.next.reclaim = now + RECLAIM_EVERY;
+            self.want_reclaim();
+        }
+        if now >= self.next.reclaim_hops {
+            self.next.reclaim_hops = now + RECLAIM_HOPS_EVERY;
+            self.reclaim_hops();
+        }
+        self.next.tick = now + if self.sweeps.is_idle() { TICK } else { TICK_BUSY };
+    }
+
+    /// Sends what waits.
+    fn pump(&mut self) {
+        for worker in &mut self.workers {
+            if worker.pump() {
+                let all = self.next_hops.all();
+                worker.hops(&all);
+            }
+        }
+    }
+
+    /// Gives a snapshot to all workers, behind the next hops that it names. The kernel side knows
+    /// it already.
+    fn publish(&mut self, snapshot: &Arc<Snapshot>) {
+        self.snapshot = Arc::clone(snapshot);
+        self.flush_hops();
+        self.workers.iter_mut().for_each(|worker| worker.publish(snapshot));
+        self.pump();
+    }
+
+    /// Tells workers to end, waits for them, frees what they give back.
+    async fn shut_down(&mut self) {
+        info!("stopping");
+        let deadline = Instant::now() + END_PATIENCE;
+        let mut told = vec![false; self.workers.len()];
+        loop {
+            for (worker, told) in self.workers.iter_mut().zip(&mut told) {
+                *told = *told || worker.is_over() || worker.shut_down();
+                worker.collect();
+            }
+            self.take_events();
+            let over = |(worker, ended): (&Outgoing, &bool)| *ended || worker.is_over();
+            if self.workers.iter().zip(&self.ended).all(over) {
+                break;
+            }
+            if Instant::now() > deadline {
+                warn!(seconds = END_PATIENCE.as_secs(), "workers did not end in time");
+                break;
+            }
+            tokio::time::sleep(TICK).await;
+        }
+        self.workers.iter_mut().for_each(Outgoing::collect);
+    }
+}

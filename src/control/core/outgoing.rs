@@ -1,0 +1,142 @@
+//! What goes down to one worker, in order: commands and snapshots share one queue, though they
+//! travel by two rings.
+//!
+//! A snapshot is sent only after the worker has taken every command before it, so that next hops
+//! are written before the snapshot that names them; commands after it wait until the worker has
+//! adopted it, so that a sweep for forgotten routes cannot meet the old ones.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::control::link::WorkerLink;
+use crate::limits::{NEXT_HOPS_MAX, WORKER_COMMANDS_MAX};
+use crate::message::{FromWorker, ToWorker};
+use crate::model::{NextHop, NextHopId, Snapshot};
+
+/// Commands kept for a worker that takes none: what is beyond is made good by a repetition of all
+/// next hops.
+const WAITING_MAX: usize = 2 * NEXT_HOPS_MAX;
+/// Snapshots kept for it; the newest of them is replaced by the next.
+const SNAPSHOTS_MAX: usize = 4;
+
+enum Item {
+    Command(ToWorker),
+    Snapshot(Arc<Snapshot>),
+}
+
+/// A worker as the core sees it.
+pub struct Outgoing {
+    link: WorkerLink,
+    waiting: VecDeque<Item>,
+    snapshots_waiting: usize,
+    /// Revision sent and not yet seen adopted.
+    unadopted: Option<u64>,
+    overflowed: bool,
+}
+
+impl Outgoing {
+    pub fn new(link: WorkerLink) -> Self {
+        Outgoing {
+            link,
+            waiting: VecDeque::new(),
+            snapshots_waiting: 0,
+            unadopted: None,
+            overflowed: false,
+        }
+    }
+
+    pub fn link(&self) -> &WorkerLink {
+        &self.link
+    }
+
+    pub fn next_event(&mut self) -> Option<FromWorker> {
+        self.link.events.pop()
+    }
+
+    pub fn command(&mut self, command: ToWorker) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(Item::Command(command));
+        } else {
+            self.overflowed = true;
+        }
+    }
+
+    pub fn hops(&mut self, hops: &[(NextHopId, NextHop)]) {
+        hops.iter().for_each(|(id, hop)| self.command(ToWorker::SetNextHop(*id, *hop)));
+    }
+
+    pub fn publish(&mut self, snapshot: &Arc<Snapshot>) {
+        let newest = self.waiting.iter_mut().rev().find_map(|item| match item {
+            Item::Snapshot(newest) => Some(newest),
+            Item::Command(_) => None,
+        });
+        match newest {
+            // It may name next hops whose commands wait behind it: to the worker they are not
+            // resolved, so frames wait. No slot can have been given out again meanwhile, since
+            // that takes a sweep by every worker.
+            Some(newest) if self.snapshots_waiting >= SNAPSHOTS_MAX => {
+                *newest = Arc::clone(snapshot);
+            }
+            _ => {
+                self.waiting.push_back(Item::Snapshot(Arc::clone(snapshot)));
+                self.snapshots_waiting += 1;
+            }
+        }
+    }
+
+    /// Sends what may be sent now and frees what came back. True when commands were lost and all
+    /// next hops must be repeated.
+    pub fn pump(&mut self) -> bool {
+        self.link.snapshots.collect();
+        if self.unadopted.is_some_and(|revision| self.link.snapshots.adopted() >= revision) {
+            self.unadopted = None;
+        }
+        while self.unadopted.is_none()
+            && let Some(item) = self.waiting.pop_front()
+        {
+            if let Some(item) = self.send(item) {
+                self.waiting.push_front(item);
+                break;
+            }
+        }
+        self.waiting.is_empty() && std::mem::take(&mut self.overflowed)
+    }
+
+    /// Gives back what cannot go yet.
+    fn send(&mut self, item: Item) -> Option<Item> {
+        match item {
+            Item::Command(command) => self.link.commands.push(command).err().map(Item::Command),
+            Item::Snapshot(snapshot) => {
+                if self.link.commands.room(WORKER_COMMANDS_MAX) < WORKER_COMMANDS_MAX {
+                    return Some(Item::Snapshot(snapshot));
+                }
+                let revision = snapshot.revision;
+                match self.link.snapshots.publish(revision, snapshot) {
+                    Ok(()) => {
+                        self.snapshots_waiting -= 1;
+                        self.unadopted = Some(revision);
+                        None
+                    }
+                    Err(snapshot) => Some(Item::Snapshot(snapshot)),
+                }
+            }
+        }
+    }
+
+    /// Drops what waits and tells the worker to end; false when its ring is full.
+    pub fn shut_down(&mut self) -> bool {
+        self.waiting.clear();
+        self.snapshots_waiting = 0;
+        self.link.commands.push(ToWorker::Shutdown).is_ok()
+    }
+
+    /// Frees what came back.
+    pub fn collect(&mut self) {
+        self.link.snapshots.collect();
+    }
+
+    /// Whether the worker's ends are gone.
+    pub fn is_over(&self) -> bool {
+        self.link.snapshots.is_closed()
+    }
+}

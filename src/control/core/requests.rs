@@ -1,0 +1,176 @@
+//! Each method of the socket: answered at once, beside the core, or by work on the registry.
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tracing::info;
+
+use super::change::Change;
+use super::refusal::from_config;
+use super::view::View;
+use super::work::Work;
+use super::{Core, sweep, to_outcome};
+use crate::config::{check, check_json};
+use crate::control::api::rpc::Outcome;
+use crate::control::api::{
+    ApiError, ApplyParams, ConfigText, ConnectionFilter, DeleteParams, ErrorCode,
+    ListConnectionsParams, NeighborsResult, NoParams, PortsResult, Request, ServersResult,
+    ServicesResult, WorkersResult,
+};
+use crate::limits::{CONNECTIONS_SHOWN_DEFAULT, CONNECTIONS_SHOWN_MAX};
+
+type Reply = oneshot::Sender<Outcome>;
+
+impl Core {
+    /// Answers a request, now or later. A client that went away is no concern.
+    pub(super) fn request(&mut self, request: Request, reply: Reply) {
+        match request {
+            Request::Status(NoParams {}) => {
+                let _ = reply.send(to_outcome(&self.view().status()));
+            }
+            Request::Stats(NoParams {}) => self.show(reply, |view| Ok(view.stats())),
+            Request::ServiceList(params) => self.show(reply, move |view| {
+                let only = params.service.map(|name| view.find(&name)).transpose()?;
+                Ok(ServicesResult { services: view.services(only) })
+            }),
+            Request::ServerList(params) => self.show(reply, move |view| {
+                let only = params.service.map(|name| view.find(&name)).transpose()?;
+                Ok(ServersResult { servers: view.servers(only) })
+            }),
+            Request::WorkersList(NoParams {}) => {
+                self.show(reply, |view| Ok(WorkersResult { workers: view.workers() }));
+            }
+            Request::PortsList(NoParams {}) => {
+                self.show(reply, |view| Ok(PortsResult { ports: view.ports() }));
+            }
+            Request::NeighborsList(NoParams {}) => {
+                self.show(reply, |view| Ok(NeighborsResult { neighbors: view.neighbors() }));
+            }
+            Request::ConnectionsList(params) => self.list_connections(&params, reply),
+            Request::ConnectionsDelete(params) => self.delete_connections(&params, reply),
+            Request::ConfigGet(params) => {
+                self.enqueue(Work::ConfigGet { format: params.format, reply });
+            }
+            Request::ConfigApply(params) => self.parse_config(params, reply),
+            Request::Shutdown(NoParams {}) => {
+                info!("asked to stop over the socket");
+                let _ = reply.send(to_outcome(&NoParams {}));
+                self.stop.request();
+            }
+            other => match change_of(other) {
+                Ok(change) => self.enqueue(Work::Change { change, reply }),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+        }
+    }
+
+    fn view(&mut self) -> View {
+        View {
+            snapshot: self.snapshot.clone(),
+            counts: self.counts.clone(),
+            pools: self.pools.clone(),
+            hops: self.next_hops.rows(),
+            ports: (self.port_info)(),
+            stalled: (0..self.workers.len()).map(|at| self.watch.is_stalled(at)).collect(),
+            config_path: self.config_path.clone(),
+            started: self.started,
+        }
+    }
+
+    /// Makes a list beside the core: it may be long.
+    fn show<T: Serialize>(
+        &mut self,
+        reply: Reply,
+        make: impl FnOnce(&View) -> Result<T, ApiError> + Send + 'static,
+    ) {
+        let view = self.view();
+        spawn_blocking(move || {
+            let _ = reply.send(make(&view).and_then(|result| to_outcome(&result)));
+        });
+    }
+
+    fn list_connections(&mut self, params: &ListConnectionsParams, reply: Reply) {
+        let limit = params.limit.unwrap_or(CONNECTIONS_SHOWN_DEFAULT);
+        let filter = if (1..=CONNECTIONS_SHOWN_MAX).contains(&limit) {
+            sweep::filter(&params.filter())
+        } else {
+            let message = format!("limit {limit} is not within 1 to {CONNECTIONS_SHOWN_MAX}");
+            Err(ApiError::new(ErrorCode::InvalidParams, message).hint("narrow the filter instead"))
+        };
+        match filter {
+            Ok(filter) => {
+                let purpose = sweep::Purpose::List { limit, reply };
+                self.sweeps.want(filter, purpose, &mut self.workers);
+                self.pump();
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn delete_connections(&mut self, params: &DeleteParams, reply: Reply) {
+        let asked = params.filter();
+        let filter = if params.all == (asked != ConnectionFilter::default()) {
+            let message = "connections.delete takes either a filter or \"all\": true";
+            Err(ApiError::new(ErrorCode::InvalidParams, message)
+                .hint("name client, vip, vport, server or state"))
+        } else {
+            sweep::filter(&asked)
+        };
+        match filter {
+            Ok(filter) => {
+                let purpose = sweep::Purpose::Delete { reply };
+                self.sweeps.want(filter, purpose, &mut self.workers);
+                self.pump();
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// Parses beside the core, then has it come back as work.
+    fn parse_config(&mut self, params: ApplyParams, reply: Reply) {
+        let parsed = self.parsed.clone();
+        spawn_blocking(move || {
+            let checked = match params.config {
+                ConfigText::Toml(text) => check(&text),
+                ConfigText::Json(object) => check_json(&serde_json::Value::Object(object)),
+            };
+            match checked {
+                Ok(checked) => {
+                    let checked = Box::new(checked);
+                    let change = Change::Apply { checked, dry_run: params.dry_run };
+                    // The core is gone only when gyre stops.
+                    let _ = parsed.send(Work::Change { change, reply });
+                }
+                Err(problems) => drop(reply.send(Err(from_config(problems)))),
+            }
+        });
+    }
+}
+
+fn change_of(request: Request) -> Result<Change, ApiError> {
+    match request {
+        Request::ServiceAdd(params) => Ok(Change::AddService(params.service)),
+        Request::ServiceEdit(params) => {
+            Ok(Change::EditService { service: params.service, set: params.set })
+        }
+        Request::ServiceRemove(params) => Ok(Change::RemoveService(params.service)),
+        Request::ServerAdd(params) => {
+            Ok(Change::AddServer { service: params.service, server: params.server })
+        }
+        Request::ServerRemove(params) => Ok(Change::RemoveServer {
+            service: params.service,
+            server: params.server,
+            mode: params.mode,
+            deadline_s: params.deadline_s,
+        }),
+        Request::ServerSetWeight(params) => Ok(Change::SetWeight {
+            service: params.service,
+            server: params.server,
+            weight: params.weight,
+        }),
+        other => {
+            let message = format!("{} is no change", other.method());
+            Err(ApiError::new(ErrorCode::Internal, message))
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Walks over the workers' flow tables on behalf of the socket and of next hops. One at a time,
+//! since a worker that is given another one gives up the first.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::outgoing::Outgoing;
+use super::view::mode_word;
+use crate::control::api::rpc::Outcome;
+use crate::control::api::{
+    ApiError, ConnectionFilter, ConnectionRow, DeleteResult, ErrorCode, ListConnectionsResult,
+};
+use crate::limits::SWEEPS_WAITING_MAX;
+use crate::message::{FlowFilter, FlowRow, FlowState, Sweep, SweepAction, ToWorker};
+use crate::model::next_hops::RetiredHop;
+
+/// How long workers may take. They walk a bounded part of the table a turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who wants to know.
+pub enum Purpose {
+    /// `connections.list`, at most so many.
+    List { limit: u32, reply: oneshot::Sender<Outcome> },
+    /// `connections.delete`.
+    Delete { reply: oneshot::Sender<Outcome> },
+    /// Routes changed or next hops are to be reused: these may be when all workers are through.
+    ForgetRoutes { retired: Vec<RetiredHop> },
+}
+
+struct Wanted {
+    filter: FlowFilter,
+    purpose: Purpose,
+}
+
+struct Running {
+    job: u64,
+    wanted: Wanted,
+    /// Workers that are not through, by number.
+    waiting_for: Vec<u8>,
+    rows: Vec<ConnectionRow>,
+    matched: u64,
+    deadline: Instant,
+}
+
+/// The queue of walks.
+#[derive(Default)]
+pub struct Sweeps {
+    running: Option<Running>,
+    waiting: VecDeque<Wanted>,
+    jobs: u64,
+}
+
+/// The workers' form of a filter.
+pub fn filter(asked: &ConnectionFilter) -> Result<FlowFilter, ApiError> {
+    let state = match &asked.state {
+        None => None,
+        Some(name) => Some(state(name)?),
+    };
+    let ConnectionFilter { client, vip, vport, server, .. } = *asked;
+    Ok(FlowFilter { client, vip, vport, server, state, ..FlowFilter::default() })
+}
+
+fn state(name: &str) -> Result<FlowState, ApiError> {
+    let found = FlowState::ALL.into_iter().find(|s| s.name().eq_ignore_ascii_case(name));
+    found.ok_or_else(|| {
+        let shown: String = name.chars().take(40).collect();
+        let names = FlowState::ALL.map(FlowState::name).join(", ");
+        ApiError::new(ErrorCode::InvalidParams, format!("there is no state `{shown}`"))
+            .hint(format!("states: {names}"))
+    })
+}
+
+impl Wanted {
+    fn sweep(&self, job: u64) -> Sweep {
+        let (action, matches_max) = match self.purpose {
+            // One more than is shown tells whether there are more.
+            Purpose::List { limit, .. } => (SweepAction::List, limit.saturating_add(1)),
+            Purpose::Delete { .. } => (SweepAction::Delete, u32::MAX),
+            Purpose::ForgetRoutes { .. } => (SweepAction::ForgetRoutes, u32::MAX),
+        };
+        Sweep { job, action, filter: self.filter, matches_max }
+    }
+
+    fn refuse(self, error: ApiError) {
+        match self.purpose {
+            // A client that went away needs no answer.
+            Purpose::List { reply, .. } | Purpose::Delete { reply } => drop(reply.send(Err(error))),
+            Purpose::ForgetRoutes { .. } => {}
+        }
+    }
+}
+
+impl Sweeps {
+    /// Starts a walk, or has it wait for the one under way.
+    pub fn want(&mut self, filter: FlowFilter, purpose: Purpose, workers: &mut [Outgoing]) {
+        let wanted = Wanted { filter, purpose };
+        let is_own = matches!(wanted.purpose, Purpose::ForgetRoutes { .. });
+        if !is_own && self.waiting.len() >= SWEEPS_WAITING_MAX {
+            let message = "too many listings and deletions of connections wait already";
+            let error = ApiError::new(ErrorCode::NoRoom, message).hint("try again in a moment");
+            return wanted.refuse(error);
+        }
+        self.waiting.push_back(wanted);
+        self.start(workers);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.running.is_none()
+    }
+
+    fn start(&mut self, workers: &mut [Outgoing]) {
+        while self.running.is_none()
+            && let Some(wanted) = self.waiting.pop_front()
+        {
+            if let Purpose::List { reply, .. } | Purpose::Delete { reply } = &wanted.purpose
+                && reply.is_closed()
+            {
+                continue;
+            }
+            self.jobs += 1;
+            let sweep = wanted.sweep(self.jobs);
+            workers.iter_mut().for_each(|worker| worker.command(ToWorker::Sweep(sweep)));
+            self.running = Some(Running {
+                job: self.jobs,
+                wanted,
+                waiting_for: workers.iter().map(|worker| worker.link().worker.0).collect(),
+                rows: Vec::new(),
+                matched: 0,
+                deadline: Instant::now() + PATIENCE,
+            });
+        }
+    }
+
+    /// A worker reports a flow.
+    pub fn row(&mut self, worker: u8, job: u64, row: &FlowRow) {
+        let Some(running) = self.running.as_mut().filter(|running| running.job == job) else {
+            return;
+        };
+        if let Purpose::List { limit, .. } = running.wanted.purpose
+            && running.rows.len() < limit as usize
+        {
+            running.rows.push(connection(worker, row));
+        }
+    }
+
+    /// A worker is through. Gives next hops that may be reused once all are.
+    pub fn done(
+        &mut self,
+        worker: u8,
+        (job, matched): (u64, u32),
+        workers: &mut [Outgoing],
+    ) -> Vec<RetiredHop> {
+        let Some(running) = self.running.as_mut().filter(|running| running.job == job) else {
+            return Vec::new();
+        };
+        running.waiting_for.retain(|other| *other != worker);
+        running.matched += u64::from(matched);
+        if !running.waiting_for.is_empty() {
+            return Vec::new();
+        }
+        let retired = self.running.take().map(finish).unwrap_or_default();
+        self.start(workers);
+        retired
+    }
+
+    /// Gives up a walk that takes too long.
+    pub fn tick(&mut self, now: Instant, workers: &mut [Outgoing]) {
+        if self.running.as_ref().is_none_or(|running| now < running.deadline) {
+            return;
+        }
+        if let Some(running) = self.running.take() {
+            let silent: Vec<_> = running.waiting_for.iter().map(u8::to_string).collect();
+            let message = format!(
+                "no answer within {} s from worker {}",
+                PATIENCE.as_secs(),
+                silent.join(", ")
+            );
+            let hint = "`gyre workers` shows whether one is stalled";
+            let error = ApiError::new(ErrorCode::WorkerTimeout, message).hint(hint);
+            match running.wanted.purpose {
+                // Old routes must go in the end, however late.
+                Purpose::ForgetRoutes { .. } => self.waiting.push_back(running.wanted),
+                _ => running.wanted.refuse(error),
+            }
+        }
+        self.start(workers);
+    }
+}
+
+fn finish(running: Running) -> Vec<RetiredHop> {
+    match running.wanted.purpose {
+        Purpose::List { limit, reply } => {
+            let truncated = running.matched > u64::from(limit);
+            let result = ListConnectionsResult { connections: running.rows, truncated };
+            // Large lists take a while to write: not on the control thread.
+            tokio::task::spawn_blocking(move || reply.send(super::to_outcome(&result)));
+            Vec::new()
+        }
+        Purpose::Delete { reply } => {
+            let result = DeleteResult { deleted: running.matched };
+            let _ = reply.send(super::to_outcome(&result));
+            Vec::new()
+        }
+        Purpose::ForgetRoutes { retired } => retired,
+    }
+}
+
+fn connection(worker: u8, row: &FlowRow) -> ConnectionRow {
+    let text = |(address, port)| SocketAddr::new(address, port).to_string();
+    ConnectionRow {
+        protocol: row.protocol.to_string(),
+        client: text(row.client),
+        r#virtual: text(row.virtual_address),
+        local: row.local.map(text),
+        server: text(row.server),
+        forwarding: mode_word(row.mode).into(),
+        state: row.state.name().into(),
+        expires_ms: row.expires_ms,
+        packets: row.packets,
+        worker,
+    }
+}

@@ -1,0 +1,286 @@
+//! Changes one after another: each takes the registry to a thread of its own, where snapshots are
+//! built, and brings it back.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tracing::{error, info};
+
+use super::change::{Change, Done, Present};
+use super::{Core, to_outcome};
+use crate::config::Checked;
+use crate::control::api::rpc::Outcome;
+use crate::control::api::{ApiError, Changed, ConfigFormat, ConfigResult, ConfigText, ErrorCode};
+use crate::control::kernel_source::KernelEvents;
+use crate::control::{ControlError, KernelSide, KernelSource};
+use crate::limits::CHANGES_WAITING_MAX;
+use crate::model::next_hops::RouteUpdate;
+use crate::model::{Applied, NicModel, Registry, Snapshot};
+
+/// Something to do with the registry.
+pub enum Work {
+    /// A client's change.
+    Change { change: Change, reply: oneshot::Sender<Outcome> },
+    /// A client wants the configuration.
+    ConfigGet { format: ConfigFormat, reply: oneshot::Sender<Outcome> },
+    /// Routes towards clients changed.
+    Routes(RouteUpdate),
+    /// Ports' interfaces changed.
+    Nics(Vec<NicModel>),
+    /// Drains may be over, slots may be free.
+    Reclaim,
+}
+
+/// Work under way.
+pub type Building = JoinHandle<Result<Finished, JoinError>>;
+
+/// Work done, with the registry come home.
+pub struct Finished {
+    registry: Box<Registry>,
+    /// Servers that may still be sent to, when they may have changed.
+    rips: Option<HashSet<IpAddr>>,
+    end: End,
+}
+
+enum End {
+    Change(Box<Result<Done, ApiError>>, oneshot::Sender<Outcome>),
+    Answer(Outcome, oneshot::Sender<Outcome>),
+    Routes(Applied, bool),
+    Applied(Option<Applied>),
+}
+
+/// The work under way, done; never, when there is none.
+pub async fn wait(building: &mut Option<Building>) -> Result<Finished, JoinError> {
+    match building {
+        Some(handle) => handle.await?,
+        None => std::future::pending().await,
+    }
+}
+
+impl End {
+    /// What is to be published.
+    fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        let applied = match self {
+            End::Change(result, _) => result.as_ref().as_ref().ok()?.applied.as_ref()?,
+            End::Routes(applied, _) | End::Applied(Some(applied)) => applied,
+            End::Answer(..) | End::Applied(None) => return None,
+        };
+        applied.changed.then_some(&applied.snapshot)
+    }
+}
+
+/// Runs `work` with the registry beside the core, then has the kernel prepared for what came out.
+fn build(
+    mut registry: Box<Registry>,
+    kernel_side: &KernelSide,
+    work: impl FnOnce(&mut Registry) -> (End, bool) + Send + 'static,
+) -> Building {
+    let kernel_side = Arc::clone(kernel_side);
+    tokio::spawn(async move {
+        let built = spawn_blocking(move || {
+            let (end, servers_changed) = work(&mut registry);
+            let rips = servers_changed.then(|| registry.rips().collect());
+            Finished { registry, rips, end }
+        });
+        let finished = built.await?;
+        if let Some(snapshot) = finished.end.snapshot() {
+            // No answer is an error that was logged, and does not stop the publication.
+            let _ = kernel_side(snapshot).await;
+        }
+        Ok(finished)
+    })
+}
+
+impl Core {
+    /// Asks the kernel and takes the configuration that gyre starts with. The kernel's events.
+    pub(super) async fn start(
+        &mut self,
+        checked: Checked,
+        kernel: KernelSource,
+    ) -> Result<Option<KernelEvents>, ControlError> {
+        let (asks, events) = kernel.start().await?;
+        self.kernel = asks;
+        self.set_static(&checked.config);
+        let change = Change::Apply { checked: Box::new(checked), dry_run: false };
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Work::Change { change, reply });
+        while self.building.is_some() {
+            let finished = wait(&mut self.building).await;
+            self.finished(finished);
+        }
+        match answer.await {
+            Ok(Ok(_)) => Ok(events),
+            Ok(Err(error)) => Err(ControlError::Refused(error)),
+            Err(_) => Err(ControlError::Ended),
+        }
+    }
+
+    /// Adds work; it begins at once when nothing else is under way.
+    pub(super) fn enqueue(&mut self, work: Work) {
+        if self.work.len() >= CHANGES_WAITING_MAX
+            && let Work::Change { reply, .. } | Work::ConfigGet { reply, .. } = work
+        {
+            let message = "too many changes wait already";
+            let error = ApiError::new(ErrorCode::NoRoom, message).hint("try again in a moment");
+            let _ = reply.send(Err(error));
+            return;
+        }
+        self.work.push_back(work);
+        self.begin();
+    }
+
+    pub(super) fn want_reclaim(&mut self) {
+        if self.building.is_none() && self.work.is_empty() {
+            self.enqueue(Work::Reclaim);
+        }
+    }
+
+    fn begin(&mut self) {
+        while self.building.is_none()
+            && let Some(registry) = self.registry.take()
+        {
+            let Some(work) = self.work.pop_front() else {
+                self.registry = Some(registry);
+                return;
+            };
+            match work {
+                Work::Change { change, reply } => self.begin_change(registry, change, reply),
+                Work::ConfigGet { format, reply } => self.begin_get(registry, format, reply),
+                Work::Routes(update) => {
+                    self.building = Some(build(registry, &self.kernel_side, move |registry| {
+                        let applied = registry.set_routes(update.table);
+                        (End::Routes(applied, update.targets_changed), false)
+                    }));
+                }
+                Work::Nics(nics) => {
+                    self.building = Some(build(registry, &self.kernel_side, move |registry| {
+                        (End::Applied(Some(registry.set_nics(nics))), false)
+                    }));
+                }
+                Work::Reclaim => self.begin_reclaim(registry),
+            }
+        }
+    }
+
+    fn begin_change(
+        &mut self,
+        registry: Box<Registry>,
+        change: Change,
+        reply: oneshot::Sender<Outcome>,
+    ) {
+        let now = self.now();
+        let Core { next_hops, config, .. } = self;
+        let mut present = Present { registry: &registry, next_hops, config, now };
+        match present.prepare(change) {
+            Ok(run) => {
+                self.building = Some(build(registry, &self.kernel_side, move |registry| {
+                    let result = run(registry);
+                    (End::Change(Box::new(result), reply), true)
+                }));
+            }
+            Err(error) => {
+                self.registry = Some(registry);
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn begin_get(
+        &mut self,
+        registry: Box<Registry>,
+        format: ConfigFormat,
+        reply: oneshot::Sender<Outcome>,
+    ) {
+        let config = Arc::clone(&self.config);
+        self.building = Some(build(registry, &self.kernel_side, move |registry| {
+            let config = config.with_services_of(registry);
+            let internal = |error: String| ApiError::new(ErrorCode::Internal, error);
+            let text = match format {
+                ConfigFormat::Toml => {
+                    config.to_toml().map(ConfigText::Toml).map_err(|e| internal(e.to_string()))
+                }
+                ConfigFormat::Json => match serde_json::to_value(&config) {
+                    Ok(serde_json::Value::Object(object)) => Ok(ConfigText::Json(object)),
+                    Ok(_) => Err(internal("the configuration is no object".into())),
+                    Err(error) => Err(internal(error.to_string())),
+                },
+            };
+            let revision = registry.snapshot().revision;
+            let answer = text.and_then(|config| to_outcome(&ConfigResult { revision, config }));
+            (End::Answer(answer, reply), false)
+        }));
+    }
+
+    fn begin_reclaim(&mut self, registry: Box<Registry>) {
+        // Before the counters are read: what a worker counts after it adopted is on the new side.
+        let adopted = self.workers.iter().map(|worker| worker.link().snapshots.adopted()).min();
+        let (counts, now) = (self.counts.clone(), self.now());
+        self.building = Some(build(registry, &self.kernel_side, move |registry| {
+            let before = registry.waiting();
+            let applied = registry.reclaim(&counts, adopted.unwrap_or(0), now);
+            let changed = registry.waiting() != before;
+            (End::Applied(applied), changed)
+        }));
+    }
+
+    /// Takes the registry home and makes known what came of the work.
+    pub(super) fn finished(&mut self, finished: Result<Finished, JoinError>) {
+        self.building = None;
+        let finished = match finished {
+            Ok(finished) => finished,
+            Err(error) => {
+                // Release builds abort at the panic itself.
+                error!(%error, "a change failed half-way; stopping");
+                return self.stop.request();
+            }
+        };
+        if *self.pools != finished.registry.pools() {
+            self.pools = Arc::new(finished.registry.pools().to_vec());
+        }
+        self.registry = Some(finished.registry);
+        if let Some(rips) = finished.rips {
+            self.next_hops.keep_servers(&rips);
+        }
+        match finished.end {
+            End::Change(result, reply) => {
+                let outcome = result.and_then(|done| to_outcome(&self.changed(done)));
+                // A client that went away made its change all the same.
+                let _ = reply.send(outcome);
+            }
+            End::Answer(outcome, reply) => drop(reply.send(outcome)),
+            End::Routes(applied, targets_changed) => {
+                self.applied(&applied);
+                if targets_changed {
+                    self.forget_routes();
+                }
+            }
+            End::Applied(applied) => drop(applied.map(|applied| self.applied(&applied))),
+        }
+        self.flush_hops();
+        self.begin();
+    }
+
+    fn changed(&mut self, done: Done) -> Changed {
+        for change in &done.changes {
+            info!(revision = done.revision, "{change}");
+        }
+        if let Some(config) = done.config {
+            self.set_static(&config);
+            self.config = Arc::new(config);
+        }
+        if let Some(applied) = &done.applied {
+            self.applied(applied);
+        }
+        Changed { revision: done.revision, changes: done.changes }
+    }
+
+    fn applied(&mut self, applied: &Applied) {
+        if applied.changed {
+            self.counts.renew(applied);
+            self.publish(&applied.snapshot);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What changes over the socket come to in the workers' snapshots.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gyre::message::FromWorker;
+use gyre::model::{Protocol, ServerState, ServiceKey, Snapshot, VirtualService, WorkerId};
+use serde_json::{Value, json};
+
+use crate::support::{CONFIG, Gyre};
+
+fn service(snapshot: &Snapshot, text: &str) -> Option<VirtualService> {
+    let address: std::net::SocketAddr = text.parse().unwrap();
+    let (vip, port) = (address.ip(), address.port());
+    snapshot.match_service(&ServiceKey { protocol: Protocol::Tcp, vip, port }).cloned()
+}
+
+/// Makes a change and waits until workers have it.
+fn change(gyre: &Gyre, method: &str, params: Value) -> (Arc<Snapshot>, Value) {
+    let changed = gyre.call(method, params);
+    let snapshot = gyre.adopted(changed["revision"].as_u64().unwrap());
+    (snapshot, changed["changes"].clone())
+}
+
+#[test]
+fn the_first_configuration_reaches_the_workers_by_way_of_the_kernel_side() {
+    let gyre = Gyre::start();
+    let revision = gyre.call("status", json!({}))["revision"].as_u64().unwrap();
+    let web = service(&gyre.adopted(revision), "192.0.2.80:80").unwrap();
+    assert_eq!(web.servers.iter().map(|s| s.weight).collect::<Vec<_>>(), [1, 3]);
+    assert!(gyre.kernel_side.lock().unwrap().contains(&revision));
+}
+
+#[test]
+fn services_come_change_and_go() {
+    let gyre = Gyre::start();
+    let added = json!({"service": {
+        "address": "192.0.2.81:443", "name": "shop", "forwarding": "dr",
+        "server": [{"address": "192.0.2.13"}],
+    }});
+    let (snapshot, lines) = change(&gyre, "service.add", added.clone());
+    assert_eq!(lines, json!(["add service tcp 192.0.2.81:443"]));
+    assert_eq!(service(&snapshot, "192.0.2.81:443").unwrap().servers[0].port, 443);
+    assert_eq!(gyre.refuse("service.add", added).0, "exists");
+
+    let set = json!({"service": "shop", "set": {"scheduler": "maglev", "connections_max": 5}});
+    let (snapshot, _) = change(&gyre, "service.edit", set);
+    let shop = service(&snapshot, "192.0.2.81:443").unwrap();
+    assert_eq!((shop.scheduler.name(), shop.connections_max), ("maglev", Some(5)));
+    assert_eq!(shop.servers.len(), 1);
+    let unset = json!({"service": "shop", "set": {"connections_max": null}});
+    let (snapshot, _) = change(&gyre, "service.edit", unset);
+    assert_eq!(service(&snapshot, "192.0.2.81:443").unwrap().connections_max, None);
+
+    let (snapshot, _) = change(&gyre, "service.remove", json!({"service": "tcp 192.0.2.81:443"}));
+    assert!(service(&snapshot, "192.0.2.81:443").is_none());
+    assert_eq!(gyre.refuse("service.remove", json!({"service": "shop"})).0, "not_found");
+}
+
+#[test]
+fn a_service_edit_cannot_touch_what_identifies_it() {
+    let gyre = Gyre::start();
+    for key in ["protocol", "address", "server"] {
+        let (code, _) = gyre.refuse("service.edit", json!({"service": "web", "set": {key: 1}}));
+        assert_eq!(code, "invalid_params");
+    }
+    let (code, error) = gyre.refuse("service.edit", json!({"service": "web", "set": {"speed": 1}}));
+    assert_eq!(code, "invalid_config");
+    assert!(error["message"].as_str().unwrap().contains("speed"), "{error}");
+}
+
+#[test]
+fn servers_come_drain_return_and_go() {
+    let gyre = Gyre::start();
+    let server = |n: u8| format!("192.0.2.{n}:8080");
+    let new = json!({"service": "web", "server": {"address": server(13), "weight": 2}});
+    let (snapshot, _) = change(&gyre, "server.add", new.clone());
+    let web = service(&snapshot, "192.0.2.80:80").unwrap();
+    assert_eq!((web.servers.len(), web.servers[2].weight), (3, 2));
+    assert_eq!(gyre.refuse("server.add", new.clone()).0, "exists");
+
+    // A live flow keeps a draining server in the list, and its slot.
+    let id = web.servers[2].id;
+    gyre.workers[1].counters.servers[id.index()].flows.add(1);
+    let drain = json!({"service": "web", "server": server(13)});
+    let (snapshot, lines) = change(&gyre, "server.remove", drain);
+    assert_eq!(lines, json!(["tcp 192.0.2.80:80: drain server 192.0.2.13:8080"]));
+    let web = service(&snapshot, "192.0.2.80:80").unwrap();
+    assert_eq!((web.servers[2].id, web.servers[2].state), (id, ServerState::Draining));
+    let (snapshot, _) = change(&gyre, "server.add", new);
+    let web = service(&snapshot, "192.0.2.80:80").unwrap();
+    assert_eq!((web.servers[2].id, web.servers[2].state), (id, ServerState::Active));
+
+    let now = json!({"service": "web", "server": server(13), "mode": "now"});
+    let (snapshot, _) = change(&gyre, "server.remove", now.clone());
+    assert_eq!(service(&snapshot, "192.0.2.80:80").unwrap().servers.len(), 2);
+    assert!(snapshot.is_removed(id));
+    assert_eq!(gyre.refuse("server.remove", now).0, "not_found");
+    let odd = json!({"service": "web", "server": server(12), "mode": "now", "deadline_s": 1});
+    assert_eq!(gyre.refuse("server.remove", odd).0, "invalid_params");
+}
+
+#[test]
+fn a_drain_ends_with_its_last_flow_or_its_deadline() {
+    let gyre = Gyre::start();
+    let web = |gyre: &Gyre| gyre.call("server.list", json!({"service": "web"}))["servers"].clone();
+    let revision = gyre.call("status", json!({}))["revision"].as_u64().unwrap();
+    let servers = service(&gyre.adopted(revision), "192.0.2.80:80").unwrap().servers;
+    let flows = |at: usize| &gyre.workers[0].counters.servers[servers[at].id.index()].flows;
+    flows(0).add(1);
+    flows(1).add(1);
+    let drain = |host: u8, deadline_s: Option<u64>| {
+        let server = format!("192.0.2.{host}:8080");
+        let params = json!({"service": "web", "server": server, "deadline_s": deadline_s});
+        gyre.call("server.remove", params);
+    };
+    drain(11, None);
+    drain(12, Some(0));
+    gyre.wait_for("the deadline", |gyre| {
+        let left = web(gyre);
+        (left.as_array()?.len() == 1 && left[0]["state"] == "draining").then_some(())
+    });
+    assert_eq!(web(&gyre)[0]["address"], "192.0.2.11:8080");
+    flows(0).sub(1);
+    gyre.wait_for("the last flow", |gyre| web(gyre).as_array()?.is_empty().then_some(()));
+}
+
+#[test]
+fn weights_reach_the_schedulers_log() {
+    let gyre = Gyre::start();
+    let revision = gyre.call("status", json!({}))["revision"].as_u64().unwrap();
+    let before = service(&gyre.adopted(revision), "192.0.2.80:80").unwrap().changes.next();
+    let weight = |weight| json!({"service": "web", "server": "192.0.2.11:8080", "weight": weight});
+    let (snapshot, _) = change(&gyre, "server.set_weight", weight(9));
+    let web = service(&snapshot, "192.0.2.80:80").unwrap();
+    assert_eq!(web.servers[0].weight, 9);
+    assert_eq!(web.changes.since(before).last().unwrap().weight_max, 9);
+    assert_eq!(gyre.refuse("server.set_weight", weight(70_000)).0, "invalid_config");
+    let none = json!({"service": "web", "server": "192.0.2.99:8080", "weight": 1});
+    assert_eq!(gyre.refuse("server.set_weight", none).0, "not_found");
+}
+
+#[test]
+fn a_configuration_is_applied_whole_or_not_at_all() {
+    let gyre = Gyre::start();
+    let text = CONFIG
+        .replace("weight = 3", "weight = 4")
+        .replace(r#"{ address = "192.0.2.11:8080" }, "#, "")
+        + "[[service]]\naddress = \"192.0.2.82:53\"\nprotocol = \"udp\"\n";
+    let wanted = json!([
+        "tcp 192.0.2.80:80: weight of 192.0.2.12:8080 is 4",
+        "tcp 192.0.2.80:80: drain server 192.0.2.11:8080",
+        "add service udp 192.0.2.82:53",
+    ]);
+    let before = gyre.call("status", json!({}))["revision"].clone();
+    let dry = gyre.call("config.apply", json!({"config": text, "dry_run": true}));
+    assert_eq!((&dry["changes"], &dry["revision"]), (&wanted, &before));
+    assert_eq!(gyre.call("service.list", json!({}))["services"].as_array().unwrap().len(), 1);
+
+    let bad = text.clone() + "[[service]]\naddress = \"192.0.2.82:53\"\nprotocol = \"udp\"\nx = 1";
+    let (code, error) = gyre.refuse("config.apply", json!({"config": bad}));
+    assert_eq!(code, "invalid_config");
+    assert!(error["data"]["problems"].as_array().is_some_and(|list| !list.is_empty()), "{error}");
+    assert_eq!(gyre.call("status", json!({}))["revision"], before);
+
+    let (_, lines) = change(&gyre, "config.apply", json!({"config": text}));
+    assert_eq!(lines, wanted);
+    let again = gyre.call("config.apply", json!({"config": text}));
+    assert_eq!(again["changes"], json!([]));
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_refused() {
+    let gyre = Gyre::start();
+    let text = CONFIG.replace("workers = 2", "workers = 3").replace("net_null0", "net_null1");
+    let (code, error) = gyre.refuse("config.apply", json!({"config": text}));
+    assert_eq!(code, "needs_restart");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("runtime.workers") && message.contains("port[0].device"), "{error}");
+}
+
+#[test]
+fn the_configuration_read_back_changes_nothing_when_applied() {
+    let gyre = Gyre::start();
+    gyre.call("service.add", json!({"service": {"address": "[2001:db8::80]:80"}}));
+    for format in ["json", "toml"] {
+        let shown = gyre.call("config.get", json!({"format": format}))["config"].clone();
+        assert!(shown.to_string().contains("2001:db8::80"), "{shown}");
+        assert_eq!(gyre.call("config.apply", json!({"config": shown}))["changes"], json!([]));
+    }
+}
+
+#[test]
+fn a_slot_that_changes_hands_starts_counting_at_0() {
+    let gyre = Gyre::start();
+    let add = |host: u8| {
+        let address = format!("192.0.2.{host}:8080");
+        change(&gyre, "server.add", json!({"service": "web", "server": {"address": address}})).0
+    };
+    let id_of = |snapshot: &Snapshot| {
+        service(snapshot, "192.0.2.80:80").unwrap().servers.last().unwrap().id
+    };
+    let first = id_of(&add(13));
+    gyre.workers[0].counters.servers[first.index()].connections.add(40);
+    let shown = |gyre: &Gyre| {
+        let list = gyre.call("server.list", json!({"service": "web"}))["servers"].clone();
+        list.as_array().unwrap().last().unwrap()["connections"].as_u64()
+    };
+    assert_eq!(shown(&gyre), Some(40));
+    // The slot is free once all workers have left it and nothing holds it: the next server that
+    // gets it is found by trial.
+    for host in 14.. {
+        let last = if host == 14 { 13 } else { host - 1 };
+        let gone =
+            json!({"service": "web", "server": format!("192.0.2.{last}:8080"), "mode": "now"});
+        gyre.call("server.remove", gone);
+        std::thread::sleep(Duration::from_millis(300));
+        if id_of(&add(host)) == first {
+            break;
+        }
+        assert!(host < 30, "the slot is never reused");
+    }
+    assert_eq!(shown(&gyre), Some(0));
+    gyre.workers[1].counters.servers[first.index()].connections.add(2);
+    assert_eq!(shown(&gyre), Some(2));
+}
+
+#[test]
+fn a_worker_that_lags_gets_the_newest_snapshot_in_the_end() {
+    let gyre = Gyre::start();
+    gyre.workers[1].stalled.store(true, Ordering::Relaxed);
+    let mut revision = 0;
+    for weight in 1..=30 {
+        let params = json!({"service": "web", "server": "192.0.2.11:8080", "weight": weight});
+        revision = gyre.call("server.set_weight", params)["revision"].as_u64().unwrap();
+    }
+    gyre.workers[1].stalled.store(false, Ordering::Relaxed);
+    let snapshot = gyre.adopted(revision);
+    assert_eq!(service(&snapshot, "192.0.2.80:80").unwrap().servers[0].weight, 30);
+}
+
+#[test]
+fn a_worker_that_ends_by_itself_stops_gyre() {
+    let gyre = Gyre::start();
+    gyre.call("status", json!({}));
+    gyre.workers[0].to_say.lock().unwrap().push(FromWorker::Ended(WorkerId(0)));
+    gyre.join().unwrap();
+}
+
+#[test]
+fn stopping_ends_workers_and_frees_every_snapshot() {
+    let gyre = Gyre::start();
+    let (snapshot, _) = change(
+        &gyre,
+        "server.set_weight",
+        json!({"service": "web", "server": "192.0.2.11:8080", "weight": 5}),
+    );
+    for worker in &gyre.workers {
+        worker.snapshot.lock().unwrap().take();
+    }
+    gyre.stop();
+    let weak = Arc::downgrade(&snapshot);
+    drop(snapshot);
+    gyre.join().unwrap();
+    assert!(weak.upgrade().is_none(), "a snapshot outlives control");
+}

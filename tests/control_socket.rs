@@ -1,0 +1,9 @@
+//! The control server over its socket, with workers that only answer: no DPDK, no root.
+
+#[path = "control/support.rs"]
+mod support;
+
+#[path = "control/changes.rs"]
+mod changes;
+#[path = "control/clients.rs"]
+mod clients;
