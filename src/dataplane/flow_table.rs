@@ -305,3 +305,117 @@ impl FlowTable {
 fn direction(value: u32) -> Direction {
     if value & OUTBOUND_BIT == 0 { Direction::Inbound } else { Direction::Outbound }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NextHopId, ServerId, ServiceId};
+    use proptest::prelude::*;
+
+    fn key(family: bool, client_port: u16) -> FlowKey {
+        let (src, dst) = if family { ("10.0.0.7", "10.1.0.1") } else { ("fd00::7", "fd00::1") };
+        FlowKey {
+            protocol: Protocol::Tcp,
+            src: src.parse().unwrap(),
+            dst: dst.parse().unwrap(),
+            src_port: client_port,
+            dst_port: 80,
+        }
+    }
+
+    /// A FULLNAT flow; its local port follows from the client's.
+    fn new_flow(key: FlowKey) -> NewFlow {
+        let v4 = key.src.is_ipv4();
+        let (rip, lip) = if v4 { ("10.2.0.11", "10.2.0.1") } else { ("fd00:2::b", "fd00:2::1") };
+        NewFlow {
+            key,
+            service: ServiceId(1),
+            server: ServerId(2),
+            server_address: (rip.parse().unwrap(), 8080),
+            local: Some((lip.parse().unwrap(), 10_000 + key.src_port)),
+            mode: ForwardMode::FullNat,
+            decrements_ttl: true,
+            hop: NextHopId(3),
+            flags: 0,
+        }
+    }
+
+    fn table(v4: usize, v6: usize) -> FlowTable {
+        FlowTable::new(v4, v6, 7, Nanos::from_secs(1)).unwrap()
+    }
+
+    #[test]
+    fn both_tuples_lead_to_one_entry() {
+        for family in [true, false] {
+            let mut table = table(4, 4);
+            let id = table.insert(&new_flow(key(family, 5))).unwrap();
+            let there = table.key(id, Direction::Inbound).unwrap();
+            let back = table.key(id, Direction::Outbound).unwrap();
+            assert_eq!(there, key(family, 5));
+            assert_eq!(table.find(&there), Some(Hit { id, direction: Direction::Inbound }));
+            assert_eq!(table.find(&back), Some(Hit { id, direction: Direction::Outbound }));
+            table.remove(id);
+            assert_eq!((table.find(&there), table.find(&back), table.len()), (None, None, 0));
+        }
+    }
+
+    #[test]
+    fn detached_flow_gives_up_the_clients_tuple_and_keeps_the_servers() {
+        let mut table = table(4, 4);
+        let old = table.insert(&new_flow(key(true, 5))).unwrap();
+        table.detach(old);
+        let new =
+            NewFlow { local: Some(("10.2.0.1".parse().unwrap(), 9)), ..new_flow(key(true, 5)) };
+        let new = table.insert(&new).unwrap();
+        assert_eq!(table.find(&key(true, 5)).unwrap().id, new);
+        let back = table.key(old, Direction::Outbound).unwrap();
+        assert_eq!(table.find(&back).unwrap().id, old);
+        table.remove(old);
+        assert_eq!(table.find(&key(true, 5)).unwrap().id, new);
+    }
+
+    #[test]
+    fn full_table_refuses_and_leaves_nothing_behind() {
+        let mut table = table(2, 1);
+        let first = table.insert(&new_flow(key(true, 1))).unwrap();
+        table.insert(&new_flow(key(true, 2))).unwrap();
+        assert_eq!(table.insert(&new_flow(key(true, 3))), Err(TableFull));
+        assert_eq!(table.find(&key(true, 3)), None);
+        table.insert(&new_flow(key(false, 3))).unwrap();
+        table.remove(first);
+        assert!(table.insert(&new_flow(key(true, 3))).is_ok());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 3 } else { 64 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn table_agrees_with_a_map(steps in prop::collection::vec((any::<bool>(), any::<bool>(), 0u16..40), 0..120)) {
+            let mut table = table(32, 32);
+            let mut model = std::collections::HashMap::new();
+            for (insert, family, port) in steps {
+                let key = key(family, port);
+                match (insert, model.get(&key).copied()) {
+                    (true, None) => {
+                        if let Ok(id) = table.insert(&new_flow(key)) {
+                            model.insert(key, id);
+                        }
+                    }
+                    (false, Some(id)) => {
+                        table.remove(id);
+                        model.remove(&key);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(table.len(), model.len());
+                for (key, id) in &model {
+                    prop_assert_eq!(table.find(key).map(|hit| hit.id), Some(*id));
+                }
+            }
+        }
+    }
+}

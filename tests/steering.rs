@@ -1,0 +1,194 @@
+//! One flow, one worker: several workers, each frame arriving on a random queue, as over a port
+//! without RSS. Every frame reaches its flow's owner with at most one hand-off, in both
+//! directions, and everything is given back at the end.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use gyre::counters::WorkerCounters;
+use gyre::dataplane::{Burst, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst};
+use gyre::frame::Frame;
+use gyre::model::*;
+use gyre::time::Nanos;
+use gyre::wire::ipv4::Ipv4;
+use gyre::wire::tcp::TcpFlags;
+use proptest::prelude::*;
+use support::*;
+
+const VIPS: [&str; 2] = ["10.1.0.1", "10.1.0.2"];
+const LIPS: [&str; 2] = ["10.2.0.1", "10.2.0.2"];
+
+/// Workers that share one snapshot, and the clock.
+struct Team {
+    workers: Vec<WorkerState>,
+    snapshot: Arc<Snapshot>,
+    now: Nanos,
+    hand_offs: u64,
+}
+
+impl Team {
+    fn new(count: u8) -> Self {
+        let mut director = Director::new(KernelMode::Tap);
+        let steering = Arc::new(Steering::for_workers(count));
+        director.registry = Registry::new(RegistryConfig::new(steering));
+        let nics = director.snapshot.nics.as_ref().clone();
+        director.registry.set_nics(nics);
+        director.registry.set_routes(director.snapshot.routes.clone());
+        let service = |vip: &str, mode| {
+            let key = ServiceKey { protocol: Protocol::Tcp, vip: vip.parse().unwrap(), port: 80 };
+            let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+            spec.pool = (mode == ForwardMode::FullNat).then(|| "pool".into());
+            spec.servers =
+                (11..14u8).map(|n| server(([10, 2, 0, n], 80).into(), 1, mode)).collect();
+            spec
+        };
+        let mut wanted = desired(vec![
+            service(VIPS[0], ForwardMode::FullNat),
+            service(VIPS[1], ForwardMode::DirectRoute),
+        ]);
+        wanted.pools[0].addresses = LIPS.map(|lip| lip.parse().unwrap()).to_vec();
+        director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
+        let worker = |worker: u8| {
+            let config = WorkerConfig {
+                worker: WorkerId(worker),
+                workers: count,
+                flows_v4_max: 256,
+                flows_v6_max: 1,
+                source_port_spaces: 16,
+                seed: u64::from(worker),
+                counters: Arc::new(WorkerCounters::with_bounds(64, 64, 64)),
+            };
+            let mut state = WorkerState::new(&config, director.now).unwrap();
+            for slot in (0..16).map(NextHopId) {
+                state.set_next_hop(slot, *director.state.next_hop(slot).unwrap());
+            }
+            state
+        };
+        Team {
+            workers: (0..count).map(worker).collect(),
+            snapshot: director.snapshot.clone(),
+            now: director.now,
+            hand_offs: 0,
+        }
+    }
+
+    /// The frame arrives at `worker`; answers with who decided it, how, and the frame as sent.
+    fn receive(&mut self, worker: usize, nic: NicId, bytes: &[u8]) -> (usize, Verdict, Vec<u8>) {
+        let mut buffer = vec![0; 128 + 2048];
+        buffer[128..128 + bytes.len()].copy_from_slice(bytes);
+        let mut end = 128 + bytes.len();
+        let (mut start, mut at) = (128, worker);
+        for handed_off in [false, true] {
+            let rx = RxMeta { nic, handed_off, ..RxMeta::default() };
+            let verdict = {
+                let mut burst = Burst::new();
+                burst.push(Frame::new(&mut buffer, start, end), rx).unwrap();
+                process_burst(&mut self.workers[at], &self.snapshot, &mut burst, self.now);
+                (start, end) = burst.slots[0].frame.extent();
+                burst.slots[0].verdict.unwrap()
+            };
+            match verdict {
+                Verdict::HandOff(owner, _) => {
+                    assert!(!handed_off, "handed off twice");
+                    assert_ne!(owner.index(), at);
+                    self.hand_offs += 1;
+                    at = owner.index();
+                }
+                verdict => return (at, verdict, buffer[start..end].to_vec()),
+            }
+        }
+        unreachable!("the loop ends with a verdict")
+    }
+}
+
+/// One step of a client's connection, arriving at some worker.
+#[derive(Clone, Debug)]
+struct Step {
+    client: u8,
+    service: usize,
+    from_server: bool,
+    flags: u8,
+    arrives_at: usize,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (0..20u8, 0..2usize, any::<bool>(), 0..5u8, 0..8usize).prop_map(
+        |(client, service, from_server, flags, arrives_at)| Step {
+            client,
+            service,
+            from_server,
+            flags,
+            arrives_at,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_directions_have_one_owner(count in 1..=8u8, steps in prop::collection::vec(step(), 1..150)) {
+        let mut team = Team::new(count);
+        // Owner, source as the server sees it, and server, by client and service.
+        let mut flows: HashMap<(u8, usize), (usize, SocketAddr, IpAddr)> = HashMap::new();
+        for step in steps {
+            let flags = [TcpFlags::SYN, TcpFlags::ACK, TcpFlags::FIN | TcpFlags::ACK, TcpFlags::RST,
+                TcpFlags::SYN | TcpFlags::ACK][usize::from(step.flags)];
+            let arrives_at = step.arrives_at % usize::from(count);
+            let known = flows.get(&(step.client, step.service)).copied();
+            let client: SocketAddr = ([10, 0, 0, step.client + 1], 5000).into();
+            if step.from_server {
+                let Some((owner, local, server)) = known.filter(|_| step.service == 0) else { continue };
+                let frame = from_server(server, local.ip()).tcp(80, local.port()).flags(flags).build();
+                let (decided, verdict, sent) = team.receive(arrives_at, SERVER, &frame);
+                prop_assert_eq!((decided, verdict), (owner, Verdict::Transmit(CLIENT)));
+                prop_assert_eq!(IpAddr::V4(Ipv4::parse(&sent[14..]).unwrap().0.dst()), client.ip());
+                continue;
+            }
+            let vip: IpAddr = VIPS[step.service].parse().unwrap();
+            let frame = from_client(client.ip(), vip).tcp(5000, 80).flags(flags).build();
+            let (decided, verdict, sent) = team.receive(arrives_at, CLIENT, &frame);
+            let Some((owner, ..)) = known else {
+                if verdict == Verdict::Transmit(SERVER) {
+                    let (ip, l4) = Ipv4::parse(&sent[14..]).unwrap();
+                    let local = (ip.src(), u16::from_be_bytes([l4[0], l4[1]])).into();
+                    let server = if step.service == 0 { ip.dst().into() } else { vip };
+                    flows.insert((step.client, step.service), (decided, local, server));
+                }
+                continue;
+            };
+            prop_assert_eq!((decided, verdict), (owner, Verdict::Transmit(SERVER)));
+            // A SYN may have been scheduled afresh: the flow's face may have changed, its owner not.
+            let (ip, l4) = Ipv4::parse(&sent[14..]).unwrap();
+            let local = (ip.src(), u16::from_be_bytes([l4[0], l4[1]])).into();
+            let server = if step.service == 0 { ip.dst().into() } else { vip };
+            flows.insert((step.client, step.service), (owner, local, server));
+        }
+        // No source port is shared by two live flows of one server.
+        let mut faces: Vec<_> = flows.iter().filter(|((_, service), _)| *service == 0)
+            .map(|(_, (_, local, server))| (*local, *server)).collect();
+        let all = faces.len();
+        faces.sort_unstable();
+        faces.dedup();
+        prop_assert_eq!(faces.len(), all);
+        if count == 1 {
+            prop_assert_eq!(team.hand_offs, 0);
+        }
+        // Counts are back at zero when time has passed.
+        for _ in 0..40 {
+            team.now = team.now + 60_000_000_000;
+            for worker in &mut team.workers {
+                while worker.expire(&team.snapshot, team.now) > 0 {}
+            }
+        }
+        for worker in &team.workers {
+            prop_assert_eq!(worker.flows.len(), 0);
+            prop_assert!(worker.counters.servers.iter().all(|s| s.flows.get() == 0 && s.active.get() == 0));
+            prop_assert!(worker.counters.lips.iter().all(|lip| lip.used.get() == 0));
+        }
+    }
+}
