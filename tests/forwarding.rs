@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::BytesMut;
 use gyre::counters::DropReason;
 use gyre::dataplane::Verdict;
-use gyre::message::FlowState;
+use gyre::message::{FlowState, FromWorker};
 use gyre::model::*;
 use gyre::wire::build::{IpBuilder, PacketBuilder};
 use gyre::wire::checksum::Sum;
@@ -136,15 +136,64 @@ fn tcp(frame: &[u8]) -> (u32, u32, TcpFlags) {
     (tcp.sequence().0, tcp.acknowledgment().0, tcp.flags())
 }
 
+/// A frame by itself: what it is, its bytes, its verdict.
+type Row = (&'static str, BytesMut, Verdict);
+
+fn check(table: Vec<Row>) {
+    for (what, frame, verdict) in table {
+        let mut director = director(KernelMode::Tap);
+        let outcome = director.receive(CLIENT, &frame);
+        assert_eq!(outcome.verdict, verdict, "{what}");
+        if let Verdict::Drop(reason) = verdict {
+            assert_eq!(director.drops(reason), 1, "{what}: counted once");
+        }
+    }
+}
+
 #[test]
-fn one_frame_one_verdict() {
+fn what_a_service_takes() {
+    let sent = Verdict::Transmit(SERVER);
+    check(vec![
+        ("SYN to a DR service", syn(DR, 0), sent),
+        ("SYN to a DR service, IPv6", syn(DR, 1), sent),
+        ("SYN to a FULLNAT service", syn(FULLNAT, 0), sent),
+        ("SYN to a FULLNAT service, IPv6", syn(FULLNAT, 1), sent),
+        ("datagram to a DR service", to(DR, 0).udp(9, 80).payload(b"x").build(), sent),
+        ("datagram to a FULLNAT service", to(FULLNAT, 0).udp(9, 80).build(), sent),
+        ("SYN-ACK schedules too", to(DR, 0).tcp(5, 80).flags(SYN | ACK).build(), sent),
+        ("SYN-FIN schedules too", to(DR, 0).tcp(5, 80).flags(SYN | FIN).build(), sent),
+        ("TTL 1 where DR keeps it", to(DR, 0).ttl(1).tcp(5, 80).flags(SYN).build(), sent),
+    ]);
+}
+
+#[test]
+fn what_is_left_to_the_kernel() {
+    let router = PacketBuilder::new().ethernet(ROUTER_MAC, director_mac(CLIENT));
+    let kernel = Verdict::ToKernel(CLIENT);
+    check(vec![
+        ("stray ACK", to(DR, 0).tcp(5, 80).flags(ACK).build(), kernel),
+        ("SYN-RST", to(DR, 0).tcp(5, 80).flags(SYN | RST).build(), kernel),
+        ("client port 20 is never scheduled", to(DR, 0).tcp(20, 80).flags(SYN).build(), kernel),
+        ("datagram from port 20", to(DR, 0).udp(20, 80).build(), kernel),
+        ("a VIP's port without service", to(DR, 0).tcp(5, 81).flags(SYN).build(), kernel),
+        ("echo to the VIP", to(DR, 0).echo_request(1, 1).build(), kernel),
+        ("another protocol", to(DR, 0).raw(IpProtocol::SCTP, &[0; 12]), kernel),
+        ("no IP at all", router.raw(gyre::wire::ethernet::EtherType(0x88cc), b"lldp"), kernel),
+        (
+            "broadcast",
+            {
+                let mut frame = syn(DR, 0);
+                frame[..6].fill(0xff);
+                frame
+            },
+            kernel,
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_malformed() {
     use DropReason::*;
-    let vip = |builder: PacketBuilder| {
-        builder.ipv4("10.0.0.7".parse().unwrap(), "10.1.0.1".parse().unwrap())
-    };
-    let router = || PacketBuilder::new().ethernet(ROUTER_MAC, director_mac(CLIENT));
-    let other = MacAddr([2, 0, 0, 0, 9, 9]);
-    let fragment = Piece { id: 7, offset_bytes: 0, more: true };
     let mut truncated = syn(DR, 0);
     truncated.truncate(50);
     let mut version = syn(DR, 0);
@@ -155,42 +204,7 @@ fn one_frame_one_verdict() {
     offset[46] = 0x40;
     let mut udp_length = to(DR, 0).udp(9, 80).payload(b"x").build();
     udp_length[38..40].copy_from_slice(&[0, 7]);
-    let quoted = PacketBuilder::new()
-        .ip(ip(DR[0]), ip(CLIENTS[0]))
-        .unwrap()
-        .tcp(80, 40_001)
-        .flags(ACK)
-        .build();
-    let strangers =
-        PacketBuilder::new().ip(ip("10.1.0.99"), ip(CLIENTS[0])).unwrap().tcp(80, 40_001).build();
-    let sent = Verdict::Transmit(SERVER);
-    let kernel = Verdict::ToKernel(CLIENT);
-    let table: Vec<(&str, BytesMut, Verdict)> = vec![
-        ("SYN to a DR service", syn(DR, 0), sent),
-        ("SYN to a DR service, IPv6", syn(DR, 1), sent),
-        ("SYN to a FULLNAT service", syn(FULLNAT, 0), sent),
-        ("SYN to a FULLNAT service, IPv6", syn(FULLNAT, 1), sent),
-        ("datagram to a DR service", to(DR, 0).udp(9, 80).payload(b"x").build(), sent),
-        ("datagram to a FULLNAT service", to(FULLNAT, 0).udp(9, 80).build(), sent),
-        ("SYN-ACK schedules too", to(DR, 0).tcp(5, 80).flags(SYN | ACK).build(), sent),
-        ("SYN-FIN schedules too", to(DR, 0).tcp(5, 80).flags(SYN | FIN).build(), sent),
-        ("stray ACK", to(DR, 0).tcp(5, 80).flags(ACK).build(), kernel),
-        ("SYN-RST", to(DR, 0).tcp(5, 80).flags(SYN | RST).build(), kernel),
-        ("client port 20 is never scheduled", to(DR, 0).tcp(20, 80).flags(SYN).build(), kernel),
-        ("datagram from port 20", to(DR, 0).udp(20, 80).build(), kernel),
-        ("a VIP's port without service", to(DR, 0).tcp(5, 81).flags(SYN).build(), kernel),
-        ("echo to the VIP", to(DR, 0).echo_request(1, 1).build(), kernel),
-        ("another protocol", to(DR, 0).raw(IpProtocol::SCTP, &[0; 12]), kernel),
-        ("no IP at all", router().raw(gyre::wire::ethernet::EtherType(0x88cc), b"lldp"), kernel),
-        (
-            "broadcast",
-            {
-                let mut frame = syn(DR, 0);
-                frame[..6].fill(0xff);
-                frame
-            },
-            kernel,
-        ),
+    check(vec![
         ("runt", BytesMut::from(&[0u8; 9][..]), Verdict::Drop(Truncated)),
         ("cut short", truncated, Verdict::Drop(Truncated)),
         ("IPv6 under IPv4's EtherType", version, Verdict::Drop(BadIpVersion)),
@@ -202,6 +216,17 @@ fn one_frame_one_verdict() {
         ),
         ("data offset of 16 bytes", offset, Verdict::Drop(BadTransportHeader)),
         ("UDP length of 7", udp_length, Verdict::Drop(BadTransportHeader)),
+    ]);
+}
+
+#[test]
+fn what_is_refused() {
+    use DropReason::*;
+    let vip = |builder: PacketBuilder| {
+        builder.ipv4("10.0.0.7".parse().unwrap(), "10.1.0.1".parse().unwrap())
+    };
+    let other = MacAddr([2, 0, 0, 0, 9, 9]);
+    check(vec![
         (
             "own frame",
             vip(PacketBuilder::new().ethernet(director_mac(CLIENT), director_mac(CLIENT)))
@@ -225,6 +250,25 @@ fn one_frame_one_verdict() {
             from_client(ip(DR[0]), ip(DR[0])).tcp(5, 80).flags(SYN).build(),
             Verdict::Drop(MartianSource),
         ),
+        ("denied client", syn(LISTED, 0), Verdict::Drop(Denied)),
+        ("TTL 0", to(DR, 0).ttl(0).tcp(5, 80).flags(SYN).build(), Verdict::Drop(TtlExpired)),
+    ]);
+}
+
+#[test]
+fn fragments_and_icmp_errors_to_services_are_counted() {
+    use DropReason::*;
+    let fragment = Piece { id: 7, offset_bytes: 0, more: true };
+    let quoted = PacketBuilder::new()
+        .ip(ip(DR[0]), ip(CLIENTS[0]))
+        .unwrap()
+        .tcp(80, 40_001)
+        .flags(ACK)
+        .build();
+    let strangers =
+        PacketBuilder::new().ip(ip("10.1.0.99"), ip(CLIENTS[0])).unwrap().tcp(80, 40_001).build();
+    let kernel = Verdict::ToKernel(CLIENT);
+    check(vec![
         (
             "fragment to a service",
             to(DR, 0).fragment(fragment).udp(5, 80).build(),
@@ -245,18 +289,7 @@ fn one_frame_one_verdict() {
             to(DR, 0).port_unreachable(&strangers).build(),
             kernel,
         ),
-        ("denied client", syn(LISTED, 0), Verdict::Drop(Denied)),
-        ("TTL 0", to(DR, 0).ttl(0).tcp(5, 80).flags(SYN).build(), Verdict::Drop(TtlExpired)),
-        ("TTL 1 where DR keeps it", to(DR, 0).ttl(1).tcp(5, 80).flags(SYN).build(), sent),
-    ];
-    for (what, frame, verdict) in table {
-        let mut director = director(KernelMode::Tap);
-        let outcome = director.receive(CLIENT, &frame);
-        assert_eq!(outcome.verdict, verdict, "{what}");
-        if let Verdict::Drop(reason) = verdict {
-            assert_eq!(director.drops(reason), 1, "{what}: counted once");
-        }
-    }
+    ]);
 }
 
 #[test]
@@ -455,7 +488,8 @@ fn client_on_the_link_without_a_slot_is_asked_for() {
     let out = director.receive(SERVER, &answer.build());
     assert_eq!(out.verdict, Verdict::AwaitAddress(CLIENT, ip(CLIENTS[0])));
     let asked = director.state.events.iter().any(|event| {
-        matches!(event, gyre::message::FromWorker::Resolve(CLIENT, address) if *address == ip(CLIENTS[0]))
+        let client = ip(CLIENTS[0]);
+        matches!(event, FromWorker::Resolve(CLIENT, address) if *address == client)
     });
     assert!(asked);
     let nowhere = director.registry.set_routes(std::sync::Arc::default());

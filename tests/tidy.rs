@@ -29,7 +29,22 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("dataplane", &["wire", "frame", "memory", "model", "message", "counters", "limits", "time"]),
     ("dpdk", &["dpdk_sys", "frame", "limits", "time"]),
     ("config", &["model", "limits"]),
-    ("replay", &["dataplane", "config", "model", "wire", "frame", "counters", "limits", "time"]),
+    (
+        // `memory` for its errors and `message` for the rows of flows, beside STYLE's list.
+        "replay",
+        &[
+            "dataplane",
+            "config",
+            "model",
+            "wire",
+            "frame",
+            "counters",
+            "limits",
+            "time",
+            "memory",
+            "message",
+        ],
+    ),
     ("control", &["config", "model", "message", "ring", "counters", "limits", "time"]),
     ("runtime", &["*"]),
     ("cli", &["control::api", "config", "replay", "runtime"]),

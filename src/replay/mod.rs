@@ -58,7 +58,8 @@ pub enum ReplayError {
     },
     /// A port lacks what a device would tell.
     #[error(
-        "port `{0}` has no `mac`: replay has no device to ask; add the MAC address that frames in the capture are sent to"
+        "port `{0}` has no `mac`: replay has no device to ask; add the MAC address that frames \
+         in the capture are sent to"
     )]
     NoMac(String),
     /// The configuration cannot be built.
