@@ -5,6 +5,7 @@ mod apply;
 mod args;
 mod client;
 mod completions;
+mod config_file;
 mod connections;
 mod ctl;
 mod drops;
@@ -12,6 +13,7 @@ mod error;
 mod neighbors;
 mod ports;
 mod replay;
+mod run;
 mod services;
 mod status;
 mod table;
@@ -38,6 +40,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::RunArgs),
+    Check(run::CheckArgs),
     Replay(replay::Args),
     Ctl(ctl::Args),
     Apply(apply::Args),
@@ -54,6 +58,8 @@ enum Command {
 impl Command {
     fn run(self, out: &mut Out<'_>) -> anyhow::Result<()> {
         match self {
+            Command::Run(args) => run::run(args),
+            Command::Check(args) => run::check(args, out),
             Command::Replay(args) => replay::run(args, out),
             Command::Ctl(args) => ctl::run(args, out),
             Command::Apply(args) => apply::run(args, out),

@@ -4,8 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use super::{BadUsage, Out};
-use crate::config;
+use super::{BadUsage, Out, config_file};
 use crate::replay::{self, PortFile, Report};
 
 /// Run captures through the packet path, with their timestamps as clock
@@ -36,14 +35,7 @@ fn port_file(text: &str) -> Result<PortFile, String> {
 
 /// Replays and reports.
 pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
-    let path = args.config.display().to_string();
-    let text = fs::read_to_string(&args.config)
-        .map_err(|error| BadUsage(format!("{path}: {error}; name a configuration file")))?;
-    let checked = config::check(&text).map_err(|problems| {
-        let lines: Vec<String> =
-            problems.iter().map(|problem| format!("{path}:{problem}")).collect();
-        BadUsage(lines.join("\n"))
-    })?;
+    let checked = config_file::read(&args.config)?;
     let report = replay::run(&checked, &args.input, &args.output)
         .map_err(|error| BadUsage(error.to_string()))?;
     match args.report {

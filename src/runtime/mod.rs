@@ -9,6 +9,7 @@ pub mod crew;
 pub mod crossing;
 pub mod idle;
 pub mod kernel_interface;
+pub mod launch;
 pub mod parking;
 pub mod ports;
 pub mod signals;

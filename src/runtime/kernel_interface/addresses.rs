@@ -1,7 +1,7 @@
 //! Which VIPs and LIPs the kernel holds, and where: it answers ARP, ND and ping for them.
 //!
-//! Each goes, as an address of its own, on the kernel interface whose subnet it is in, or else on the
-//! first one: the kernel answers for any of its addresses on every interface. An address that
+//! Each goes, as an address of its own, on the kernel interface whose subnet it is in, or else on
+//! the first one: the kernel answers for any of its addresses on every interface. An address that
 //! was there already is the operator's and stays. On shared interfaces ours outlive a SIGKILL, so
 //! they are written to a file first, by which the next start finds and removes them.
 

@@ -1,0 +1,297 @@
+//! `gyre run`: from a checked configuration to running workers, and back to nothing.
+//!
+//! Whatever is started ends by being dropped, so that a fault half-way leaves no more behind than
+//! a stop does.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::{debug, info, warn};
+
+use super::checks::{self, CheckError, Machine, PlannedPort};
+use super::cores::{self, CorePlan, NoSuchCore};
+use super::crew::{Crew, CrewError, CrewPlan};
+use super::idle::IdlePolicy;
+use super::kernel_interface::keeper::{Keeper, KeeperError};
+use super::kernel_interface::{self, KernelError, KernelInterface};
+use super::ports::{self, FrameMemory, OpenPort, PortError};
+use super::signals;
+use super::worker::WorkerPort;
+use crate::config::{self, Checked, Config};
+use crate::control::netlink::NetlinkError;
+use crate::control::netlink::interface::BlockingInterfaces;
+use crate::control::socket::{BoundSocket, SocketLimits};
+use crate::control::{
+    self, ControlError, ControlInputs, KernelSource, MempoolInfo, PortInfo, PortInfoSource, Stop,
+};
+use crate::dpdk::devargs::Device;
+use crate::dpdk::{Eal, EalConfig, EalError, Hugepages, LogLevel, MbufPool, NicError};
+use crate::model::next_hops::NicLink;
+use crate::model::{Registry, RegistryConfig};
+
+/// Why gyre does not run, or ended with a fault. Each is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each is its source")]
+pub enum LaunchError {
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    Core(#[from] NoSuchCore),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Eal(#[from] EalError),
+    #[error(transparent)]
+    Port(#[from] PortError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Crew(#[from] CrewError),
+    #[error("signals cannot be watched: {0}")]
+    Signals(#[from] std::io::Error),
+    #[error(transparent)]
+    Close(#[from] NicError),
+}
+
+/// Runs gyre until it is told to stop.
+pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
+    start_log(checked.config.runtime.log);
+    let config = checked.config.clone();
+    let workers = config.runtime.worker_count();
+    let control_socket = Path::new(&config.runtime.control_socket);
+
+    let machine = Machine::read();
+    checks::privileges(&config, &machine)?;
+    let stop = Stop::new();
+    signals::watch(stop.clone())?;
+    let socket = BoundSocket::bind(control_socket)?;
+    let plans = checks::ports(&config, &machine)?;
+    let cores = choose_cores(&config)?;
+    let keeper = Keeper::start(kernel_interface::keeper_config(&plans, control_socket)?)?;
+    let memory = frame_memory(&plans, workers)?;
+    let eal = Eal::start(&eal_config(&config, &plans, &cores, memory))?;
+    info!("{}", eal.memory().summary());
+    let pool = memory.make(&eal)?;
+    let idle = idle_policy(&config, &plans);
+    warn_if_crowded(&cores, idle);
+    let mut ports = ports::open(plans, &pool, workers)?;
+
+    let registry = registry(&ports, workers);
+    let (kernel, rings) =
+        KernelInterface::start(&eal, &pool, &ports, workers.into(), other_core(&cores))?;
+    let crew = CrewPlan {
+        eal: &eal,
+        runtime: &config.runtime,
+        cores: &cores.workers,
+        idle,
+        pool: &pool,
+        first: registry.snapshot(),
+    };
+    let shares = shares(&mut ports, workers, &registry);
+    let (crew, links) = Crew::start(&crew, shares, rings)?;
+    info!(
+        "gyre {}: {workers} workers run on cores {:?}, {} when idle",
+        env!("CARGO_PKG_VERSION"),
+        cores.workers,
+        idle.name()
+    );
+
+    let nic_links = ports.iter().map(nic_link).collect();
+    let source = kernel_source(&ports);
+    let nics = Arc::new(Mutex::new(Ports { ports, pool: pool.clone() }));
+    let outcome = control::run(ControlInputs {
+        checked,
+        config_path: config_path.to_owned(),
+        socket,
+        socket_limits: SocketLimits::default(),
+        registry,
+        nic_links,
+        kernel: source,
+        links,
+        port_info: port_info(&nics),
+        kernel_side: keeper.kernel_side(),
+        stop,
+    });
+
+    crew.join();
+    drop(kernel);
+    close(nics)?;
+    drop(keeper);
+    debug!("mbufs in use at exit: {}", pool.in_use());
+    Ok(outcome?)
+}
+
+fn start_log(level: config::LogLevel) {
+    let level = match level {
+        config::LogLevel::Error => tracing::Level::ERROR,
+        config::LogLevel::Warn => tracing::Level::WARN,
+        config::LogLevel::Info => tracing::Level::INFO,
+        config::LogLevel::Debug => tracing::Level::DEBUG,
+        config::LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    // A test that launches twice in one process has a log already.
+    let _ = log.try_init();
+}
+
+/// Memory for frames as large as the interfaces below the ports have them now.
+fn frame_memory(plans: &[PlannedPort], workers: u8) -> Result<FrameMemory, NetlinkError> {
+    let kernel = BlockingInterfaces::open()?;
+    let mtu_of = |interface: &str| u16::try_from(kernel.find(interface).ok()?.mtu).ok();
+    Ok(FrameMemory::plan(plans, workers, mtu_of))
+}
+
+fn choose_cores(config: &Config) -> Result<CorePlan, NoSuchCore> {
+    let wanted = config.runtime.cores.as_deref();
+    let workers = config.runtime.worker_count().into();
+    let plan = CorePlan::choose(&cores::allowed(), wanted, workers)?;
+    cores::stay_on(&plan.others);
+    Ok(plan)
+}
+
+fn warn_if_crowded(cores: &CorePlan, idle: IdlePolicy) {
+    if cores.is_crowded() && idle == IdlePolicy::Poll {
+        warn!(
+            "workers poll on every core this process may use, so control and the kernel \
+             interface wait for them; lower `runtime.workers` or set `runtime.idle = \"adaptive\"`"
+        );
+    }
+}
+
+/// The core of EAL's own threads and of the kernel interface.
+fn other_core(plan: &CorePlan) -> usize {
+    plan.others.last().copied().unwrap_or(0)
+}
+
+fn eal_config(
+    config: &Config,
+    ports: &[PlannedPort],
+    cores: &CorePlan,
+    memory: FrameMemory,
+) -> EalConfig {
+    let pci = ports.iter().filter_map(|port| match &port.device {
+        Device::Pci(address) => Some(address.to_string()),
+        Device::Virtual(_) => None,
+    });
+    // In multi-process mode EAL runs the kernel interface too.
+    let worker_cores = cores.workers.iter().copied().chain([other_core(cores)]).collect();
+    EalConfig {
+        hugepages: match config.runtime.hugepages {
+            config::Hugepages::Auto => Hugepages::Auto,
+            config::Hugepages::Never => Hugepages::Never,
+        },
+        memory_mib: config.runtime.memory_mib.unwrap_or_else(|| memory.eal_mib()),
+        pci_allowed: pci.collect(),
+        // Two instances in one machine must not share EAL's runtime directory.
+        file_prefix: format!("gyre-{}", std::process::id()),
+        multi_process: config.runtime.multi_process,
+        main_core: Some(other_core(cores)),
+        worker_cores,
+        log_level: match config.runtime.log {
+            config::LogLevel::Error => LogLevel::Error,
+            config::LogLevel::Warn | config::LogLevel::Info => LogLevel::Warning,
+            config::LogLevel::Debug => LogLevel::Info,
+            config::LogLevel::Trace => LogLevel::Debug,
+        },
+    }
+}
+
+fn idle_policy(config: &Config, ports: &[PlannedPort]) -> IdlePolicy {
+    let all_pci = ports.iter().all(|port| matches!(port.device, Device::Pci(_)));
+    match config.runtime.idle {
+        Some(config::Idle::Poll) => IdlePolicy::Poll,
+        Some(config::Idle::Adaptive) => IdlePolicy::Adaptive,
+        None if all_pci => IdlePolicy::Poll,
+        None => IdlePolicy::Adaptive,
+    }
+}
+
+/// The registry with the ports and without services: what workers start with.
+fn registry(ports: &[OpenPort], workers: u8) -> Registry {
+    let mut registry = Registry::new(RegistryConfig::new(ports::steering(ports, workers)));
+    registry.set_nics(ports.iter().map(OpenPort::model).collect());
+    registry
+}
+
+/// Each worker's part of every port.
+fn shares(ports: &mut [OpenPort], workers: u8, registry: &Registry) -> Vec<Vec<WorkerPort>> {
+    let mut shares: Vec<Vec<WorkerPort>> = (0..workers).map(|_| Vec::new()).collect();
+    for port in ports {
+        let of_port = port.shares(workers, &registry.snapshot().steering);
+        shares.iter_mut().zip(of_port).for_each(|(share, part)| share.push(part));
+    }
+    shares
+}
+
+fn nic_link(port: &OpenPort) -> NicLink {
+    NicLink {
+        nic: port.plan.nic,
+        interface: port.plan.interface.clone(),
+        mac: port.nic.mac(),
+        mtu: port.nic.mtu(),
+    }
+}
+
+/// Where routes and neighbours come from: the ports' interfaces, where there are any.
+fn kernel_source(ports: &[OpenPort]) -> KernelSource {
+    let names: Vec<String> = ports.iter().filter_map(|port| port.plan.interface.clone()).collect();
+    if names.is_empty() { KernelSource::Silent } else { KernelSource::Netlink(names) }
+}
+
+/// The open ports while workers hold their queues.
+struct Ports {
+    ports: Vec<OpenPort>,
+    pool: MbufPool,
+}
+
+impl Ports {
+    fn info(&self) -> Vec<PortInfo> {
+        self.ports.iter().map(|port| self.info_of(port)).collect()
+    }
+
+    fn info_of(&self, port: &OpenPort) -> PortInfo {
+        let (nic, link) = (&port.nic, port.nic.link());
+        let stats = nic.stats().unwrap_or_default();
+        PortInfo {
+            nic: port.plan.nic,
+            device: nic.device(),
+            driver: nic.driver().to_owned(),
+            interface: port.plan.interface.clone(),
+            link_up: link.is_up,
+            link_mbps: link.speed_mbps,
+            rx_queues: nic.queues(),
+            tx_queues: nic.queues(),
+            rx_missed: stats.rx_missed,
+            rx_nombuf: stats.rx_no_mbuf,
+            rx_errors: stats.rx_errors,
+            tx_errors: stats.tx_errors,
+            mempools: vec![MempoolInfo {
+                name: self.pool.name().to_owned(),
+                size: self.pool.count(),
+                in_use: self.pool.in_use(),
+            }],
+        }
+    }
+}
+
+type SharedPorts = Arc<Mutex<Ports>>;
+
+fn port_info(ports: &SharedPorts) -> PortInfoSource {
+    let ports = Arc::clone(ports);
+    Arc::new(move || ports.lock().unwrap_or_else(PoisonError::into_inner).info())
+}
+
+/// Stops and closes all ports; tries them all before it reports the first fault.
+fn close(ports: SharedPorts) -> Result<(), NicError> {
+    let Some(ports) = Arc::into_inner(ports) else { return Ok(()) };
+    let ports = ports.into_inner().unwrap_or_else(PoisonError::into_inner).ports;
+    ports.into_iter().map(|port| port.nic.close()).fold(Ok(()), Result::and)
+}
