@@ -53,6 +53,11 @@ pub const SOURCE_PORT_SPACES_MAX: usize = 1 << 12;
 pub const SOURCE_PORT_TRIES_MAX: usize = 4096;
 /// How long a closed FULLNAT flow holds its source port at least: Linux's TIME_WAIT, in ms.
 pub const SOURCE_PORT_HOLD_MS: u32 = 60_000;
+/// How long a PROXY header stays unacknowledged before it is sent again without its client, in
+/// milliseconds; each further time after twice as long.
+pub const PROXY_RESEND_MS: u32 = 300;
+/// How often it is sent again without its client.
+pub const PROXY_RESENDS_MAX: u8 = 5;
 /// Worker-to-control events that wait for room in the ring.
 pub const EVENTS_MAX: usize = 256;
 /// Timers one worker turn may handle.

@@ -5,7 +5,9 @@ use super::flow::{NewFlow, flag};
 use super::flow_table::{FlowId, Hit};
 use super::source_ports::{Grant, SpaceKey};
 use super::state::WorkerState;
-use super::{classify::Packet, flow::Direction, pipeline, reply, schedule, takeover, track};
+use super::{
+    classify::Packet, client_address, flow::Direction, pipeline, reply, schedule, takeover, track,
+};
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{
     ForwardMode, LocalAddress, Protocol, RealServer, Snapshot, TtlPolicy, VirtualService,
@@ -172,6 +174,9 @@ pub(super) fn make_flow(
     count_opened(state, &new);
     if let Some(heir) = inherited {
         takeover::shift_above(state, id, slot, &heir);
+    }
+    if server.mode == ForwardMode::FullNat {
+        client_address::begin(state, service, id, slot.packet.seq);
     }
     Ok(id)
 }

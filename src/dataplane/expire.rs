@@ -1,16 +1,19 @@
 //! Timers: flows that no packet came for.
 
+use super::flow::flag;
 use super::flow_table::FlowId;
 use super::state::WorkerState;
-use super::track;
+use super::{client_address, track};
 use crate::limits::TIMERS_PER_TURN_MAX;
 use crate::model::Snapshot;
 use crate::time::{NANOS_PER_MILLI, Nanos};
 
 impl WorkerState {
     /// Handles timers that are due, a bounded number a call, and says how many. A packet only
-    /// stores when it came, so a timer that fires early is set anew.
+    /// stores when it came, so a timer that fires early is set anew. What has to be sent besides
+    /// (handshakes that go on without their client) is in `outbox`.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Nanos) -> usize {
+        self.now = now;
         let mut handled = 0;
         while handled < TIMERS_PER_TURN_MAX
             && let Some(at) = self.flows.wheel.pop_due(now)
@@ -21,11 +24,16 @@ impl WorkerState {
         handled
     }
 
-    fn timer_fired(&mut self, _snapshot: &Snapshot, id: FlowId, now: Nanos) {
+    fn timer_fired(&mut self, snapshot: &Snapshot, id: FlowId, now: Nanos) {
         let Some(core) = self.flows.core(id) else { return };
         let left_ms = core.remaining_ms(now.as_millis_u32());
         if left_ms > 0 {
-            self.flows.wheel.arm(id.0, now + u64::from(left_ms) * NANOS_PER_MILLI);
+            let next_ms = if core.has(flag::INSERTING) {
+                client_address::resend(self, snapshot, id).unwrap_or(left_ms)
+            } else {
+                left_ms
+            };
+            self.flows.wheel.arm(id.0, now + u64::from(next_ms.min(left_ms)) * NANOS_PER_MILLI);
             return;
         }
         self.counters.flows_expired.add(1);

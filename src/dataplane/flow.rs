@@ -133,30 +133,37 @@ pod_struct! {
 }
 
 pod_struct! {
-    /// What only a flow's first and last packets, and SYNPROXY, need. The sequence fields change
-    /// meaning once: while a handshake runs, and again when the flow has closed.
+    /// What only a flow's first and last packets, and SYNPROXY, need. Fields change their meaning
+    /// with the flow's phase; a phase ends before the next one begins:
+    /// waiting for a server (`flag::AWAITS_SERVER`: SYNPROXY), then a PROXY header on its way
+    /// (`flag::INSERTING`), then nothing, then closing, then closed (`flag::CLOSED`).
     #[derive(Debug, Default)]
     pub struct Side {
-        /// Handshake: the client's first sequence number. Closed: the sequence number after the
-        /// client's last byte, as the server saw it.
+        /// Until the flow closes: the client's first sequence number, as the client knows it.
+        /// Closing: the sequence number after the client's last byte, as the server saw it.
         pub client_seq: u32,
-        /// Handshake: the server's first sequence number as the client knows it. Closed: the last
+        /// Waiting: the cookie. Inserting: what the client acknowledged last. Closing: the last
         /// timestamp value the server saw.
         pub server_seq: u32,
-        /// Added to the server's timestamp values on the way to the client (SYNPROXY).
+        /// Waiting: the timestamp that the client echoed. Then, for life: added to the server's
+        /// timestamp values on the way to the client.
         pub out_ts_delta: u32,
-        /// Older neighbour in the list of closed flows of a source-port space.
+        /// Waiting, inserting: the client's timestamp value, 0 for none. Closing: the number after
+        /// the last FIN, as its sender knows it; 0 when unknown. Closed: older neighbour in the
+        /// list of closed flows of a source-port space.
         pub older: u32,
-        /// Newer neighbour.
+        /// Waiting: what the client agreed to. Inserting: the timestamp that the client echoed.
+        /// Inserted: number of the client's first byte as the server knows it. Closed: newer
+        /// neighbour.
         pub newer: u32,
-        /// Bytes of the inserted PROXY header.
-        pub inserted_bytes: u8,
-        /// Bits that `closing` and `synproxy` keep.
-        pub notes: u8,
-        /// Bits to shift the server's window field left by (signed): SYNPROXY.
+        /// The PROXY header: its size, and `PROXY_V2`; 0 for none.
+        pub header: u8,
+        /// Waiting, inserting: the client's window field divided by 256.
+        pub window: u8,
+        /// Bits to shift the server's window field left by (signed), for life: SYNPROXY.
         pub window_shift: i8,
-        /// Times the SYN to the server was sent.
-        pub attempts: u8,
+        /// Waiting, inserting: transmissions so far and notes about them, see `Progress`.
+        pub progress: u8,
     }
 }
 

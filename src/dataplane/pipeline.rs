@@ -2,7 +2,7 @@
 
 use super::admit::admit;
 use super::burst::{Burst, Slot, Verdict};
-use super::classify::{self, Kind};
+use super::classify::{self, Kind, Packet};
 use super::flow::Direction;
 use super::flow_table::Hit;
 use super::state::WorkerState;
@@ -16,6 +16,7 @@ use crate::wire::tcp::TcpFlags;
 ///
 /// Counts drops, hand-offs and replies; frames and bytes per port are the caller's to count.
 pub fn process_burst(state: &mut WorkerState, snapshot: &Snapshot, burst: &mut Burst, now: Nanos) {
+    state.now = now;
     classify::all(burst, snapshot);
     state.flows.probe_all(burst);
     for slot in &mut burst.slots {
@@ -89,8 +90,13 @@ pub(super) fn forward_tracked(
     if hit.direction == Direction::Inbound && snapshot.is_removed(core.server()) {
         return Err(DropReason::ServerRemoved);
     }
-    track::packet(state, snapshot, &slot.packet, hit, now);
-    forward::rewrite(state, snapshot, slot, hit)
+    let packet: Packet = slot.packet;
+    let may_close = track::packet(state, snapshot, &packet, hit, now);
+    let verdict = forward::rewrite(state, snapshot, slot, hit);
+    if may_close {
+        track::closing(state, &packet, hit);
+    }
+    verdict
 }
 
 /// Neither flow nor service: the kernel's, unless it is a reply that nobody waits for.

@@ -5,7 +5,9 @@
 
 use super::burst::Slot;
 use super::classify::{L3, Packet};
+use super::flow::FlowKey;
 use super::next_hop::push_vlan;
+use super::segment::{self, Words, ipv4_header, ipv6_header};
 use crate::counters::DropReason;
 use crate::frame::Frame;
 use crate::model::NicModel;
@@ -15,16 +17,14 @@ use crate::wire::icmp::{self, ICMP_HEADER_BYTES, Icmp, IcmpType};
 use crate::wire::icmpv6::{self, Icmpv6, Icmpv6Type};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{IPV4_HEADER_BYTES, Ipv4};
-use crate::wire::ipv6::{IPV6_HEADER_BYTES, Ipv6};
-use crate::wire::tcp::{SeqNum, TCP_HEADER_BYTES, Tcp, TcpFlags};
+use crate::wire::ipv6::IPV6_HEADER_BYTES;
+use crate::wire::tcp::TcpFlags;
 use std::net::IpAddr;
 
 /// Largest IPv4 packet that carries an error (RFC 1812 section 4.3.2.3).
 const ICMP_BYTES_MAX: usize = 576;
 /// Largest IPv6 packet that carries an error: the least MTU (RFC 4443 section 2.4).
 const ICMPV6_BYTES_MAX: usize = 1280;
-/// TTL and hop limit of packets that the director sends.
-const TTL: u8 = 64;
 /// Type of service of ICMP errors: internetwork control, as Linux sends them.
 const TOS_CONTROL: u8 = 0xc0;
 
@@ -81,6 +81,7 @@ fn icmp_error(slot: &mut Slot, nic: &NicModel, reply: &IcmpReply) -> Result<(), 
     match (packet.key.src, packet.key.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             ipv4_header(l3, dst, src, IpProtocol::ICMP)?;
+            mark_as_control(l3)?;
             icmp_header(&mut l3[IPV4_HEADER_BYTES..], reply)?;
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
@@ -92,6 +93,14 @@ fn icmp_error(slot: &mut Slot, nic: &NicModel, reply: &IcmpReply) -> Result<(), 
         _ => return Err(DropReason::Internal),
     }
     push_vlan(frame, nic)
+}
+
+/// Type of service, and the header checksum with it.
+fn mark_as_control(l3: &mut [u8]) -> Result<(), DropReason> {
+    let (mut ip, _) = Ipv4::parse_mut(l3).map_err(|_| DropReason::Internal)?;
+    ip.set_tos(TOS_CONTROL);
+    ip.set_checksum(ip.compute_checksum(&[]));
+    Ok(())
 }
 
 fn icmp_header(body: &mut [u8], reply: &IcmpReply) -> Result<(), DropReason> {
@@ -121,54 +130,27 @@ fn icmpv6_header(body: &mut [u8], reply: &IcmpReply, pseudo: Sum) -> Result<(), 
 /// A reset in place of the segment it answers (RFC 9293 section 3.10.7.1). A reset is never
 /// answered: `reason` says so to the caller as a plain drop.
 pub(super) fn reset(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
-    let Slot { frame, packet, .. } = slot;
+    let packet = &slot.packet;
     if packet.flags.contains(TcpFlags::RST) {
         return Err(DropReason::StrayReply);
     }
-    let (seq, ack, flags) = if packet.flags.contains(TcpFlags::ACK) {
-        (packet.ack, SeqNum(0), TcpFlags::RST)
+    let words = if packet.flags.contains(TcpFlags::ACK) {
+        Words { seq: packet.ack, flags: TcpFlags::RST, ..Words::default() }
     } else {
-        let after = packet.seq.wrapping_add(packet.sequence_bytes());
-        (SeqNum(0), after, TcpFlags::RST | TcpFlags::ACK)
+        let ack = packet.seq.wrapping_add(packet.sequence_bytes());
+        Words { ack, flags: TcpFlags::RST | TcpFlags::ACK, ..Words::default() }
     };
-    segment(frame, packet, nic, |tcp| {
-        tcp.set_sequence(seq);
-        tcp.set_acknowledgment(ack);
-        tcp.set_flags(flags);
-    })
+    answer(slot, nic, &words)
 }
 
-/// Turns the frame into a bare segment back to its sender; `fill` sets numbers and flags.
-fn segment(
-    frame: &mut Frame,
-    packet: &Packet,
-    nic: &NicModel,
-    fill: impl FnOnce(&mut Tcp<&mut [u8; TCP_HEADER_BYTES]>),
-) -> Result<(), DropReason> {
+/// Turns the frame into a bare segment back to its sender.
+pub(super) fn answer(slot: &mut Slot, nic: &NicModel, words: &Words) -> Result<(), DropReason> {
+    let Slot { frame, packet, .. } = slot;
     let sender = source_mac(frame)?;
-    let header = if packet.key.src.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES };
-    frame.set_len(L3 + header + TCP_HEADER_BYTES).map_err(|_| DropReason::NoHeadroom)?;
+    let FlowKey { src, dst, src_port, dst_port, .. } = packet.key;
+    let back = FlowKey { src: dst, dst: src, src_port: dst_port, dst_port: src_port, ..packet.key };
+    segment::write(frame, &back, words)?;
     ethernet_header(frame, nic, sender, packet)?;
-    let l3 = frame.bytes_mut().get_mut(L3..).ok_or(DropReason::Internal)?;
-    let pseudo = match (packet.key.src, packet.key.dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            ipv4_header(l3, dst, src, IpProtocol::TCP)?;
-            Sum::pseudo_v4(dst, src, IpProtocol::TCP, TCP_HEADER_BYTES as u16)
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            ipv6_header(l3, dst, src, IpProtocol::TCP)?;
-            Sum::pseudo_v6(dst, src, IpProtocol::TCP, TCP_HEADER_BYTES as u32)
-        }
-        _ => return Err(DropReason::Internal),
-    };
-    let body = &mut l3[header..];
-    let (mut tcp, _) = Tcp::blank(body).map_err(|_| DropReason::Internal)?;
-    tcp.set_src_port(packet.key.dst_port);
-    tcp.set_dst_port(packet.key.src_port);
-    fill(&mut tcp);
-    let checksum = pseudo.add_bytes(body).checksum();
-    let (mut tcp, _) = Tcp::parse_mut(body).map_err(|_| DropReason::Internal)?;
-    tcp.set_checksum(checksum);
     push_vlan(frame, nic)
 }
 
@@ -192,44 +174,5 @@ fn ethernet_header(
     } else {
         crate::wire::ethernet::EtherType::IPV6
     });
-    Ok(())
-}
-
-fn ipv4_header(
-    l3: &mut [u8],
-    src: std::net::Ipv4Addr,
-    dst: std::net::Ipv4Addr,
-    protocol: IpProtocol,
-) -> Result<(), DropReason> {
-    let total = l3.len() as u16;
-    let (mut ip, _) = Ipv4::blank(l3).map_err(|_| DropReason::Internal)?;
-    if protocol == IpProtocol::ICMP {
-        ip.set_tos(TOS_CONTROL);
-    } else {
-        // Linux sends resets with "do not fragment" and id 0.
-        ip.set_fragment_word(crate::wire::ipv4::DONT_FRAGMENT);
-    }
-    ip.set_total_length(total);
-    ip.set_ttl(TTL);
-    ip.set_protocol(protocol);
-    ip.set_src(src);
-    ip.set_dst(dst);
-    ip.set_checksum(ip.compute_checksum(&[]));
-    Ok(())
-}
-
-fn ipv6_header(
-    l3: &mut [u8],
-    src: std::net::Ipv6Addr,
-    dst: std::net::Ipv6Addr,
-    protocol: IpProtocol,
-) -> Result<(), DropReason> {
-    let payload = (l3.len() - IPV6_HEADER_BYTES.min(l3.len())) as u16;
-    let (mut ip, _) = Ipv6::blank(l3).map_err(|_| DropReason::Internal)?;
-    ip.set_payload_length(payload);
-    ip.set_next_header(protocol);
-    ip.set_hop_limit(TTL);
-    ip.set_src(src);
-    ip.set_dst(dst);
     Ok(())
 }

@@ -42,6 +42,8 @@ pub struct WorkerConfig {
 pub struct WorkerState {
     pub(super) worker: WorkerId,
     pub(super) workers: u8,
+    /// Time of the burst or timer at work.
+    pub(super) now: Nanos,
     /// Counts flows, so that each starts its search at another local address.
     pub(super) next_local: u32,
     /// Its counters.
@@ -72,6 +74,7 @@ impl WorkerState {
         Ok(WorkerState {
             worker: config.worker,
             workers: config.workers,
+            now,
             next_local: 0,
             counters: config.counters.clone(),
             flows: FlowTable::new(config.flows_v4_max, config.flows_v6_max, config.seed, now)?,

@@ -10,17 +10,17 @@ use crate::limits::SOURCE_PORT_HOLD_MS;
 use crate::message::FlowState;
 use crate::model::{ForwardMode, Protocol, Snapshot, Timeouts};
 use crate::time::{NANOS_PER_MILLI, Nanos};
-use crate::wire::tcp::TcpFlags;
+use crate::wire::tcp::{SeqNum, TcpFlags};
 
-/// Accounts one packet of a flow.
+/// Accounts one packet of a flow; says whether `closing` has to look at it once it is rewritten.
 pub(super) fn packet(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     packet: &Packet,
     hit: Hit,
     now: Nanos,
-) {
-    let Some(core) = state.flows.core_mut(hit.id) else { return };
+) -> bool {
+    let Some(core) = state.flows.core_mut(hit.id) else { return false };
     core.last_seen_ms = now.as_millis_u32();
     core.packets = core.packets.wrapping_add(1);
     if hit.direction == Direction::Outbound {
@@ -28,7 +28,7 @@ pub(super) fn packet(
     }
     let (before, server) = (core.state(), core.server());
     let after = tcp_state::next(core, hit.direction, packet.flags);
-    let closing = core.protocol() == Protocol::Tcp && core.mode() == ForwardMode::FullNat;
+    let holds_port = core.protocol() == Protocol::Tcp && core.mode() == ForwardMode::FullNat;
     if let Some(server) = state.counters.servers.get(server.index()) {
         let bytes = packet.ip_bytes() as u64;
         match hit.direction {
@@ -45,9 +45,7 @@ pub(super) fn packet(
     if before != after {
         enter(state, snapshot, hit.id, after, now);
     }
-    if closing && (before != after || after == FlowState::TimeWait) {
-        follow_closing(state, packet, hit);
-    }
+    holds_port && (before != after || after == FlowState::TimeWait)
 }
 
 /// Moves a flow to a state: timeout, timer, active count.
@@ -68,6 +66,7 @@ pub(super) fn enter(
     core.timeout_ms = hold(tcp_state::timeout_ms(after, &timeouts), after, core.mode());
     let deadline = now + u64::from(core.timeout_ms) * NANOS_PER_MILLI;
     let server = core.server();
+    let retries = core.has(flag::INSERTING | flag::AWAITS_SERVER);
     if let Some(server) = state.counters.servers.get(server.index()) {
         match (tcp_state::is_active(before), tcp_state::is_active(after)) {
             (false, true) => server.active.add(1),
@@ -75,7 +74,10 @@ pub(super) fn enter(
             _ => {}
         }
     }
-    state.flows.wheel.arm(id.0, deadline);
+    // While a handshake has a timer of its own, that one comes sooner, and sets this one then.
+    if !retries || !state.flows.wheel.is_armed(id.0) {
+        state.flows.wheel.arm(id.0, deadline);
+    }
 }
 
 /// A closed FULLNAT flow keeps its source port as long as the server may be in TIME_WAIT.
@@ -88,25 +90,21 @@ fn hold(timeout_ms: u32, state: FlowState, mode: ForwardMode) -> u32 {
 
 /// Notices when both sides have closed and know it: from then on the source port may be reused.
 /// After two FINs that is the ACK by the side that closed first; after a RST it is at once.
-fn follow_closing(state: &mut WorkerState, packet: &Packet, hit: Hit) {
+///
+/// Called when the packet is rewritten: until then `Side` may belong to the handshake.
+pub(super) fn closing(state: &mut WorkerState, packet: &Packet, hit: Hit) {
+    let answers = answers_last_fin(state, packet, hit);
+    note_fin(state, packet, hit);
     let Some(core) = state.flows.core_mut(hit.id) else { return };
     let was_closed = core.has(flag::CLOSED);
-    let mut is_closed = was_closed;
-    if packet.flags.contains(TcpFlags::FIN) {
-        core.flags &= !flag::LAST_FIN_OUTBOUND;
-        if hit.direction == Direction::Outbound {
-            core.flags |= flag::LAST_FIN_OUTBOUND;
+    let is_closed = match core.state() {
+        FlowState::Close => {
+            core.flags &= !(flag::INSERTING | flag::TOA);
+            true
         }
-    }
-    match core.state() {
-        FlowState::Close => is_closed = true,
-        FlowState::TimeWait => {
-            let last_fin_outbound = core.has(flag::LAST_FIN_OUTBOUND);
-            let answers = last_fin_outbound == (hit.direction == Direction::Inbound);
-            is_closed |= answers && !packet.flags.contains(TcpFlags::FIN);
-        }
-        _ => is_closed = false,
-    }
+        FlowState::TimeWait => was_closed || answers && !core.has(flag::INSERTING),
+        _ => false,
+    };
     core.flags = if is_closed { core.flags | flag::CLOSED } else { core.flags & !flag::CLOSED };
     if was_closed != is_closed
         && let Some(key) = space_key(state, hit.id)
@@ -118,6 +116,37 @@ fn follow_closing(state: &mut WorkerState, packet: &Packet, hit: Hit) {
             source_ports.unlist(&key, hit.id, flows);
         }
     }
+}
+
+/// Remembers who sent the last FIN, and the number after it.
+fn note_fin(state: &mut WorkerState, packet: &Packet, hit: Hit) {
+    let Some(core) = state.flows.core_mut(hit.id) else { return };
+    if !packet.flags.contains(TcpFlags::FIN) {
+        return;
+    }
+    core.flags &= !flag::LAST_FIN_OUTBOUND;
+    if hit.direction == Direction::Outbound {
+        core.flags |= flag::LAST_FIN_OUTBOUND;
+    }
+    let is_free = !core.has(flag::INSERTING | flag::CLOSED);
+    if let Some(side) = state.flows.side_mut(hit.id).filter(|_| is_free) {
+        side.older = packet.seq.wrapping_add(packet.sequence_bytes()).0;
+    }
+}
+
+/// Whether a packet acknowledges the other side's FIN, which was the last one seen. A packet that
+/// was overtaken on its way does not; where the FIN's number is not known, none does.
+fn answers_last_fin(state: &WorkerState, packet: &Packet, hit: Hit) -> bool {
+    let Some(core) = state.flows.core(hit.id) else { return false };
+    let shift = match hit.direction {
+        Direction::Inbound => core.out_delta,
+        Direction::Outbound => core.in_delta,
+    };
+    let fin_end = state.flows.side(hit.id).older;
+    let covers = fin_end != 0 && !packet.ack.before(SeqNum(fin_end.wrapping_add(shift)));
+    let is_bare = !packet.flags.contains(TcpFlags::FIN) && packet.flags.contains(TcpFlags::ACK);
+    let from_other = core.has(flag::LAST_FIN_OUTBOUND) == (hit.direction == Direction::Inbound);
+    is_bare && covers && from_other
 }
 
 /// The source-port space of a FULLNAT flow.

@@ -177,7 +177,11 @@ impl Worker {
         worked |= self.poll_peers(now);
         worked |= self.poll_kernel();
         worked |= self.exits.flush(&self.counters);
-        worked |= self.state.expire(self.control.snapshots.current(), now) > 0;
+        if self.state.expire(self.control.snapshots.current(), now) > 0 {
+            // Handshakes that go on without their client.
+            self.send_outbox();
+            worked = true;
+        }
         self.give_up_waiting(now);
         worked |= self.sweep(now);
         worked |= self.take_command(now);

@@ -4,7 +4,7 @@ use super::super::burst::{Slot, Verdict};
 use super::super::flow::{Direction, FlowCore, flag};
 use super::super::flow_table::Hit;
 use super::super::state::WorkerState;
-use super::super::{next_hop, sequence};
+use super::super::{client_address, next_hop, sequence};
 use super::edit::{self, Endpoints};
 use super::{fits, too_big};
 use crate::counters::DropReason;
@@ -26,6 +26,10 @@ pub(super) fn rewrite(
     {
         return too_big(state, snapshot, slot, hop);
     }
+    if core.has(flag::SLOW) {
+        client_address::adjust(state, snapshot, slot, hit)?;
+    }
+    sequence::note_closing(state, slot, hit);
     translate(state, slot, hit, &core)?;
     match hop {
         Ok(hop) => next_hop::finish(state, snapshot, &mut slot.frame, hop),
@@ -53,18 +57,13 @@ fn towards_client(
     Ok(towards)
 }
 
-/// All edits but the MAC addresses.
+/// Addresses, ports and TTL.
 fn translate(
-    state: &mut WorkerState,
+    state: &WorkerState,
     slot: &mut Slot,
     hit: Hit,
     core: &FlowCore,
 ) -> Result<(), DropReason> {
-    if core.has(flag::ADJUST) {
-        let side = state.flows.side(hit.id);
-        sequence::translate(slot.frame.bytes_mut(), &slot.packet, core, &side, hit.direction)?;
-    }
-    sequence::note_closing(state, slot, hit);
     let addresses = state.flows.addresses(hit.id).ok_or(DropReason::Internal)?;
     let to = match hit.direction {
         Direction::Inbound => Endpoints {

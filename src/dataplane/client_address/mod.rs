@@ -1,0 +1,68 @@
+//! How a FULLNAT server learns the client's address: by a TCP option (`toa`) or by a header
+//! before the client's first byte (`proxy`). Both concern a flow's first segments; what stays for
+//! life, the shift by the header's size, is `sequence`'s.
+
+mod header;
+mod proxy;
+mod splice;
+mod toa;
+
+pub(super) use proxy::resend;
+
+use super::burst::Slot;
+use super::flow::{Direction, flag};
+use super::flow_table::{FlowId, Hit};
+use super::sequence::{self, Shifts};
+use super::state::WorkerState;
+use crate::counters::DropReason;
+use crate::model::{ClientAddress, Protocol, Snapshot, VirtualService};
+use crate::wire::tcp::SeqNum;
+
+/// Prepares a new FULLNAT flow, whose shifts by `takeover` are set. `first` is the client's first
+/// sequence number.
+pub(super) fn begin(state: &mut WorkerState, service: &VirtualService, id: FlowId, first: SeqNum) {
+    if service.key.protocol != Protocol::Tcp {
+        return;
+    }
+    if let Some(side) = state.flows.side_mut(id) {
+        side.client_seq = first.0;
+    }
+    match service.client_address {
+        ClientAddress::None => {}
+        ClientAddress::Toa { .. } => {
+            if let Some(core) = state.flows.core_mut(id) {
+                core.flags |= flag::TOA;
+            }
+        }
+        ClientAddress::ProxyV1 => proxy::begin(state, id, proxy::Version::One),
+        ClientAddress::ProxyV2 => proxy::begin(state, id, proxy::Version::Two),
+    }
+}
+
+/// All that a segment of a flow with a `flag::SLOW` bit needs besides new addresses.
+pub(super) fn adjust(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    hit: Hit,
+) -> Result<(), DropReason> {
+    let core = *state.flows.core(hit.id).ok_or(DropReason::Internal)?;
+    let side = state.flows.side(hit.id);
+    let mut shifts = Shifts::of(&core, &side, hit.direction);
+    let mut insert = None;
+    if core.has(flag::INSERTING) {
+        insert = proxy::prepare(state, snapshot, slot, hit, &mut shifts)?;
+    } else if side.header != 0 && hit.direction == Direction::Outbound {
+        proxy::look_back(slot, &core, &side, &mut shifts)?;
+    }
+    if core.has(flag::ADJUST) {
+        sequence::translate(slot.frame.bytes_mut(), &slot.packet, &shifts)?;
+    }
+    if let Some(header) = insert {
+        splice::put_payload(slot, &header)?;
+    }
+    if core.has(flag::TOA) {
+        toa::segment(state, snapshot, slot, hit)?;
+    }
+    Ok(())
+}
