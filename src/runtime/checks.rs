@@ -254,7 +254,8 @@ mod tests {
     fn missing_privileges_are_named() {
         let mut weak = machine();
         weak.capabilities = 1 << CAP_NET_ADMIN;
-        let refusal = |machine| privileges(&config(AF_PACKET), machine).unwrap_err().to_string();
+        let refusal =
+            |machine: &Machine| privileges(&config(AF_PACKET), machine).unwrap_err().to_string();
         assert!(refusal(&weak).contains("CAP_NET_RAW"));
         weak.capabilities = 1 << CAP_NET_RAW;
         assert!(refusal(&weak).contains("CAP_NET_ADMIN"));
