@@ -7,3 +7,9 @@ mod support;
 mod changes;
 #[path = "control/clients.rs"]
 mod clients;
+#[path = "control/command_line.rs"]
+mod command_line;
+#[path = "control/lists.rs"]
+mod lists;
+#[path = "control/neighbours.rs"]
+mod neighbours;

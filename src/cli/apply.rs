@@ -1,11 +1,10 @@
 //! `gyre apply`: gives a running gyre a new configuration.
 
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
 use super::args::SocketArgs;
-use super::{BadUsage, Out};
+use super::{Out, file};
 use crate::control::api::{ApplyParams, Changed, ConfigText};
 
 /// Make a running gyre's configuration what a file says, without a restart
@@ -23,9 +22,7 @@ pub struct Args {
 
 /// Sends the file and prints what changed.
 pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
-    let path = args.config.display();
-    let text = fs::read_to_string(&args.config)
-        .map_err(|error| BadUsage(format!("{path}: {error}; name a configuration file")))?;
+    let text = file::read(&args.config)?;
     let params = ApplyParams { config: ConfigText::Toml(text), dry_run: args.dry_run };
     let (changed, _): (Changed, _) = args.socket.connect()?.call("config.apply", &params)?;
     for change in &changed.changes {

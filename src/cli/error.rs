@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::client::ClientError;
+use crate::config::Problem;
 use crate::control::api::{ApiError, ErrorCode};
 
 /// Exit code of bad usage or configuration.
@@ -14,10 +15,32 @@ const BAD_USAGE: u8 = 2;
 #[error("{0}")]
 pub struct BadUsage(pub String);
 
+/// A configuration file with faults: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {} problems", problems.len())]
+pub struct BadConfig {
+    /// The file.
+    pub path: String,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+/// Prints an error: a file's problems a line each, as compilers do, others in one.
+pub fn print(error: &anyhow::Error) {
+    match error.downcast_ref::<BadConfig>() {
+        Some(BadConfig { path, problems }) => {
+            problems.iter().for_each(|problem| eprintln!("{path}:{problem}"));
+        }
+        None => eprintln!("gyre: {error:#}"),
+    }
+}
+
 /// 2 for bad usage or configuration, here or in gyre's eyes; 1 for the rest.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = error.chain().any(|cause| {
-        cause.is::<BadUsage>() || cause.downcast_ref::<ClientError>().is_some_and(is_refusal)
+        cause.is::<BadUsage>()
+            || cause.is::<BadConfig>()
+            || cause.downcast_ref::<ClientError>().is_some_and(is_refusal)
     });
     if is_usage { ExitCode::from(BAD_USAGE) } else { ExitCode::FAILURE }
 }

@@ -3,13 +3,14 @@
 
 mod apply;
 mod args;
+mod check;
 mod client;
 mod completions;
-mod config_file;
 mod connections;
 mod ctl;
 mod drops;
 mod error;
+mod file;
 mod neighbors;
 mod ports;
 mod replay;
@@ -40,8 +41,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::RunArgs),
-    Check(run::CheckArgs),
+    Run(run::Args),
+    Check(check::Args),
     Replay(replay::Args),
     Ctl(ctl::Args),
     Apply(apply::Args),
@@ -59,9 +60,9 @@ impl Command {
     fn run(self, out: &mut Out<'_>) -> anyhow::Result<()> {
         match self {
             Command::Run(args) => run::run(args),
-            Command::Check(args) => run::check(args, out),
             Command::Replay(args) => replay::run(args, out),
             Command::Ctl(args) => ctl::run(args, out),
+            Command::Check(args) => check::run(args, out),
             Command::Apply(args) => apply::run(args, out),
             Command::Status(args) => status::run(args, out),
             Command::Services(args) => services::run(args, out),
@@ -97,7 +98,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("gyre: {error:#}");
+            let _ = out.flush();
+            error::print(&error);
             exit_code(&error)
         }
     }

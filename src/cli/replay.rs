@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use super::{BadUsage, Out, config_file};
+use super::{BadUsage, Out, file};
 use crate::replay::{self, PortFile, Report};
 
 /// Run captures through the packet path, with their timestamps as clock
@@ -35,7 +35,7 @@ fn port_file(text: &str) -> Result<PortFile, String> {
 
 /// Replays and reports.
 pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
-    let checked = config_file::read(&args.config)?;
+    let checked = file::load(&args.config)?;
     let report = replay::run(&checked, &args.input, &args.output)
         .map_err(|error| BadUsage(error.to_string()))?;
     match args.report {

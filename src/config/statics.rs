@@ -42,15 +42,16 @@ impl Config {
     /// The port that a router is behind: where it is a static neighbour, else where a port's own
     /// prefix holds it.
     fn towards(&self, router: IpAddr) -> Option<NicId> {
-        let neighbour = self.neighbour.iter().find(|neighbour| neighbour.address == router);
-        let holds = |port: &Port| {
-            let mut prefixes = port.addresses.iter().filter_map(|a| Prefix::new(a.address, a.bits));
-            prefixes.any(|prefix| prefix.contains(router))
-        };
-        match neighbour {
-            Some(neighbour) => self.nic(&neighbour.port),
-            None => self.nics().find(|(_, port)| holds(port)).map(|(id, _)| id),
+        if let Some(neighbour) = self.neighbour.iter().find(|n| n.address == router) {
+            return self.nic(&neighbour.port);
         }
+        let own = self.nics().flat_map(|(nic, port)| {
+            let prefixes = port.addresses.iter().filter_map(|a| Prefix::new(a.address, a.bits));
+            prefixes.map(move |prefix| (nic, prefix))
+        });
+        own.filter(|(_, prefix)| prefix.contains(router))
+            .max_by_key(|(_, prefix)| prefix.bits())
+            .map(|(nic, _)| nic)
     }
 
     fn nics(&self) -> impl Iterator<Item = (NicId, &Port)> {

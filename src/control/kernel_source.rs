@@ -20,7 +20,8 @@ pub enum KernelAsk {
 /// Where facts come from.
 #[derive(Debug)]
 pub enum KernelSource {
-    /// The kernel, by rtnetlink, for these interfaces, present or yet to come.
+    /// The kernel, by rtnetlink, in the network namespace of control's thread: what concerns
+    /// these interfaces, present or yet to come, and every route.
     Netlink(Vec<String>),
     /// Nowhere: what the configuration says is all there is.
     Silent,
@@ -45,6 +46,7 @@ pub(super) enum KernelAsks {
 }
 
 impl KernelSource {
+    /// Begins to listen.
     pub(super) async fn start(self) -> Result<(KernelAsks, Option<KernelEvents>), ControlError> {
         match self {
             KernelSource::Netlink(interfaces) => {

@@ -17,10 +17,9 @@ use crate::dataplane::{Burst, RxMeta, Verdict, WorkerConfig, WorkerState, proces
 use crate::frame::Frame;
 use crate::limits::{HEADROOM_BYTES, SERVERS_MAX, SERVICES_MAX};
 use crate::memory::MemoryError;
-use crate::model::next_hops::{NextHops, NicLink, StaticNeighbour, StaticRoute};
+use crate::model::next_hops::{NextHops, NicLink};
 use crate::model::{
-    KernelMode, NextHopId, NicId, NicModel, Prefix, Registry, RegistryConfig, Snapshot, Steering,
-    WorkerId,
+    KernelMode, NextHopId, NicId, NicModel, Registry, RegistryConfig, Snapshot, Steering, WorkerId,
 };
 use crate::time::{NANOS_PER_MILLI, Nanos};
 
@@ -157,8 +156,7 @@ impl Replay {
             mtu: nic.mtu,
         });
         let mut hops = NextHops::new(links.collect());
-        let port = |name: &str| position(config, name).unwrap_or_default();
-        hops.set_static(&neighbours(config, &port), &routes(config, &port));
+        hops.set_static(&config.static_neighbours(), &config.static_routes(|_| true));
         let steering = Arc::new(Steering::for_workers(1));
         let mut registry = Registry::new(RegistryConfig::new(steering));
         registry.set_nics(nics.clone());
@@ -327,10 +325,6 @@ impl Replay {
     }
 }
 
-fn position(config: &Config, name: &str) -> Option<NicId> {
-    config.port.iter().position(|port| port.name == name).map(|at| NicId(at as u8))
-}
-
 fn nics(config: &Config) -> Result<Vec<NicModel>, ReplayError> {
     let nic = |(at, port): (usize, &crate::config::Port)| {
         let mac = port.mac.ok_or_else(|| ReplayError::NoMac(port.name.clone()))?;
@@ -346,43 +340,4 @@ fn nics(config: &Config) -> Result<Vec<NicModel>, ReplayError> {
         })
     };
     config.port.iter().enumerate().map(nic).collect()
-}
-
-fn neighbours(config: &Config, port: &dyn Fn(&str) -> NicId) -> Vec<StaticNeighbour> {
-    let one = |neighbour: &crate::config::Neighbour| StaticNeighbour {
-        nic: port(&neighbour.port),
-        address: neighbour.address,
-        mac: neighbour.mac.0,
-    };
-    config.neighbour.iter().map(one).collect()
-}
-
-/// The configured routes, and each port's own networks.
-fn routes(config: &Config, port: &dyn Fn(&str) -> NicId) -> Vec<StaticRoute> {
-    let on_link = |(at, port): (usize, &crate::config::Port)| {
-        let own = port.addresses.iter().filter_map(move |address| {
-            let prefix = Prefix::new(address.address, address.bits)?;
-            Some(StaticRoute { prefix, nic: NicId(at as u8), gateway: None })
-        });
-        own.collect::<Vec<_>>()
-    };
-    let mut routes: Vec<StaticRoute> = config.port.iter().enumerate().flat_map(on_link).collect();
-    for route in &config.route {
-        let nic = match (&route.port, route.via) {
-            (Some(name), _) => port(name),
-            (None, Some(via)) => port_towards(&routes, via),
-            (None, None) => NicId(0),
-        };
-        routes.push(StaticRoute { prefix: route.prefix.0, nic, gateway: route.via });
-    }
-    routes
-}
-
-/// The port whose own network a router is in.
-fn port_towards(routes: &[StaticRoute], via: IpAddr) -> NicId {
-    let on_link = routes.iter().filter(|route| route.gateway.is_none());
-    on_link
-        .filter(|route| route.prefix.contains(via))
-        .max_by_key(|route| route.prefix.bits())
-        .map_or(NicId(0), |route| route.nic)
 }

@@ -93,18 +93,19 @@ fn answer(worker: &Worker, sweep: Sweep, ends: &mut WorkerEnds) {
         .take(sweep.matches_max as usize)
         .copied()
         .collect();
+    let mut say = |event| {
+        while ends.events.push(event).is_err() {
+            std::thread::yield_now();
+        }
+    };
     match sweep.action {
         SweepAction::List => {
-            for row in &found {
-                while ends.events.push(FromWorker::Row(sweep.job, *row)).is_err() {
-                    std::thread::yield_now();
-                }
-            }
+            found.iter().for_each(|row| say(FromWorker::Row(sweep.job, *row)));
         }
         SweepAction::Delete => flows.retain(|row| !matches(row, &sweep)),
         SweepAction::ForgetRoutes => *worker.forgot_routes.lock().unwrap() += 1,
     }
-    ends.events.push(FromWorker::SweepDone(sweep.job, found.len() as u32)).unwrap();
+    say(FromWorker::SweepDone(sweep.job, found.len() as u32));
 }
 
 fn work(id: WorkerId, worker: &Worker, mut ends: WorkerEnds) {

@@ -134,7 +134,13 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         next: Times { tick: now, look: now, reclaim: now, reclaim_hops: now + RECLAIM_HOPS_EVERY },
     };
     let ready = match listen(&socket) {
-        Ok(listener) => core.start(checked, kernel).await.map(|events| (listener, events)),
+        Ok(listener) => match kernel.start().await {
+            Ok((asks, events)) => {
+                core.kernel = asks;
+                core.start(checked).await.map(|()| (listener, events))
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     let outcome = match ready {

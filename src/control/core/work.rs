@@ -14,8 +14,7 @@ use super::{Core, to_outcome};
 use crate::config::Checked;
 use crate::control::api::rpc::Outcome;
 use crate::control::api::{ApiError, Changed, ConfigFormat, ConfigResult, ConfigText, ErrorCode};
-use crate::control::kernel_source::KernelEvents;
-use crate::control::{ControlError, KernelSide, KernelSource};
+use crate::control::{ControlError, KernelSide};
 use crate::limits::CHANGES_WAITING_MAX;
 use crate::model::next_hops::RouteUpdate;
 use crate::model::{Applied, NicModel, Registry, Snapshot};
@@ -95,14 +94,8 @@ fn build(
 }
 
 impl Core {
-    /// Asks the kernel and takes the configuration that gyre starts with. The kernel's events.
-    pub(super) async fn start(
-        &mut self,
-        checked: Checked,
-        kernel: KernelSource,
-    ) -> Result<Option<KernelEvents>, ControlError> {
-        let (asks, events) = kernel.start().await?;
-        self.kernel = asks;
+    /// Takes the configuration that gyre starts with.
+    pub(super) async fn start(&mut self, checked: Checked) -> Result<(), ControlError> {
         self.set_static(&checked.config);
         let change = Change::Apply { checked: Box::new(checked), dry_run: false };
         let (reply, answer) = oneshot::channel();
@@ -112,7 +105,7 @@ impl Core {
             self.finished(finished);
         }
         match answer.await {
-            Ok(Ok(_)) => Ok(events),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(ControlError::Refused(error)),
             Err(_) => Err(ControlError::Ended),
         }

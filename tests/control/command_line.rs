@@ -1,0 +1,162 @@
+//! The `gyre` binary as people use it.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{CONFIG, Gyre};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gyre"));
+    command.args(args).env_remove("GYRE_SOCKET");
+    command
+}
+
+/// Exit code, standard output, standard error.
+fn run(args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// Runs against a running gyre.
+fn ask(gyre: &Gyre, args: &[&str]) -> (i32, String, String) {
+    let socket = gyre.path.to_str().unwrap();
+    run(&[args, &["--socket", socket]].concat())
+}
+
+fn file(directory: &Path, text: &str) -> String {
+    let path = directory.join("gyre.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn bad_usage_exits_2_and_help_0() {
+    for args in [&[][..], &["frobnicate"], &["ctl"], &["check"], &["ctl", "status", "[1"]] {
+        let (code, _, errors) = run(args);
+        assert_eq!((code, errors.is_empty()), (2, false), "{args:?}");
+    }
+    for args in [&["--help"][..], &["ctl", "--help"], &["--version"], &["completions", "bash"]] {
+        let (code, out, errors) = run(args);
+        assert_eq!((code, out.is_empty(), errors.as_str()), (0, false, ""), "{args:?}");
+    }
+    assert!(run(&["ctl", "--help"]).1.contains("server.set_weight"));
+}
+
+#[test]
+fn an_absent_and_a_stale_socket_say_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gyre.sock");
+    let status = || run(&["status", "--socket", path.to_str().unwrap()]);
+    let (code, out, errors) = status();
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(errors.contains("not running") && errors.contains("gyre run -c FILE"), "{errors}");
+    assert_eq!(errors.lines().count(), 1);
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let (code, _, errors) = status();
+    assert!(code == 1 && errors.contains("left over"), "{errors}");
+}
+
+#[test]
+fn check_lists_every_problem_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = file(directory.path(), CONFIG);
+    for args in [&["check", &good][..], &["check", "-c", &good]] {
+        let (code, out, errors) = run(args);
+        assert_eq!((code, errors.as_str()), (0, ""), "{args:?}");
+        assert!(out.contains("1 services with 2 servers"), "{out}");
+    }
+    let bad = file(directory.path(), &CONFIG.replace("weight = 3", "weight = \"x\", size = 1"));
+    let (code, out, errors) = run(&["check", &bad]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert_eq!(errors.lines().count(), 2, "{errors}");
+    assert!(errors.lines().all(|line| line.starts_with(&format!("{bad}:17:"))), "{errors}");
+    let (code, out, _) = run(&["check", "-j", &bad]);
+    let problems: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, problems.as_array().unwrap().len()), (2, 2));
+    let (code, _, errors) = run(&["check", "/nonexistent.toml"]);
+    assert!(code == 2 && errors.contains("/nonexistent.toml"), "{errors}");
+}
+
+#[test]
+fn ctl_calls_any_method() {
+    let gyre = Gyre::start();
+    let weight = r#"{"service":"web","server":"192.0.2.11:8080","weight":5}"#;
+    let (code, out, errors) = ask(&gyre, &["ctl", "server.set_weight", weight]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let changed: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(changed["changes"].as_array().unwrap().len(), 1);
+    let (code, out, errors) = ask(&gyre, &["ctl", "server.setweight", weight]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(errors.contains("did you mean `server.set_weight`?"), "{errors}");
+    let (code, _, errors) = ask(&gyre, &["ctl", "service.remove", r#"{"service":"x"}"#]);
+    assert!(code == 1 && errors.contains("no service `x`"), "{errors}");
+
+    let mut child = command(&["ctl", "server.list", "-", "--socket", gyre.path.to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(br#"{"service":"web"}"#).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let servers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(servers["servers"][0]["weight"], 5);
+}
+
+#[test]
+fn apply_gives_a_running_gyre_a_file() {
+    let gyre = Gyre::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), &CONFIG.replace("weight = 3", "weight = 9"));
+    let line = "tcp 192.0.2.80:80: weight of 192.0.2.12:8080 is 9\n";
+    assert_eq!(ask(&gyre, &["apply", "-n", &path]), (0, line.into(), String::new()));
+    assert_eq!(ask(&gyre, &["apply", &path]), (0, line.into(), String::new()));
+    assert_eq!(ask(&gyre, &["apply", &path]).1, "nothing to change\n");
+    let bad = file(directory.path(), "[[service]]\nadress = 1\n");
+    let (code, _, errors) = ask(&gyre, &["apply", &bad]);
+    assert!(code == 2 && errors.contains("adress"), "{errors}");
+}
+
+#[test]
+fn tables_align_and_json_is_the_sockets() {
+    let gyre = Gyre::start();
+    for (name, method, wanted) in [
+        ("status", "status", "workers:"),
+        ("services", "service.list", "192.0.2.12:8080"),
+        ("connections", "connections.list", "CLIENT"),
+        ("workers", "workers.list", "running"),
+        ("ports", "ports.list", "300/1024"),
+        ("neighbors", "neighbors.list", "192.0.2.11"),
+        ("drops", "stats", "wan:rx_missed"),
+    ] {
+        let (code, out, errors) = ask(&gyre, &[name]);
+        assert_eq!((code, errors.as_str()), (0, ""), "{name}");
+        assert!(out.contains(wanted), "{name}: {out}");
+        let (_, out, _) = ask(&gyre, &[name, "-j"]);
+        let shown: Value = serde_json::from_str(&out).unwrap();
+        let called = gyre.call(method, json!({}));
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&shown), keys(&called), "{name}");
+    }
+    let (_, table, _) = ask(&gyre, &["services"]);
+    let columns: Vec<_> = table.lines().map(|line| line.find("192.0.2.1").unwrap_or(0)).collect();
+    assert_eq!(columns[1], columns[2], "{table}");
+}
+
+#[test]
+fn a_closed_pipe_ends_a_list_quietly() {
+    let gyre = Gyre::start();
+    let socket = gyre.path.to_str().unwrap();
+    let mut child = command(&["ctl", "stats", "--socket", socket])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert_eq!((child.wait().unwrap().code(), errors.as_str()), (Some(0), ""));
+}
