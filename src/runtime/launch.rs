@@ -13,6 +13,7 @@ use super::cores::{self, CorePlan, NoSuchCore};
 use super::crew::{Crew, CrewError, CrewPlan};
 use super::idle::IdlePolicy;
 use super::kernel_interface::keeper::{Keeper, KeeperError};
+use super::kernel_interface::nftables::Instance;
 use super::kernel_interface::{self, KernelError, KernelInterface};
 use super::ports::{self, FrameMemory, OpenPort, PortError};
 use super::signals;
@@ -190,8 +191,9 @@ fn eal_config(
         },
         memory_mib: config.runtime.memory_mib.unwrap_or_else(|| memory.eal_mib()),
         pci_allowed: pci.collect(),
-        // Two instances in one machine must not share EAL's runtime directory.
-        file_prefix: format!("gyre-{}", std::process::id()),
+        // Names EAL's runtime directory: two instances must not share one, and a killed one's is
+        // to be found by the next.
+        file_prefix: Instance::this(config.runtime.control_socket.as_ref()).lasting_name(),
         multi_process: config.runtime.multi_process,
         main_core: Some(other_core(cores)),
         worker_cores,

@@ -103,6 +103,11 @@ impl Instance {
         }
     }
 
+    /// A name that stays the same over restarts and is no other live instance's on this machine.
+    pub fn lasting_name(&self) -> String {
+        format!("gyre-{:08x}", self.socket)
+    }
+
     /// The name of its table.
     pub fn table(&self) -> String {
         format!("{PREFIX}{:08x}_{}_{}_{}", self.socket, self.pid_namespace, self.pid, self.started)
