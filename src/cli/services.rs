@@ -29,7 +29,10 @@ fn rows(service: &ServiceRow, table: &mut Table) {
     }
     for server in &service.servers {
         let numbers = [server.active, server.inactive, server.connections, server.refused];
-        let state = if server.reachable { &server.state } else { "unreachable" };
+        let state = match server.state.as_str() {
+            "active" if !server.reachable => "unreachable",
+            state => state,
+        };
         let tail = [
             server.address.clone(),
             server.forwarding.clone(),

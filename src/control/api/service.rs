@@ -75,6 +75,6 @@ pub struct ServiceRow {
 /// Result of `service.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServicesResult {
-    /// The services, in the order they were added.
+    /// The services, by protocol and address.
     pub services: Vec<ServiceRow>,
 }

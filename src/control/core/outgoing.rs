@@ -140,3 +140,84 @@ impl Outgoing {
         self.link.snapshots.is_closed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::control::link::WorkerEnds;
+    use crate::counters::WorkerCounters;
+    use crate::model::{NicId, WorkerId};
+
+    fn pair() -> (Outgoing, WorkerEnds) {
+        let counters = Arc::new(WorkerCounters::with_bounds(0, 0, 0));
+        let first = Arc::new(Snapshot::empty());
+        let (link, ends) = WorkerLink::new(WorkerId(0), &first, &counters);
+        (Outgoing::new(link), ends)
+    }
+
+    /// The same but for its revision: an owner function is dear to make.
+    fn later(snapshot: &Snapshot, revision: u64) -> Arc<Snapshot> {
+        Arc::new(Snapshot { revision, ..snapshot.clone() })
+    }
+
+    fn hop(id: u16) -> (NextHopId, NextHop) {
+        let neighbour = Ipv4Addr::LOCALHOST.into();
+        let (dst_mac, src_mac) = ([1; 6], [2; 6]);
+        let nic = NicId(0);
+        let hop = NextHop { nic, resolved: true, dst_mac, src_mac, mtu: 1500, neighbour };
+        (NextHopId(id), hop)
+    }
+
+    #[test]
+    fn a_snapshot_waits_for_the_hops_before_it_and_holds_back_those_behind() {
+        let (mut outgoing, mut ends) = pair();
+        outgoing.hops(&[hop(1)]);
+        outgoing.publish(&later(ends.snapshots.current(), 1));
+        outgoing.hops(&[hop(2)]);
+        outgoing.pump();
+        assert!(!ends.snapshots.adopt(), "the hop was not taken yet");
+        assert!(matches!(ends.commands.pop(), Some(ToWorker::SetNextHop(NextHopId(1), _))));
+        outgoing.pump();
+        assert!(ends.commands.pop().is_none(), "the snapshot was not adopted yet");
+        assert!(ends.snapshots.adopt());
+        outgoing.pump();
+        assert!(matches!(ends.commands.pop(), Some(ToWorker::SetNextHop(NextHopId(2), _))));
+    }
+
+    #[test]
+    fn a_worker_that_takes_nothing_costs_bounded_room_and_then_hears_the_newest() {
+        let (mut outgoing, mut ends) = pair();
+        for revision in 1..=1000 {
+            outgoing.publish(&later(ends.snapshots.current(), revision));
+            assert!(!outgoing.pump());
+        }
+        assert!(outgoing.waiting.len() <= SNAPSHOTS_MAX);
+        for _ in 0..10 {
+            ends.snapshots.adopt();
+            outgoing.pump();
+        }
+        assert_eq!(ends.snapshots.revision(), 1000);
+        assert_eq!(outgoing.snapshots_waiting, 0);
+    }
+
+    #[test]
+    fn lost_commands_are_owned_up_to_once_the_rest_is_sent() {
+        let (mut outgoing, mut ends) = pair();
+        let all = WAITING_MAX + WORKER_COMMANDS_MAX + 10;
+        (0..all).for_each(|_| outgoing.hops(&[hop(7)]));
+        let mut taken = 0;
+        while !outgoing.pump() {
+            assert!(taken < all);
+            while ends.commands.pop().is_some() {
+                taken += 1;
+            }
+        }
+        assert!(!outgoing.pump(), "said once");
+        while ends.commands.pop().is_some() {
+            taken += 1;
+        }
+        assert_eq!(taken, WAITING_MAX);
+    }
+}

@@ -3,11 +3,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashSet;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
-use tracing::{error, info};
+use tokio::time::timeout;
+use tracing::{error, info, warn};
 
 use super::change::{Change, Done, Present};
 use super::{Core, to_outcome};
@@ -18,6 +20,9 @@ use crate::control::{ControlError, KernelSide};
 use crate::limits::CHANGES_WAITING_MAX;
 use crate::model::next_hops::RouteUpdate;
 use crate::model::{Applied, NicModel, Registry, Snapshot};
+
+/// How long the kernel side may take to prepare for a snapshot.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Something to do with the registry.
 pub enum Work {
@@ -86,8 +91,10 @@ fn build(
         });
         let finished = built.await?;
         if let Some(snapshot) = finished.end.snapshot() {
-            // No answer is an error that was logged, and does not stop the publication.
-            let _ = kernel_side(snapshot).await;
+            // An answer that fails was logged, and does not stop the publication.
+            if timeout(KERNEL_PATIENCE, kernel_side(snapshot)).await.is_err() {
+                warn!("the kernel side does not answer; publishing without it");
+            }
         }
         Ok(finished)
     })

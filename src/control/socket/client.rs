@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Job, LineBuffer, SocketLimits};
 use crate::control::api::rpc::{Id, Item, Line, Outcome, write_reply};
@@ -41,9 +41,12 @@ pub async fn serve(
     stop: Stop,
 ) -> io::Result<()> {
     let mut buffer = LineBuffer::new(limits.request_bytes_max);
+    // When the line that is being received must be whole.
+    let mut deadline = None;
     loop {
         match buffer.next_line() {
             Ok(Some(line)) => {
+                deadline = None;
                 let reply = answer(line, &core).await;
                 write(&mut stream, &reply, limits).await?;
                 continue;
@@ -55,7 +58,10 @@ pub async fn serve(
                 return dismiss(stream, error, limits).await;
             }
         }
-        match read(&mut stream, &mut buffer, limits, &stop).await? {
+        if buffer.has_partial() {
+            deadline = deadline.or_else(|| Instant::now().checked_add(limits.partial_max));
+        }
+        match read(&mut stream, &mut buffer, deadline, &stop).await? {
             Read::More => {}
             Read::End => {
                 let reply = answer(buffer.take_rest(), &core).await;
@@ -82,19 +88,23 @@ pub async fn turn_away(stream: UnixStream, limits: SocketLimits) {
 async fn read(
     stream: &mut UnixStream,
     buffer: &mut LineBuffer,
-    limits: SocketLimits,
+    deadline: Option<Instant>,
     stop: &Stop,
 ) -> io::Result<Read> {
     // Between requests a client may be silent for as long as it likes.
-    let patience = if buffer.has_partial() { limits.partial_max } else { Duration::MAX };
+    let late = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
     buffer.bytes_mut().reserve(READ_BYTES);
     tokio::select! {
-        read = timeout(patience, stream.read_buf(buffer.bytes_mut())) => Ok(match read {
-            Ok(Ok(0)) => Read::End,
-            Ok(Ok(_)) => Read::More,
-            Ok(Err(error)) => return Err(error),
-            Err(_) => Read::TooSlow,
-        }),
+        read = stream.read_buf(buffer.bytes_mut()) => match read? {
+            0 => Ok(Read::End),
+            _ => Ok(Read::More),
+        },
+        () = late => Ok(Read::TooSlow),
         () = stop.requested() => Ok(Read::Stopping),
     }
 }
