@@ -187,6 +187,7 @@ impl Worker {
         worked |= self.take_command(now);
         worked |= self.adopt();
         self.report();
+        worked |= self.exits.flush(&self.counters);
         worked
     }
 

@@ -9,11 +9,12 @@ pub mod tap;
 pub mod thread;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::checks::PlannedPort;
 use super::crossing::{KernelRings, kernel_rings};
@@ -81,11 +82,35 @@ pub fn keeper_config(
             }));
             config.guarded.shared.push(interface.clone());
         } else if let Some(lower) = &port.lower {
+            warn_of_addresses(port, lower, &kernel)?;
             config.guarded.shut.push(lower.clone());
         }
         config.interfaces.push(KernelInterfaceSubnets { interface, subnets });
     }
     Ok(config)
+}
+
+/// The kernel would go on sending from the lower interface, and hear no answer there.
+fn warn_of_addresses(
+    port: &PlannedPort,
+    lower: &str,
+    kernel: &BlockingInterfaces,
+) -> Result<(), NetlinkError> {
+    let is_link_local = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    for (address, bits) in kernel.addresses(kernel.find(lower)?.ifindex)? {
+        if !is_link_local(address) {
+            warn!(
+                "port {}: {lower} has {address}/{bits}, where the kernel will not be heard; list \
+                 it under the port's `addresses` and `ip address delete {address}/{bits} dev \
+                 {lower}`, or use kernel = \"shared\"",
+                port.config.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The TAPs and the thread that serves them. Dropped, it ends the thread, and the TAPs are gone.
