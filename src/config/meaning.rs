@@ -123,6 +123,15 @@ fn routes(config: &Config, walk: &mut Walk) {
             let what = "the router's address family differs from the prefix's".into();
             walk.push(&via, what, "use one family".into());
         }
+        if let Some(router) = route.via
+            && !walk.any_dropped_in("port")
+            && !walk.any_dropped_in("neighbour")
+            && config.towards(router).is_none()
+        {
+            let what = format!("no port leads to {router}");
+            let remedy = "add an address of its network to a port, or a [[neighbour]] for it";
+            walk.push(&via, what, remedy.into());
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Config {
 
     /// The port that a router is behind: where it is a static neighbour, else where a port's own
     /// prefix holds it.
-    fn towards(&self, router: IpAddr) -> Option<NicId> {
+    pub(super) fn towards(&self, router: IpAddr) -> Option<NicId> {
         if let Some(neighbour) = self.neighbour.iter().find(|n| n.address == router) {
             return self.nic(&neighbour.port);
         }
@@ -94,5 +94,17 @@ mod tests {
             ]
         );
         assert_eq!(config.static_neighbours()[0].nic, NicId(1));
+    }
+
+    #[test]
+    fn a_router_that_no_port_leads_to_is_a_problem() {
+        let text = r#"
+            port = [{ name = "wan", device = "net_null0", addresses = ["192.0.2.2/24"] }]
+            route = [{ prefix = "0.0.0.0/0", via = "198.51.100.1" }]
+        "#;
+        let problems = Config::parse_toml(text).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].path, "route[0].via");
+        assert!(problems[0].message.contains("198.51.100.1"), "{problems:?}");
     }
 }
