@@ -229,7 +229,15 @@ pub(super) const CONFIG: Shape = Shape::Table(&[
         Shape::Map(&Shape::Table(POOL)),
         "pools of FULLNAT source addresses, by name",
     ),
-    field("neighbour", Shape::List(&Shape::Table(NEIGHBOUR)), "static neighbours, for `replay`"),
-    field("route", Shape::List(&Shape::Table(ROUTE)), "static routes, for `replay`"),
+    field(
+        "neighbour",
+        Shape::List(&Shape::Table(NEIGHBOUR)),
+        "static neighbours: they go before the kernel's, and are all that `replay` has",
+    ),
+    field(
+        "route",
+        Shape::List(&Shape::Table(ROUTE)),
+        "static routes: they go before the kernel's, and are all that `replay` has",
+    ),
     field("service", Shape::List(&SERVICE), "virtual services"),
 ]);

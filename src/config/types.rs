@@ -22,10 +22,10 @@ pub struct Config {
     /// FULLNAT source address pools by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub local_addresses: BTreeMap<String, Pool>,
-    /// Static neighbours, for `replay`.
+    /// Static neighbours; they go before the kernel's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub neighbour: Vec<Neighbour>,
-    /// Static routes, for `replay`.
+    /// Static routes; they go before the kernel's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Route>,
     /// Virtual services.

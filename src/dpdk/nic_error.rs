@@ -136,7 +136,10 @@ pub enum NicError {
         wanted_bytes: u32,
     },
     /// The device does not do this MTU.
-    #[error("{device}: MTU {mtu} is outside what the device takes ({mtu_min} to {mtu_max})")]
+    #[error(
+        "{device}: MTU {mtu} is outside what the device takes ({mtu_min} to {mtu_max}); correct \
+         the port's `mtu`"
+    )]
     Mtu {
         /// The port's device.
         device: String,

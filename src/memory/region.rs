@@ -41,7 +41,7 @@ pub enum MemoryError {
     /// A system call failed while the region was made.
     #[error(
         "{bytes} bytes of memory: {call}: {source}; \
-         lower `connections` in the configuration or give the machine more memory"
+         lower `runtime.connections` or give the machine more memory"
     )]
     System {
         /// The call that failed.

@@ -35,7 +35,10 @@ pub enum CheckError {
         source: DeviceSyntax,
     },
     /// The interface below the port does not exist.
-    #[error("port {port}: there is no interface {wanted} here; there are: {present}")]
+    #[error(
+        "port {port}: there is no interface {wanted} here; there are: {present}; correct `iface=` \
+         in the port's `device`"
+    )]
     NoInterface {
         /// The port's name.
         port: String,

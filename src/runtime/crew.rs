@@ -24,7 +24,7 @@ pub enum CrewError {
     #[error(transparent)]
     Thread(#[from] EalError),
     /// No memory for flows.
-    #[error("worker {worker}: {source}; lower `runtime.connections` or give the machine more")]
+    #[error("worker {worker}: {source}")]
     Memory {
         /// Which.
         worker: WorkerId,

@@ -45,7 +45,7 @@ impl Core {
             FromWorker::Ended(_) => {
                 self.ended[at] = true;
                 if !self.stop.is_requested() {
-                    error!(worker, "the worker ended; stopping");
+                    error!(worker, "the worker ended by itself; gyre stops. Please report this");
                     self.stop.request();
                 }
             }
@@ -57,7 +57,11 @@ impl Core {
         for notice in self.watch.look(&self.counts.workers, now) {
             match notice {
                 Notice::Stalled(worker) => {
-                    warn!(worker, "the worker has completed no turn for a second");
+                    warn!(
+                        worker,
+                        "the worker has completed no turn for a second and its frames wait; \
+                         does something else take its core? `gyre workers` shows it"
+                    );
                 }
                 Notice::Recovered(worker) => info!(worker, "the worker turns again"),
             }

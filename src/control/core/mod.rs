@@ -180,7 +180,10 @@ async fn next_batch(events: &mut Option<KernelEvents>) -> Vec<KernelEvent> {
     if let Some(source) = events {
         match source.recv().await {
             Some(batch) => return batch,
-            None => error!("the kernel's routes and neighbours are no longer heard of"),
+            None => error!(
+                "the kernel's routes and neighbours are no longer heard of and stay as they \
+                 are; restart gyre"
+            ),
         }
         *events = None;
     }

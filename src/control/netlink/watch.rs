@@ -161,7 +161,10 @@ impl Watch {
         // Whatever else it is (the interface went, the table is full), the keeper asks again.
         if error.raw_os_error() == Some(libc::EPERM) && !self.denied {
             self.denied = true;
-            warn!("netlink: the kernel lets us not resolve neighbours; it takes CAP_NET_ADMIN");
+            warn!(
+                "the kernel refuses to resolve neighbours for gyre, so servers may stay \
+                 unreachable; run gyre as root or with CAP_NET_ADMIN"
+            );
         }
     }
 

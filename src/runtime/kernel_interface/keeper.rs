@@ -110,7 +110,10 @@ pub enum KeeperError {
     #[error(transparent)]
     Nft(#[from] NftError),
     /// The file beside the control socket.
-    #[error("{path}: {source}; gyre notes there what it adds to interfaces that outlive it")]
+    #[error(
+        "{path}: {source}; let gyre write there: it notes the addresses that it adds to \
+         interfaces which outlive it"
+    )]
     File {
         /// Its path.
         path: String,
