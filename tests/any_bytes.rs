@@ -117,7 +117,11 @@ fn counted(director: &Director) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 250,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_bytes_get_a_counted_verdict(frames in prop::collection::vec(any_frame(), 1..64)) {

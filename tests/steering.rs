@@ -127,68 +127,109 @@ fn step() -> impl Strategy<Value = Step> {
     )
 }
 
+/// A flow as the test knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    owner: usize,
+    /// Source as the server sees it.
+    local: SocketAddr,
+    server: IpAddr,
+}
+
+/// Flows by client and service.
+type Flows = HashMap<(u8, usize), Known>;
+
+fn flags(step: &Step) -> TcpFlags {
+    match step.flags {
+        0 => TcpFlags::SYN,
+        1 => TcpFlags::ACK,
+        2 => TcpFlags::FIN | TcpFlags::ACK,
+        3 => TcpFlags::RST,
+        _ => TcpFlags::SYN | TcpFlags::ACK,
+    }
+}
+
+fn address(step: &Step) -> SocketAddr {
+    ([10, 0, 0, step.client + 1], 5000).into()
+}
+
+fn server_sends(team: &mut Team, step: &Step, worker: usize, known: Known) {
+    let Known { owner, local, server } = known;
+    let tcp = from_server(server, local.ip()).tcp(80, local.port());
+    let (decided, verdict, sent) = team.receive(worker, SERVER, &tcp.flags(flags(step)).build());
+    assert_eq!((decided, verdict), (owner, Verdict::Transmit(CLIENT)));
+    let (ip, _) = Ipv4::parse(&sent[14..]).unwrap();
+    assert_eq!(IpAddr::V4(ip.dst()), address(step).ip());
+}
+
+fn client_sends(team: &mut Team, step: &Step, worker: usize, flows: &mut Flows) {
+    let vip: IpAddr = VIPS[step.service].parse().unwrap();
+    let tcp = from_client(address(step).ip(), vip).tcp(5000, 80);
+    let (owner, verdict, sent) = team.receive(worker, CLIENT, &tcp.flags(flags(step)).build());
+    let known = flows.get(&(step.client, step.service));
+    if let Some(known) = known {
+        assert_eq!((owner, verdict), (known.owner, Verdict::Transmit(SERVER)));
+    }
+    if verdict == Verdict::Transmit(SERVER) {
+        // A SYN may have been scheduled afresh: the flow's face may have changed, not its owner.
+        let (ip, l4) = Ipv4::parse(&sent[14..]).unwrap();
+        let local = (ip.src(), u16::from_be_bytes([l4[0], l4[1]])).into();
+        let server = if step.service == 0 { ip.dst().into() } else { vip };
+        flows.insert((step.client, step.service), Known { owner, local, server });
+    }
+}
+
+/// No source port is shared by two live flows of one server.
+fn faces_are_distinct(flows: &Flows) -> bool {
+    let full_nat = flows.iter().filter(|((_, service), _)| *service == 0);
+    let mut faces: Vec<_> = full_nat.map(|(_, known)| (known.local, known.server)).collect();
+    let all = faces.len();
+    faces.sort_unstable();
+    faces.dedup();
+    faces.len() == all
+}
+
+fn everything_is_given_back(team: &mut Team) -> bool {
+    for _ in 0..40 {
+        team.now = team.now + 60_000_000_000;
+        for worker in &mut team.workers {
+            while worker.expire(&team.snapshot, team.now) > 0 {}
+        }
+    }
+    team.workers.iter().all(|worker| {
+        let counters = &worker.counters;
+        worker.flows.is_empty()
+            && counters.servers.iter().all(|s| s.flows.get() == 0 && s.active.get() == 0)
+            && counters.lips.iter().all(|lip| lip.used.get() == 0)
+    })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn both_directions_have_one_owner(count in 1..=8u8, steps in prop::collection::vec(step(), 1..150)) {
+    fn both_directions_have_one_owner(
+        count in 1..=8u8,
+        steps in prop::collection::vec(step(), 1..150),
+    ) {
         let mut team = Team::new(count);
-        // Owner, source as the server sees it, and server, by client and service.
-        let mut flows: HashMap<(u8, usize), (usize, SocketAddr, IpAddr)> = HashMap::new();
+        let mut flows = Flows::new();
         for step in steps {
-            let flags = [TcpFlags::SYN, TcpFlags::ACK, TcpFlags::FIN | TcpFlags::ACK, TcpFlags::RST,
-                TcpFlags::SYN | TcpFlags::ACK][usize::from(step.flags)];
-            let arrives_at = step.arrives_at % usize::from(count);
-            let known = flows.get(&(step.client, step.service)).copied();
-            let client: SocketAddr = ([10, 0, 0, step.client + 1], 5000).into();
-            if step.from_server {
-                let Some((owner, local, server)) = known.filter(|_| step.service == 0) else { continue };
-                let frame = from_server(server, local.ip()).tcp(80, local.port()).flags(flags).build();
-                let (decided, verdict, sent) = team.receive(arrives_at, SERVER, &frame);
-                prop_assert_eq!((decided, verdict), (owner, Verdict::Transmit(CLIENT)));
-                prop_assert_eq!(IpAddr::V4(Ipv4::parse(&sent[14..]).unwrap().0.dst()), client.ip());
-                continue;
-            }
-            let vip: IpAddr = VIPS[step.service].parse().unwrap();
-            let frame = from_client(client.ip(), vip).tcp(5000, 80).flags(flags).build();
-            let (decided, verdict, sent) = team.receive(arrives_at, CLIENT, &frame);
-            let Some((owner, ..)) = known else {
-                if verdict == Verdict::Transmit(SERVER) {
-                    let (ip, l4) = Ipv4::parse(&sent[14..]).unwrap();
-                    let local = (ip.src(), u16::from_be_bytes([l4[0], l4[1]])).into();
-                    let server = if step.service == 0 { ip.dst().into() } else { vip };
-                    flows.insert((step.client, step.service), (decided, local, server));
+            let worker = step.arrives_at % usize::from(count);
+            match flows.get(&(step.client, step.service)).copied() {
+                Some(known) if step.from_server && step.service == 0 => {
+                    server_sends(&mut team, &step, worker, known);
                 }
-                continue;
-            };
-            prop_assert_eq!((decided, verdict), (owner, Verdict::Transmit(SERVER)));
-            // A SYN may have been scheduled afresh: the flow's face may have changed, its owner not.
-            let (ip, l4) = Ipv4::parse(&sent[14..]).unwrap();
-            let local = (ip.src(), u16::from_be_bytes([l4[0], l4[1]])).into();
-            let server = if step.service == 0 { ip.dst().into() } else { vip };
-            flows.insert((step.client, step.service), (owner, local, server));
-        }
-        // No source port is shared by two live flows of one server.
-        let mut faces: Vec<_> = flows.iter().filter(|((_, service), _)| *service == 0)
-            .map(|(_, (_, local, server))| (*local, *server)).collect();
-        let all = faces.len();
-        faces.sort_unstable();
-        faces.dedup();
-        prop_assert_eq!(faces.len(), all);
-        if count == 1 {
-            prop_assert_eq!(team.hand_offs, 0);
-        }
-        // Counts are back at zero when time has passed.
-        for _ in 0..40 {
-            team.now = team.now + 60_000_000_000;
-            for worker in &mut team.workers {
-                while worker.expire(&team.snapshot, team.now) > 0 {}
+                _ if step.from_server => {}
+                _ => client_sends(&mut team, &step, worker, &mut flows),
             }
         }
-        for worker in &team.workers {
-            prop_assert_eq!(worker.flows.len(), 0);
-            prop_assert!(worker.counters.servers.iter().all(|s| s.flows.get() == 0 && s.active.get() == 0));
-            prop_assert!(worker.counters.lips.iter().all(|lip| lip.used.get() == 0));
-        }
+        prop_assert!(faces_are_distinct(&flows));
+        prop_assert!(count > 1 || team.hand_offs == 0);
+        prop_assert!(everything_is_given_back(&mut team));
     }
 }

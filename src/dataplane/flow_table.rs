@@ -394,7 +394,9 @@ mod tests {
         })]
 
         #[test]
-        fn table_agrees_with_a_map(steps in prop::collection::vec((any::<bool>(), any::<bool>(), 0u16..40), 0..120)) {
+        fn table_agrees_with_a_map(
+            steps in prop::collection::vec((any::<bool>(), any::<bool>(), 0u16..40), 0..120),
+        ) {
             let mut table = table(32, 32);
             let mut model = std::collections::HashMap::new();
             for (insert, family, port) in steps {
