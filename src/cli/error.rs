@@ -31,7 +31,7 @@ pub fn print(error: &anyhow::Error) {
         Some(BadConfig { path, problems }) => {
             problems.iter().for_each(|problem| eprintln!("{path}:{problem}"));
         }
-        None => eprintln!("gyre: {error:#}"),
+        None => eprintln!("gyre: {}", on_one_line(error)),
     }
 }
 
@@ -57,7 +57,38 @@ fn is_refusal(error: &ClientError) -> bool {
     matches!(error, ClientError::Refused(error) if refused(error))
 }
 
+/// An error with its causes on one line. Many messages tell their cause already, in the place where
+/// it reads best; such a cause is not told twice.
+fn on_one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Whether standard output's reader went away.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("port wan: {source}; do this")]
+        struct Telling {
+            source: io::Error,
+        }
+        let telling = Telling { source: io::Error::other("no such thing") };
+        let error = anyhow::Error::new(telling).context("gyre does not start");
+        let expected = "gyre does not start: port wan: no such thing; do this";
+        assert_eq!(on_one_line(&error), expected);
+    }
 }
