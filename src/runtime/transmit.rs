@@ -90,6 +90,7 @@ fn send(queue: &mut TxQueue, frames: &mut MbufVec, nic: NicId, counters: &Worker
             return;
         }
     }
+    nic.tx_full.add(frames.len() as u64);
     counters.drops[DropReason::TxFull as usize].add(frames.len() as u64);
     Mbuf::free_bulk(frames);
 }
