@@ -212,8 +212,8 @@ fn a_start_that_cannot_be_is_refused_in_words() {
         ] {
             let (found, text) = refusal(&rest);
             assert_eq!(found, Some(code), "{rest}\n{text}");
-            let told = text.lines().filter(|line| line.contains(said)).count();
-            assert_eq!(told, 1, "{said} is not in:\n{text}");
+            // DPDK may have said something before.
+            assert!(text.lines().any(|line| line.contains(said)), "{said} is not in:\n{text}");
             let port = text.matches("port wan: ").count();
             assert!(port <= 1, "told twice:\n{text}");
         }
