@@ -92,13 +92,22 @@ impl Running {
         fs::read_to_string(self.place.path("log")).unwrap()
     }
 
+    /// Signals it; not after it was waited for.
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+        let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        self.signal(Signal::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -180,7 +189,7 @@ fn an_interrupt_takes_everything_away_and_a_second_one_hurries_nothing() {
         let _wire = wire();
         let mut running = Running::start(1, PORT);
         running.signal(Signal::SIGINT);
-        let _ = kill(Pid::from_raw(running.child.id() as i32), Signal::SIGINT);
+        running.signal(Signal::SIGINT);
         let status = running.child.wait().unwrap();
         assert_eq!(status.code(), Some(0), "{}", running.said());
         let links = Command::new("ip").args(["-br", "link"]).output().unwrap();
