@@ -100,7 +100,7 @@ keep_services_off() {
 
 need_rust() {
     command -v cargo >/dev/null ||
-        die "no cargo: install Rust by https://rustup.rs (1.88 or newer), then open a new shell"
+        die "no cargo: install Rust by https://rustup.rs (1.89 or newer), then open a new shell"
 }
 
 # ---- hugepages -----------------------------------------------------------------------------
