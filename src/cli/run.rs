@@ -24,7 +24,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     file::load(&args.config)?;
     anyhow::bail!(
-        "this gyre was built without DPDK and can only check and replay; build it with the \
-         feature `dpdk`"
+        "this gyre was built without DPDK, so it can check and replay but not run; build it \
+         without `--no-default-features`"
     )
 }

@@ -21,6 +21,14 @@ const LINE_BYTES: usize = 64;
 const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
 /// Where the kernel says whether shared memory may have transparent hugepages.
 const SHMEM_POLICY: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+/// Where the kernel says how much memory is to be had.
+const MEMINFO: &str = "/proc/meminfo";
+/// Pages taken between two looks at what is to be had, in bytes: other workers take theirs at the
+/// same time.
+const STEP_BYTES: usize = 16 << 20;
+/// What stays to everybody else, in bytes. The kernel does not refuse pages but ends processes for
+/// them, and not always ours.
+const LEFT_BYTES: usize = 64 << 20;
 
 /// What a region stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +58,19 @@ pub enum MemoryError {
         bytes: usize,
         /// The kernel's reason.
         source: io::Error,
+    },
+    /// Taking so much would have the kernel end processes.
+    #[error(
+        "{} MiB of memory wanted, {} MiB to be had; lower `runtime.connections` or give the \
+         machine more memory",
+        .wanted_bytes >> 20,
+        .available_bytes >> 20
+    )]
+    Short {
+        /// Still wanted.
+        wanted_bytes: usize,
+        /// To be had.
+        available_bytes: usize,
     },
     /// Nothing was asked for, or more than addresses can hold.
     #[error("a table of {entries} entries cannot be made; 1 to {entries_max} are possible")]
@@ -192,10 +213,23 @@ impl Region {
     /// Takes the pages now. Where memory is short this is an error here instead of a signal in
     /// the packet path.
     fn populate(&self) -> Result<(), MemoryError> {
-        let address = self.base.as_ptr();
-        // SAFETY: the range is our own map; populating writes nothing that can be seen.
+        for offset in (0..self.bytes).step_by(STEP_BYTES) {
+            let wanted_bytes = self.bytes - offset;
+            // Reserved hugepages are nobody else's.
+            if self.backing != Backing::HugeTlb {
+                leave_some(wanted_bytes)?;
+            }
+            self.populate_step(offset, wanted_bytes.min(STEP_BYTES))?;
+        }
+        Ok(())
+    }
+
+    fn populate_step(&self, offset: usize, bytes: usize) -> Result<(), MemoryError> {
+        // SAFETY: `offset` lies inside our own map.
+        let address = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: the range is in our own map; populating writes nothing that can be seen.
         let failed =
-            unsafe { libc::madvise(address.cast(), self.bytes, libc::MADV_POPULATE_WRITE) != 0 };
+            unsafe { libc::madvise(address.cast(), bytes, libc::MADV_POPULATE_WRITE) != 0 };
         if !failed {
             return Ok(());
         }
@@ -204,9 +238,9 @@ impl Region {
             return Err(system_error("madvise", self.bytes, error));
         }
         // Kernels before 5.14 do not know the advice: touch every page.
-        for offset in (0..self.bytes).step_by(PAGE_BYTES) {
-            // SAFETY: `offset` lies inside our own writable map, which nobody else uses yet.
-            unsafe { address.add(offset).write_volatile(0) };
+        for page in (0..bytes).step_by(PAGE_BYTES) {
+            // SAFETY: `page` lies inside our own writable map, which nobody else uses yet.
+            unsafe { address.add(page).write_volatile(0) };
         }
         Ok(())
     }
@@ -288,6 +322,25 @@ fn allows_huge(policy: &str) -> bool {
     ["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|word| policy.contains(word))
 }
 
+/// Refuses to take `wanted_bytes` where too little would be left.
+fn leave_some(wanted_bytes: usize) -> Result<(), MemoryError> {
+    let meminfo = fs::read_to_string(MEMINFO).unwrap_or_default();
+    match available_bytes(&meminfo) {
+        Some(available_bytes) if available_bytes < wanted_bytes.saturating_add(LEFT_BYTES) => {
+            Err(MemoryError::Short { wanted_bytes, available_bytes })
+        }
+        // Where the kernel does not tell there is nothing to compare with.
+        _ => Ok(()),
+    }
+}
+
+/// `MemAvailable` of a `meminfo` file.
+fn available_bytes(meminfo: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 fn heap_layout(bytes: usize) -> Result<Layout, MemoryError> {
     Layout::from_size_align(bytes, PAGE_BYTES).map_err(|_| too_large(bytes))
 }
@@ -331,8 +384,20 @@ mod tests {
     #[test]
     #[cfg_attr(any(miri, gyre_heap), ignore = "needs a memfd")]
     fn more_than_there_is_names_the_remedy() {
-        let error = Region::new(isize::MAX as usize - PAGE_BYTES).unwrap_err();
-        assert!(error.to_string().contains("lower `connections`"), "{error}");
+        let available = available_bytes(&fs::read_to_string(MEMINFO).unwrap()).unwrap();
+        for bytes in [available + (1 << 30), isize::MAX as usize - PAGE_BYTES] {
+            let error = Region::new(bytes).unwrap_err();
+            assert!(error.to_string().contains("lower `runtime.connections`"), "{error}");
+        }
+        let error = leave_some(available + (1 << 30)).unwrap_err();
+        assert!(matches!(error, MemoryError::Short { .. }), "{error}");
+    }
+
+    #[test]
+    fn available_memory_is_read_in_kib() {
+        let meminfo = "MemTotal:       2048 kB\nMemAvailable:   1000 kB\nBuffers: 7 kB\n";
+        assert_eq!(available_bytes(meminfo), Some(1_024_000));
+        assert_eq!(available_bytes("MemTotal: 7 kB\n"), None);
     }
 
     #[test]
