@@ -17,6 +17,18 @@ const AF_PACKET_NOT_DATA_BYTES: u32 = 32;
 const PAGE_BYTES: u32 = 4096;
 const ETHERNET_HEADER_BYTES: u32 = 14;
 
+/// Drivers with ways of their own.
+const DRIVERS: [&str; 8] = [
+    "net_af_packet",
+    "eth_af_packet",
+    "net_af_xdp",
+    "net_tap",
+    "virtio_user",
+    "net_virtio_user",
+    "net_vhost",
+    "eth_vhost",
+];
+
 /// What the `device` of a port names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Device {
@@ -81,9 +93,13 @@ impl DevArgs {
         &self.name
     }
 
-    /// The driver's name: the device's without its number, such as `net_tap`.
+    /// The driver's name, such as `net_tap`. EAL takes the driver whose name the device's begins
+    /// with, so `net_tap_lan` is one too; of drivers that nothing here depends on it is the
+    /// device's name without its number.
     pub fn driver(&self) -> &str {
-        self.name.trim_end_matches(|c: char| c.is_ascii_digit())
+        let bare = self.name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let known = DRIVERS.iter().find(|driver| bare.starts_with(**driver));
+        known.copied().unwrap_or(bare)
     }
 
     /// The first value of `key`.
@@ -222,6 +238,8 @@ mod tests {
         };
         assert_eq!((device.name(), device.driver()), ("net_tap12", "net_tap"));
         assert_eq!(device.value("iface"), Some("t0"));
+        let named = DevArgs::parse("net_af_packet_wan,iface=eth1").unwrap();
+        assert_eq!(named.kernel_interface(), Some("eth1"));
         for bad in ["", ",iface=x", "0000:3b:00", "net tap", "-a"] {
             assert!(Device::parse(bad).is_err(), "{bad}");
         }
