@@ -37,6 +37,11 @@ impl Core {
                     self.kernel.resolve(ifindex, address);
                 }
                 self.flush_hops();
+                // The slot may have been resolved before the worker knew that it is this one's,
+                // because another had asked: then no update is on its way, and the frame waits.
+                if let Some(hop) = self.next_hops.resolved(nic, address) {
+                    self.workers[at].hops(&[hop]);
+                }
             }
             FromWorker::NoRoute(address) => debug!(worker, %address, "no route"),
             FromWorker::Noticed(reason) => {

@@ -193,6 +193,13 @@ impl NextHops {
         known.then_some((ifindex, address))
     }
 
+    /// The slot of a neighbour of a port, once that is resolved.
+    pub fn resolved(&mut self, nic: NicId, address: IpAddr) -> Option<(NextHopId, NextHop)> {
+        self.refresh();
+        let found = self.slots.iter().find(|(_, slot)| slot.via == Some((nic, address)));
+        found.map(|(id, slot)| (id, slot.hop)).filter(|(_, hop)| hop.resolved)
+    }
+
     /// Slots whose content workers do not have yet. Send them before the snapshot that names them.
     pub fn take_updates(&mut self) -> Vec<(NextHopId, NextHop)> {
         self.refresh();
