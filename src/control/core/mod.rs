@@ -54,6 +54,8 @@ const RECLAIM_EVERY: Duration = Duration::from_millis(100);
 const RECLAIM_HOPS_EVERY: Duration = Duration::from_secs(10);
 /// How long workers may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the start waits for workers to adopt the first configuration.
+const ADOPTION_PATIENCE: Duration = Duration::from_millis(500);
 /// Requests that may wait for the core.
 const JOBS_WAITING_MAX: usize = 64;
 
@@ -137,7 +139,9 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         Ok(listener) => match kernel.start().await {
             Ok((asks, events)) => {
                 core.kernel = asks;
-                core.start(checked).await.map(|()| (listener, events))
+                let started = core.start(checked).await;
+                core.wait_for_adoption().await;
+                started.map(|()| (listener, events))
             }
             Err(error) => Err(error),
         },
@@ -208,6 +212,18 @@ impl Core {
                 Some(work) = inbox.parsed.recv() => self.enqueue(work),
                 Some(Job { request, reply }) = inbox.jobs.recv() => self.request(request, reply),
             }
+        }
+    }
+
+    /// Waits until workers have what was published, so that whoever finds gyre ready finds its
+    /// services too. A worker that does not turn keeps nobody waiting for long.
+    async fn wait_for_adoption(&mut self) {
+        let end = Instant::now() + ADOPTION_PATIENCE;
+        let revision = self.snapshot.revision;
+        let lacks = |worker: &Outgoing| worker.link().snapshots.adopted() < revision;
+        while self.workers.iter().any(lacks) && Instant::now() < end {
+            self.pump();
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
