@@ -8,7 +8,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -93,7 +93,9 @@ impl Interfaces {
 
     /// Puts an address with its prefix length on it, with the connected route; nothing happens if
     /// it is there. An IPv6 address is usable at once: duplicate detection is left out, as a VIP
-    /// or a DIP must answer from the first packet on.
+    /// or a DIP must answer from the first packet on. One without a network (128 bits: a VIP, a
+    /// LIP) is there to be reached; the kernel must not take it for connections of its own, whose
+    /// answers would look like a service's.
     pub async fn add_address(
         &self,
         ifindex: u32,
@@ -103,6 +105,11 @@ impl Interfaces {
         let mut message = address_message(ifindex, address, bits);
         if address.is_ipv6() {
             message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        if address.is_ipv6() && bits == 128 {
+            let mut lifetimes = CacheInfo::default();
+            (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
+            message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
         }
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewAddress(message));
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
