@@ -118,7 +118,7 @@ fn counted(director: &Director) -> u64 {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 250,
+        // 256 cases, or as many as PROPTEST_CASES says: scripts/test tries more.
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
