@@ -8,9 +8,9 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # What a build needs beside git and a Rust toolchain.
 BUILD_PACKAGES=(ca-certificates gcc libc6-dev pkg-config libdpdk-dev clang libclang-dev)
 # What the demo and the soak run.
-DEMO_PACKAGES=(iproute2 procps ethtool nftables nginx curl wrk python3 tcpdump)
+DEMO_PACKAGES=(iproute2 procps ethtool nftables nginx curl wrk python3)
 # What black-box tests run besides.
-TEST_PACKAGES=(haproxy bird2 iputils-ping netcat-openbsd)
+TEST_PACKAGES=(haproxy bird2 iputils-ping)
 
 if [ -t 1 ]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
