@@ -58,6 +58,17 @@ pub const SOURCE_PORT_HOLD_MS: u32 = 60_000;
 pub const PROXY_RESEND_MS: u32 = 300;
 /// How often it is sent again without its client.
 pub const PROXY_RESENDS_MAX: u8 = 5;
+/// How long a SYN that SYNPROXY sends to a server waits for its answer, in milliseconds; each
+/// further one twice as long.
+pub const SYNPROXY_RETRY_MS: u32 = 1000;
+/// SYNs that a server gets for one client before the client is reset: 31 s in all.
+pub const SYNPROXY_SYNS_MAX: u8 = 5;
+/// ACKs without a right cookie that one worker answers, or leaves to the kernel, in a second.
+pub const SYNPROXY_STRAYS_PER_SECOND: u32 = 1000;
+/// Segments of one client that are kept until its server has answered.
+pub const EARLY_DATA_SEGMENTS_MAX: usize = 2;
+/// Segments that one worker keeps for all clients.
+pub const EARLY_DATA_SLOTS: usize = 1000;
 /// Worker-to-control events that wait for room in the ring.
 pub const EVENTS_MAX: usize = 256;
 /// Timers one worker turn may handle.

@@ -6,7 +6,8 @@ use super::flow_table::{FlowId, Hit};
 use super::source_ports::{Grant, SpaceKey};
 use super::state::WorkerState;
 use super::{
-    classify::Packet, client_address, flow::Direction, pipeline, reply, schedule, takeover, track,
+    classify::Packet, client_address, flow::Direction, pipeline, reply, schedule, synproxy,
+    takeover, track,
 };
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{
@@ -27,6 +28,10 @@ pub(super) fn admit(
     slot: &mut Slot,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
+    let is_tcp = service.key.protocol == Protocol::Tcp;
+    if service.synproxy && is_tcp && slot.packet.key.src_port != FTP_DATA_PORT {
+        return synproxy::admit(state, snapshot, service, slot);
+    }
     if !is_first_packet(&slot.packet) {
         return pipeline::leave_to_kernel(state, snapshot, slot, DropReason::Unclassified);
     }
@@ -45,7 +50,7 @@ fn is_first_packet(packet: &Packet) -> bool {
 }
 
 /// Source address, lists and limit, in this order.
-fn may_enter(
+pub(super) fn may_enter(
     state: &WorkerState,
     service: &VirtualService,
     packet: &Packet,
@@ -74,7 +79,8 @@ fn is_martian(address: IpAddr) -> bool {
         || matches!(address, IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] >= 240)
 }
 
-fn refused(state: &WorkerState, service: &VirtualService) {
+/// Counts a first packet that was refused.
+pub(super) fn refused(state: &WorkerState, service: &VirtualService) {
     if let Some(service) = state.counters.services.get(service.id.index()) {
         service.refused.add(1);
     }
@@ -104,7 +110,8 @@ pub(super) fn open(
     }
 }
 
-fn pick<'s>(
+/// The server that the service's scheduler picks.
+pub(super) fn pick<'s>(
     state: &mut WorkerState,
     service: &'s VirtualService,
     slot: &Slot,
@@ -114,7 +121,7 @@ fn pick<'s>(
 }
 
 /// What the kernel does: ICMP port unreachable, for TCP too.
-fn no_server(
+pub(super) fn no_server(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     slot: &mut Slot,

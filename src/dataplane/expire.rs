@@ -3,7 +3,7 @@
 use super::flow::flag;
 use super::flow_table::FlowId;
 use super::state::WorkerState;
-use super::{client_address, track};
+use super::{client_address, synproxy, track};
 use crate::limits::TIMERS_PER_TURN_MAX;
 use crate::model::Snapshot;
 use crate::time::{NANOS_PER_MILLI, Nanos};
@@ -26,14 +26,19 @@ impl WorkerState {
 
     fn timer_fired(&mut self, snapshot: &Snapshot, id: FlowId, now: Nanos) {
         let Some(core) = self.flows.core(id) else { return };
-        let left_ms = core.remaining_ms(now.as_millis_u32());
-        if left_ms > 0 {
-            let next_ms = if core.has(flag::INSERTING) {
-                client_address::resend(self, snapshot, id).unwrap_or(left_ms)
+        let now_ms = now.as_millis_u32();
+        if core.remaining_ms(now_ms) > 0 {
+            let next_ms = if core.has(flag::AWAITS_SERVER) {
+                synproxy::retry(self, snapshot, id)
+            } else if core.has(flag::INSERTING) {
+                client_address::resend(self, snapshot, id)
             } else {
-                left_ms
+                None
             };
-            self.flows.wheel.arm(id.0, now + u64::from(next_ms.min(left_ms)) * NANOS_PER_MILLI);
+            // What was done may have changed the time that is left.
+            let left_ms = self.flows.core(id).map_or(0, |core| core.remaining_ms(now_ms));
+            let next_ms = next_ms.map_or(left_ms, |next_ms| next_ms.min(left_ms));
+            self.flows.wheel.arm(id.0, now + u64::from(next_ms) * NANOS_PER_MILLI);
             return;
         }
         self.counters.flows_expired.add(1);

@@ -25,6 +25,7 @@ mod source_ports;
 mod state;
 mod steer;
 mod sweep;
+mod synproxy;
 mod takeover;
 mod tcp_state;
 pub mod timer;

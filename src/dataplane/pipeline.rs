@@ -3,14 +3,14 @@
 use super::admit::admit;
 use super::burst::{Burst, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
-use super::flow::Direction;
+use super::flow::{Direction, flag};
 use super::flow_table::Hit;
 use super::state::WorkerState;
-use super::{forward, fragment, icmp_error, steer, tcp_state, track};
+use super::{forward, fragment, icmp_error, steer, synproxy, tcp_state, track};
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{KernelMode, NicModel, Snapshot};
 use crate::time::Nanos;
-use crate::wire::tcp::TcpFlags;
+use crate::wire::tcp::{SeqNum, TcpFlags};
 
 /// Decides every frame of `burst`; what has to be sent besides is in `state.outbox`.
 ///
@@ -55,10 +55,11 @@ fn transport(
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
     if let Some(hit) = state.flows.settle(&slot.packet.key, &slot.probe) {
-        if !reopens(state, slot, hit) {
-            return forward_tracked(state, snapshot, slot, hit, now);
+        match reopens(state, snapshot, slot, hit) {
+            Reopens::No => return tracked(state, snapshot, slot, hit, now),
+            Reopens::Now => track::make_way(state, hit.id),
+            Reopens::OnceProven => {}
         }
-        track::make_way(state, hit.id);
     }
     if let Some((owner, cause)) = steer::elsewhere(state, snapshot, slot) {
         return Ok(Verdict::HandOff(owner, cause));
@@ -69,13 +70,50 @@ fn transport(
     }
 }
 
-/// A client's SYN on a flow that has ended is a new connection.
-fn reopens(state: &WorkerState, slot: &Slot, hit: Hit) -> bool {
-    hit.direction == Direction::Inbound
-        && state
-            .flows
-            .core(hit.id)
-            .is_some_and(|core| tcp_state::reschedules(core, slot.packet.flags))
+/// What a packet of an ended flow is.
+enum Reopens {
+    /// The old connection's.
+    No,
+    /// A new connection: the old flow makes way.
+    Now,
+    /// Perhaps a new connection: the client has to prove itself first, so the old flow stays.
+    OnceProven,
+}
+
+/// A client's SYN on a flow that has ended is a new connection; with SYNPROXY it only asks for a
+/// cookie, and the ACK that proves it is.
+fn reopens(state: &mut WorkerState, snapshot: &Snapshot, slot: &Slot, hit: Hit) -> Reopens {
+    let Some(core) = state.flows.core(hit.id) else { return Reopens::No };
+    if hit.direction == Direction::Outbound || !tcp_state::has_ended(core) {
+        return Reopens::No;
+    }
+    let (packet, is_syn) = (&slot.packet, tcp_state::reschedules(core, slot.packet.flags));
+    // The old connection's last segments stand before its end: they are never taken for a proof.
+    let end = SeqNum(state.flows.side(hit.id).client_seq);
+    let is_old = end.since(packet.seq.wrapping_add(core.in_delta)) < 1 << 16;
+    let proxied = snapshot.service(core.service()).is_some_and(|service| service.synproxy);
+    match (proxied, is_syn) {
+        (false, true) => Reopens::Now,
+        (true, _) if synproxy::is_plain_syn(packet.flags) => Reopens::OnceProven,
+        (true, false) if !is_old && synproxy::proves(state, packet) => Reopens::Now,
+        _ => Reopens::No,
+    }
+}
+
+/// A packet of a known flow: forwarded, unless its server has yet to be heard of.
+fn tracked(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    hit: Hit,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    match state.flows.core(hit.id) {
+        Some(core) if core.has(flag::AWAITS_SERVER) => {
+            synproxy::waiting(state, snapshot, slot, hit)
+        }
+        _ => forward_tracked(state, snapshot, slot, hit, now),
+    }
 }
 
 /// A packet of a known flow, either direction: no service look-up.

@@ -47,6 +47,26 @@ impl Options {
         self
     }
 
+    /// The options of a SYN, in the order and alignment of Linux's.
+    pub fn syn(
+        mut self,
+        mss: u16,
+        sack: bool,
+        timestamps: Option<Timestamps>,
+        window_scale: Option<u8>,
+    ) -> Self {
+        self.put(&[kind::MSS, 4]);
+        self.put(&mss.to_be_bytes());
+        if sack {
+            self.put(&[kind::NOP, kind::NOP, kind::SACK_PERMITTED, 2]);
+        }
+        let mut options = self.timestamps(timestamps);
+        if let Some(shift) = window_scale {
+            options.put(&[kind::NOP, kind::WINDOW_SCALE, 3, shift]);
+        }
+        options
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         let _ = self.0.try_extend_from_slice(bytes);
     }

@@ -10,6 +10,7 @@ use super::outbox::Outbox;
 use super::schedule::Cursor;
 use super::source_ports::SourcePorts;
 use super::sweep::RunningSweep;
+use super::synproxy::Synproxy;
 use crate::counters::WorkerCounters;
 use crate::limits::{EVENTS_MAX, NEXT_HOPS_MAX, SERVICES_MAX};
 use crate::memory::MemoryError;
@@ -58,6 +59,7 @@ pub struct WorkerState {
     /// What control should hear.
     pub events: ArrayVec<FromWorker, EVENTS_MAX>,
     pub(super) sweep: Option<RunningSweep>,
+    pub(super) synproxy: Synproxy,
 }
 
 impl WorkerState {
@@ -84,6 +86,7 @@ impl WorkerState {
             outbox: Outbox::new(),
             events: ArrayVec::new(),
             sweep: None,
+            synproxy: Synproxy::new(config.seed, now),
         })
     }
 

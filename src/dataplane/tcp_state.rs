@@ -84,13 +84,15 @@ pub fn is_active(state: FlowState) -> bool {
     matches!(state, ES | SS | SR | SA)
 }
 
+/// Whether the connection is over, as far as a SYN is concerned.
+pub fn has_ended(core: &FlowCore) -> bool {
+    core.protocol() == Protocol::Tcp && matches!(core.state(), TW | CL)
+}
+
 /// Whether a SYN on an entry in this state is a new connection, scheduled afresh
 /// (conn_reuse_mode = 1, the kernel's default).
 pub fn reschedules(core: &FlowCore, flags: TcpFlags) -> bool {
-    core.protocol() == Protocol::Tcp
-        && flags.contains(TcpFlags::SYN)
-        && !flags.contains(TcpFlags::RST)
-        && matches!(core.state(), TW | CL)
+    has_ended(core) && flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::RST)
 }
 
 #[cfg(test)]

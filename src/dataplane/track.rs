@@ -203,6 +203,10 @@ fn forget_port(state: &mut WorkerState, key: &SpaceKey, id: FlowId) {
 }
 
 fn drop_entry(state: &mut WorkerState, id: FlowId) {
+    if state.flows.core(id).is_some_and(|core| core.has(flag::AWAITS_SERVER)) {
+        let side = state.flows.side(id);
+        state.synproxy.forget(&side);
+    }
     uncount(state, id);
     state.flows.remove(id);
     state.counters.flows.sub(1);

@@ -374,6 +374,9 @@ impl Endpoint {
             return;
         }
         assert!(segment.has(ACK), "{segment:?}");
+        if self.state == State::SynReceived && segment.ack != self.first.wrapping_add(1) {
+            return;
+        }
         self.check_stamps(segment);
         if let Some((value, _)) = segment.timestamps {
             if (value.wrapping_sub(self.stamp_seen) as i32) < 0 {

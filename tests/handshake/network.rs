@@ -152,16 +152,26 @@ impl Network {
         (TOA_KIND, data)
     }
 
-    /// Opens a connection from `src_port`, runs it to its end, and checks every byte of it.
+    /// As `try_connection`, which must not end in a reset.
     pub fn run_connection(&mut self, src_port: u16) {
+        assert!(self.try_connection(src_port), "reset: {:?}", self.plan);
+    }
+
+    /// Opens a connection from `src_port`, runs it to its end, and checks every byte of it;
+    /// `false` when the client was reset.
+    pub fn try_connection(&mut self, src_port: u16) -> bool {
         self.start(src_port);
         let deadline = self.now + 120_000_000;
         while !self.is_over() {
             assert!(self.now < deadline, "stuck: {:?} {}", self.plan, self.describe());
             self.step();
+            if self.client.as_ref().unwrap().state == State::Reset {
+                return false;
+            }
         }
         self.verify(src_port);
         self.settle();
+        true
     }
 
     fn describe(&self) -> String {
@@ -305,7 +315,11 @@ impl Network {
             }
             Place::Client => {
                 let segment = Segment::read(frame);
-                self.client.as_mut().unwrap().receive(&segment, self.now);
+                let client = self.client.as_mut().unwrap();
+                // What is late for the connection before this one finds nobody.
+                if segment.dst == Some(client.local) {
+                    client.receive(&segment, self.now);
+                }
             }
             Place::Server => self.deliver_to_server(&Segment::read(frame)),
         }
@@ -353,7 +367,7 @@ impl Network {
 
     /// Lets what is still on its way arrive, so that both sides know the other's end.
     fn settle(&mut self) {
-        let until = self.now + 3_000_000;
+        let until = self.now + 1_000_000;
         while self.now < until {
             self.step();
         }

@@ -10,7 +10,7 @@ mod toa;
 pub(super) use proxy::resend;
 
 use super::burst::Slot;
-use super::flow::{Direction, flag};
+use super::flow::{Direction, FlowCore, Side, flag};
 use super::flow_table::{FlowId, Hit};
 use super::sequence::{self, Shifts};
 use super::state::WorkerState;
@@ -37,6 +37,20 @@ pub(super) fn begin(state: &mut WorkerState, service: &VirtualService, id: FlowI
         ClientAddress::ProxyV1 => proxy::begin(state, id, proxy::Version::One),
         ClientAddress::ProxyV2 => proxy::begin(state, id, proxy::Version::Two),
     }
+}
+
+/// Bytes of MSS that the service's way to tell the client's address costs.
+pub(super) fn mss_cost(service: &VirtualService) -> u16 {
+    match service.client_address {
+        ClientAddress::Toa { .. } => toa::option_bytes(service.key.vip),
+        _ => 0,
+    }
+}
+
+/// Size of the header that lies between the server's numbers before the client's first byte and
+/// those behind it; 0 for none.
+pub(super) fn header_bytes(core: &FlowCore, side: &Side) -> u32 {
+    if core.has(flag::INSERTING) { proxy::header_bytes(side) } else { 0 }
 }
 
 /// All that a segment of a flow with a `flag::SLOW` bit needs besides new addresses.

@@ -70,7 +70,7 @@ fn write_header(state: &WorkerState, id: FlowId, version: Version) -> Option<Hea
     (!header.is_empty()).then_some(header)
 }
 
-fn header_bytes(side: &Side) -> u32 {
+pub(super) fn header_bytes(side: &Side) -> u32 {
     u32::from(side.header & !PROXY_V2)
 }
 

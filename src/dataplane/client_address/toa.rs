@@ -25,7 +25,7 @@ const OPTION_BYTES_V4: u16 = 8;
 const OPTION_BYTES_V6: u16 = 20;
 
 /// Size of the option for a client of that address.
-fn option_bytes(client: IpAddr) -> u16 {
+pub(super) fn option_bytes(client: IpAddr) -> u16 {
     if client.is_ipv4() { OPTION_BYTES_V4 } else { OPTION_BYTES_V6 }
 }
 

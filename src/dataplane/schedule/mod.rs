@@ -51,7 +51,7 @@ impl Cursor {
 }
 
 /// Whether the server may take a new flow.
-fn is_usable(server: &RealServer) -> bool {
+pub fn is_usable(server: &RealServer) -> bool {
     server.effective_weight() > 0
 }
 

@@ -1,0 +1,120 @@
+//! Options of SYNs: what they offer, and what a service's servers are known to take.
+
+use super::super::classify::Packet;
+use super::super::mss;
+use super::super::segment::Timestamps;
+use super::cookie::Agreed;
+use crate::model::{NicModel, VirtualService};
+use crate::wire::tcp::{Tcp, TcpOption, TcpOptions};
+
+/// The window scale that cookies offer. It must be the same whenever the ACK comes back, so it is
+/// not the server's; the difference is made up in every later segment.
+pub(super) const OFFERED_SCALE: u8 = 7;
+/// TCP and IP headers without options.
+const HEADERS_BYTES: [u16; 2] = [40, 60];
+/// Ethernet's MTU: what servers are taken to have until they say otherwise.
+const MTU_ASSUMED: u16 = 1500;
+
+/// A smaller MSS is no stack's (Linux's own floor is 48).
+const MSS_LEAST: u16 = 64;
+
+const MISSES_SCALE: u8 = 1;
+const MISSES_SACK: u8 = 1 << 1;
+const MISSES_TIMESTAMPS: u8 = 1 << 2;
+
+/// The options of a SYN or SYN-ACK.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SynOptions {
+    pub mss: Option<u16>,
+    pub window_scale: Option<u8>,
+    pub sack: bool,
+    pub timestamps: Option<Timestamps>,
+}
+
+impl SynOptions {
+    pub fn of(bytes: &[u8], packet: &Packet) -> Self {
+        let mut found = SynOptions::default();
+        let segment = bytes.get(packet.l4..packet.end).unwrap_or_default();
+        let Ok((_, options, _)) = Tcp::parse_with_options(segment) else { return found };
+        for (_, option) in TcpOptions::new(options) {
+            match option {
+                TcpOption::Mss(mss) => found.mss = Some(mss),
+                TcpOption::WindowScale(shift) => found.window_scale = Some(shift.min(14)),
+                TcpOption::SackPermitted => found.sack = true,
+                TcpOption::Timestamps { value, echo } => {
+                    found.timestamps = Some(Timestamps { value, echo });
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Whether a server's SYN-ACK takes up what was agreed with the client. SACK may be missing:
+    /// blocks that nobody reads do no harm.
+    pub fn covers(&self, agreed: &Agreed) -> bool {
+        (self.window_scale.is_some() || agreed.window_scale.is_none())
+            && (self.timestamps.is_some() || !agreed.timestamps)
+    }
+}
+
+/// What a service's servers take, as far as a worker has seen. It starts as what every current
+/// stack has, and shrinks by what a server leaves out: the client of that first connection is
+/// reset, the next one is not offered the option any more. A change of the servers starts afresh.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Profile {
+    /// Smallest MSS seen; 0 before the first.
+    mss: u16,
+    /// Bits `MISSES_*`.
+    misses: u8,
+    /// The change of the service that this is about.
+    change: u64,
+}
+
+impl Profile {
+    fn catch_up(&mut self, service: &VirtualService) {
+        let change = service.changes.next();
+        if self.change != change {
+            *self = Profile { change, ..Profile::default() };
+        }
+    }
+
+    /// What client and servers have in common.
+    pub fn agree(&mut self, service: &VirtualService, offer: &SynOptions) -> Agreed {
+        self.catch_up(service);
+        let has = |bit: u8| self.misses & bit == 0;
+        let default = if service.key.vip.is_ipv4() { 536 } else { 1220 };
+        Agreed {
+            mss_index: mss::index_of(offer.mss.unwrap_or(default)),
+            window_scale: offer.window_scale.filter(|_| has(MISSES_SCALE)),
+            sack: offer.sack && has(MISSES_SACK),
+            timestamps: offer.timestamps.is_some() && has(MISSES_TIMESTAMPS),
+        }
+    }
+
+    /// The MSS to tell clients.
+    pub fn mss(&self, service: &VirtualService, nic: &NicModel) -> u16 {
+        let headers = HEADERS_BYTES[usize::from(service.key.vip.is_ipv6())];
+        let assumed = MTU_ASSUMED - headers;
+        let mss = if self.mss == 0 { assumed } else { self.mss };
+        mss.min(nic.mtu.saturating_sub(headers))
+    }
+
+    /// Takes note of a server's answer to a SYN that carried what was agreed.
+    pub fn learn(&mut self, service: &VirtualService, agreed: &Agreed, answer: &SynOptions) {
+        self.catch_up(service);
+        let default = if service.key.vip.is_ipv4() { 536 } else { 1220 };
+        let mss = answer.mss.unwrap_or(default).max(MSS_LEAST);
+        self.mss = if self.mss == 0 { mss } else { self.mss.min(mss) };
+        let misses = [
+            (agreed.window_scale.is_some() && answer.window_scale.is_none(), MISSES_SCALE),
+            (agreed.sack && !answer.sack, MISSES_SACK),
+            (agreed.timestamps && answer.timestamps.is_none(), MISSES_TIMESTAMPS),
+        ];
+        for (missing, bit) in misses {
+            if missing {
+                self.misses |= bit;
+            }
+        }
+    }
+}
