@@ -191,8 +191,9 @@ stop_gyre() {
 need_lab() {
     local why
     [ "$(id -u)" = 0 ] || die "needs root for network namespaces: sudo -E $0"
-    why=$(namespaces_unusable | head -n 1)
-    [ -z "$why" ] || die "cannot run here: $why"
+    why=$(namespaces_unusable)
+    # The first reason is enough.
+    [ -z "$why" ] || die "cannot run here: ${why%%$'\n'*}"
 }
 
 # Namespaces and directories of runs that were killed.
