@@ -80,11 +80,6 @@ impl SourcePorts {
         })
     }
 
-    /// Pairs of local address and server with a port in use.
-    pub fn spaces(&self) -> usize {
-        self.spaces.len()
-    }
-
     /// A port of `local` towards the server of `key`, or `None` when all are live. The caller
     /// makes the flow, or gives the port back with `release`.
     pub fn take(
