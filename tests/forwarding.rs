@@ -294,13 +294,13 @@ fn fragments_and_icmp_errors_to_services_are_counted() {
 
 #[test]
 fn direct_route_changes_nothing_but_mac_addresses() {
-    for family in 0..2 {
+    for (family, rip) in RIPS.into_iter().enumerate() {
         let mut director = director(KernelMode::Tap);
         let frame = syn(DR, family);
         let out = director.receive(CLIENT, &frame);
         assert_eq!(packet(&out.frame), packet(&frame));
         let (ethernet, _) = Ethernet::parse(&out.frame).unwrap();
-        assert_eq!(ethernet.dst(), server_mac(ip(RIPS[family])));
+        assert_eq!(ethernet.dst(), server_mac(ip(rip)));
         assert_eq!(ethernet.src(), director_mac(SERVER));
     }
 }
