@@ -7,8 +7,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What a build needs beside git and a Rust toolchain.
 BUILD_PACKAGES=(ca-certificates gcc libc6-dev pkg-config libdpdk-dev clang libclang-dev)
-# What the demo and the soak run.
-DEMO_PACKAGES=(iproute2 procps ethtool nftables nginx curl wrk python3)
+# What the demo and the soak run. netbase: wrk looks up "http" in /etc/services.
+DEMO_PACKAGES=(iproute2 procps ethtool netbase nftables nginx curl wrk python3)
 # What black-box tests run besides.
 TEST_PACKAGES=(haproxy bird2 iputils-ping)
 
