@@ -48,7 +48,7 @@ pub struct NoParams {}
 /// A change was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
-    /// The revision that holds the change; workers adopt it within a turn (`workers.list`).
+    /// The revision that holds the change; in force on every worker that turns (`workers.list`).
     pub revision: u64,
     /// What changed, a line each; empty when nothing did.
     pub changes: Vec<String>,

@@ -9,6 +9,7 @@ mod hops;
 mod naming;
 mod outgoing;
 mod refusal;
+mod replies;
 mod requests;
 mod sweep;
 mod view;
@@ -38,6 +39,7 @@ use crate::time::Nanos;
 
 use baseline::Counts;
 use outgoing::Outgoing;
+use replies::Replies;
 use sweep::Sweeps;
 use watch::Watch;
 use work::{Building, Work};
@@ -54,8 +56,6 @@ const RECLAIM_EVERY: Duration = Duration::from_millis(100);
 const RECLAIM_HOPS_EVERY: Duration = Duration::from_secs(10);
 /// How long workers may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the start waits for workers to adopt the first configuration.
-const ADOPTION_PATIENCE: Duration = Duration::from_millis(500);
 /// Requests that may wait for the core.
 const JOBS_WAITING_MAX: usize = 64;
 
@@ -71,6 +71,7 @@ struct Core {
     registry: Option<Box<Registry>>,
     building: Option<Building>,
     work: VecDeque<Work>,
+    replies: Replies,
     /// The newest, published.
     snapshot: Arc<Snapshot>,
     pools: Arc<Vec<PoolSpec>>,
@@ -123,6 +124,7 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         registry: Some(Box::new(inputs.registry)),
         building: None,
         work: VecDeque::new(),
+        replies: Replies::default(),
         pools: Arc::default(),
         config: Arc::new(checked.config.clone()),
         config_path: inputs.config_path.display().to_string().into(),
@@ -139,9 +141,7 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         Ok(listener) => match kernel.start().await {
             Ok((asks, events)) => {
                 core.kernel = asks;
-                let started = core.start(checked).await;
-                core.wait_for_adoption().await;
-                started.map(|()| (listener, events))
+                core.start(checked).await.map(|()| (listener, events))
             }
             Err(error) => Err(error),
         },
@@ -218,13 +218,17 @@ impl Core {
     /// Waits until workers have what was published, so that whoever finds gyre ready finds its
     /// services too. A worker that does not turn keeps nobody waiting for long.
     async fn wait_for_adoption(&mut self) {
-        let end = Instant::now() + ADOPTION_PATIENCE;
-        let revision = self.snapshot.revision;
-        let lacks = |worker: &Outgoing| worker.link().snapshots.adopted() < revision;
-        while self.workers.iter().any(lacks) && Instant::now() < end {
+        let end = Instant::now() + replies::ADOPTION_PATIENCE;
+        while self.adopted() < self.snapshot.revision && Instant::now() < end {
             self.pump();
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(TICK_BUSY).await;
         }
+    }
+
+    /// The revision that every worker has adopted.
+    fn adopted(&self) -> u64 {
+        let of_each = self.workers.iter().map(|worker| worker.link().snapshots.adopted());
+        of_each.min().unwrap_or(u64::MAX)
     }
 
     /// What is to be done now and then.
@@ -232,6 +236,7 @@ impl Core {
         let now = Instant::now();
         self.take_events();
         self.pump();
+        self.replies.release(self.adopted(), now);
         self.sweeps.tick(now, &mut self.workers);
         if now >= self.next.look {
             self.next.look = now + LOOK_EVERY;
@@ -245,7 +250,8 @@ impl Core {
             self.next.reclaim_hops = now + RECLAIM_HOPS_EVERY;
             self.reclaim_hops();
         }
-        self.next.tick = now + if self.sweeps.is_idle() { TICK } else { TICK_BUSY };
+        let idle = self.sweeps.is_idle() && self.replies.is_empty();
+        self.next.tick = now + if idle { TICK } else { TICK_BUSY };
     }
 
     /// Sends what waits.
@@ -270,6 +276,7 @@ impl Core {
     /// Tells workers to end, waits for them, frees what they give back.
     async fn shut_down(&mut self) {
         info!("stopping");
+        self.replies.release_all();
         let deadline = Instant::now() + END_PATIENCE;
         let mut told = vec![false; self.workers.len()];
         loop {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
 use tokio::sync::oneshot;
@@ -111,6 +111,8 @@ impl Core {
             let finished = wait(&mut self.building).await;
             self.finished(finished);
         }
+        self.wait_for_adoption().await;
+        self.replies.release_all();
         match answer.await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(ControlError::Refused(error)),
@@ -247,8 +249,8 @@ impl Core {
         match finished.end {
             End::Change(result, reply) => {
                 let outcome = result.and_then(|done| to_outcome(&self.changed(done)));
-                // A client that went away made its change all the same.
-                let _ = reply.send(outcome);
+                self.replies.hold(self.snapshot.revision, outcome, reply);
+                self.next.tick = Instant::now();
             }
             End::Answer(outcome, reply) => drop(reply.send(outcome)),
             End::Routes(applied, targets_changed) => {
