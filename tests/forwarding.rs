@@ -5,6 +5,7 @@
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use gyre::counters::DropReason;
@@ -314,6 +315,22 @@ fn kernels_ttl_is_one_less_and_its_checksum_patched() {
         let expected = expected.tcp(40_001, 80).seq(1000).flags(SYN).option(TcpOption::Mss(1460));
         assert_eq!(packet(&out.frame), packet(&expected.build()));
     }
+}
+
+/// The configuration is refused before it comes to this; the packet path does not rely on it.
+#[test]
+fn full_nat_without_a_local_address_of_the_family_is_counted() {
+    let mut director = director(KernelMode::Tap);
+    let mut snapshot = Snapshot::clone(&director.snapshot);
+    for service in snapshot.services.iter_mut().flatten() {
+        Arc::make_mut(service).local_addresses.clear();
+    }
+    director.publish(Arc::new(snapshot));
+    for family in 0..2 {
+        let out = director.receive(CLIENT, &syn(FULLNAT, family));
+        assert_eq!(out.verdict, Verdict::Drop(DropReason::NoLocalAddress));
+    }
+    assert_eq!(director.drops(DropReason::NoLocalAddress), 2);
 }
 
 #[test]

@@ -237,9 +237,11 @@ fn untested_reasons(counters: &Source, sources: &[Source]) -> Vec<String> {
     assert!(!reasons.is_empty(), "DropReason not found in {}", counters.path);
     let mentioned = |reason: &source::Counted| {
         let variant = format!("DropReason::{}", reason.variant);
+        let drop = format!("Drop({})", reason.variant);
         let name = format!("\"{}\"", reason.name);
         sources.iter().flat_map(|source| &source.lines).filter(|line| line.in_test).any(|line| {
             source::has_word(&line.code, &variant)
+                || source::has_word(&line.code, &drop)
                 || (line.raw.contains(&name) && !line.raw.trim_start().starts_with("//"))
         })
     };
@@ -295,6 +297,13 @@ fn imports_go_one_way() {
 #[test]
 fn the_packet_path_neither_allocates_nor_panics() {
     check(forbidden_words);
+}
+
+#[test]
+fn every_drop_reason_has_a_test() {
+    let sources = rust_sources();
+    let counters = sources.iter().find(|source| source.path == "src/counters.rs").unwrap();
+    report(untested_reasons(counters, &sources));
 }
 
 #[test]

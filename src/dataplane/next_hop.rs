@@ -76,3 +76,27 @@ pub(super) fn towards(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{KernelMode, NicId};
+
+    #[test]
+    fn a_tag_goes_behind_the_addresses_or_the_frame_is_dropped() {
+        let nic = NicModel {
+            id: NicId(0),
+            name: "wan".into(),
+            mac: [2; 6],
+            mtu: 1500,
+            kernel: KernelMode::Tap,
+            vlan: Some(100),
+            addresses: Vec::new(),
+        };
+        let mut bytes = [7; 64];
+        let mut frame = Frame::new(&mut bytes, 4, 64);
+        assert_eq!(push_vlan(&mut frame, &nic), Ok(()));
+        assert_eq!(frame.bytes()[12..16], [0x81, 0, 0, 100]);
+        assert_eq!(push_vlan(&mut frame, &nic), Err(DropReason::NoHeadroom));
+    }
+}

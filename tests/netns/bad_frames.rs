@@ -1,14 +1,16 @@
 //! Frames that no honest host sends: each ends in a drop with its reason, and service goes on.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
 use gyre::wire::build::{IpBuilder, PacketBuilder};
-use gyre::wire::ethernet::MacAddr;
+use gyre::wire::ethernet::{EtherType, MacAddr};
 use gyre::wire::tcp::TcpFlags;
 
 use crate::Case;
-use crate::lab::wait_for;
+use crate::director::{Config, Director, Port};
+use crate::lab::{Lab, wait_for};
 use crate::link::{Capture, inject};
 use crate::servers::{HTTP, at};
 use crate::site::{CLIENT4, Layout, Plan, Site, VIP4, curl, service, web};
@@ -18,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("noise_does_no_harm", noise_does_no_harm),
     ("ttl_1_is_answered_by_time_exceeded", ttl_1_is_answered_by_time_exceeded),
     ("deny_and_limit_are_counted", deny_and_limit_are_counted),
+    ("what_does_not_fit_is_counted", what_does_not_fit_is_counted),
 ];
 
 fn v4(text: &str) -> Ipv4Addr {
@@ -25,14 +28,14 @@ fn v4(text: &str) -> Ipv4Addr {
 }
 
 /// Where frames of a site's client go.
-struct Path {
+struct Way {
     client: MacAddr,
     director: MacAddr,
 }
 
-impl Path {
-    fn of(site: &Site) -> Path {
-        Path {
+impl Way {
+    fn of(site: &Site) -> Way {
+        Way {
             client: MacAddr(site.client.mac("eth0")),
             director: MacAddr(site.director.space.mac("wan0")),
         }
@@ -52,7 +55,7 @@ fn syn(ip: IpBuilder) -> Vec<u8> {
 }
 
 /// The reason that counts each frame. No fragments: af_packet's fanout has the kernel hold them.
-fn bad_frames(path: &Path) -> Vec<(&'static str, Vec<u8>)> {
+fn bad_frames(path: &Way) -> Vec<(&'static str, Vec<u8>)> {
     let ip = || path.from(CLIENT4);
     let mut short_tcp = syn(ip());
     short_tcp[14 + 20 + 12] = 0x20; // data offset 2: below the header
@@ -82,7 +85,7 @@ fn bad_frames_are_dropped_by_reason() {
     let layout = Layout::TwoSegments;
     let site = Site::build(&Plan::new(layout, service(layout, "tcp", VIP4, (HTTP, HTTP), "")));
     curl(&site.client, &web(VIP4)).unwrap();
-    for (reason, frame) in bad_frames(&Path::of(&site)) {
+    for (reason, frame) in bad_frames(&Way::of(&site)) {
         let before = site.director.dropped(reason);
         let frames = vec![frame; 5];
         inject(&site.client, "eth0", &frames);
@@ -97,7 +100,7 @@ fn bad_frames_are_dropped_by_reason() {
 fn noise_does_no_harm() {
     let layout = Layout::TwoSegments;
     let site = Site::build(&Plan::new(layout, service(layout, "tcp", VIP4, (HTTP, HTTP), "")));
-    let path = Path::of(&site);
+    let path = Way::of(&site);
     let mut state = 7u64;
     let mut random = move || {
         state =
@@ -128,7 +131,7 @@ fn ttl_1_is_answered_by_time_exceeded() {
     let site = Site::build(&Plan::new(layout, services));
     curl(&site.client, &web(VIP4)).unwrap();
     let capture = Capture::start(&site.client, "eth0");
-    inject(&site.client, "eth0", &[syn(Path::of(&site).from(CLIENT4).ttl(1))]);
+    inject(&site.client, "eth0", &[syn(Way::of(&site).from(CLIENT4).ttl(1))]);
     wait_for("a time exceeded from the director", 5, || {
         let is_answer = |packet: &crate::link::Packet| {
             packet.protocol == 1 && packet.payload.starts_with(&[11, 0])
@@ -136,6 +139,52 @@ fn ttl_1_is_answered_by_time_exceeded() {
         capture.packets().iter().any(is_answer).then_some(())
     });
     assert!(site.director.dropped("ttl_expired") > 0, "{:?}", site.director.drops());
+}
+
+/// A capture file of these frames (libpcap's classic format).
+fn write_pcap(path: &Path, frames: &[Vec<u8>]) {
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    for frame in frames {
+        for word in [0, 0, frame.len() as u32, frame.len() as u32] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        bytes.extend_from_slice(frame);
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A port that repeats a frame for the kernel faster than any TAP takes it, and one that brings a
+/// frame larger than a buffer.
+fn what_does_not_fit_is_counted() {
+    let mut lab = Lab::new();
+    let space = lab.namespace("director");
+    let dir = lab.dir("captures");
+    let (for_kernel, jumbo) = (dir.join("for-kernel.pcap"), dir.join("jumbo.pcap"));
+    let link = PacketBuilder::new().ethernet(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([0xff; 6]));
+    write_pcap(&for_kernel, &[link.raw(EtherType(0x88cc), &[0; 60]).to_vec()]);
+    write_pcap(&jumbo, &[link.raw(EtherType::IPV4, &[0; 9000]).to_vec()]);
+    let port = |name, device, kernel| Port { name, device, kernel, addresses: Vec::new() };
+    let config = Config {
+        ports: vec![
+            port(
+                "fast",
+                format!("net_pcap0,rx_pcap={},infinite_rx=1", for_kernel.display()),
+                "tap",
+            ),
+            port("large", format!("net_pcap1,rx_pcap={}", jumbo.display()), "none"),
+        ],
+        workers: 1,
+        pools: String::new(),
+        services: String::new(),
+    };
+    let director = Director::start(&lab, &space, &config);
+    wait_for("a full ring to the kernel and a frame in pieces", 10, || {
+        let (full, pieces) = (director.dropped("kernel_ring_full"), director.dropped("chained"));
+        (full > 0 && pieces == 1).then_some(())
+    });
 }
 
 fn deny_and_limit_are_counted() {

@@ -23,9 +23,9 @@ pub struct Director {
 /// One `[[port]]`.
 pub struct Port {
     pub name: &'static str,
-    /// The interface under its af_packet device.
-    pub interface: &'static str,
-    /// `tap` or `shared`.
+    /// DPDK devargs.
+    pub device: String,
+    /// `tap`, `shared` or `none`.
     pub kernel: &'static str,
     pub addresses: Vec<String>,
 }
@@ -50,9 +50,8 @@ impl Config {
         );
         for port in &self.ports {
             text += &format!(
-                "\n[[port]]\nname = {:?}\ndevice = \"net_af_packet_{},iface={}\"\n\
-                 kernel = {:?}\naddresses = {:?}\n",
-                port.name, port.name, port.interface, port.kernel, port.addresses
+                "\n[[port]]\nname = {:?}\ndevice = {:?}\nkernel = {:?}\naddresses = {:?}\n",
+                port.name, port.device, port.kernel, port.addresses
             );
         }
         format!("{text}\n[local_addresses]\n{}\n\n{}", self.pools, self.services)

@@ -97,6 +97,9 @@ fn reaches_the_host(kernel: &'static str) {
         stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         crate::servers::exchange(&stream, b"to the host", b"from the host").unwrap();
     }
+    if kernel == "shared" {
+        assert!(site.director.dropped("kernel_copy") > 0, "the kernel had its own copies");
+    }
     // And outwards: the director's kernel as client, of the servers' side too.
     for rip in [&site.servers[0].rip4, &site.servers[0].rip6] {
         curl(&site.director.space, &web(rip)).unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::Case;
+use crate::lab::wait_for;
 use crate::link::Capture;
 use crate::servers::{HTTP, at, exchange, pattern, start_tcp};
 use crate::site::{
@@ -16,6 +17,7 @@ pub const CASES: &[Case] = &[
     ("drain_and_add_under_load", drain_and_add_under_load),
     ("a_drained_server_keeps_its_live_connections", drained_server_keeps_live_connections),
     ("weight_0_takes_no_new_connection", weight_0_takes_no_new_connection),
+    ("a_server_that_is_not_there_is_counted", server_that_is_not_there_is_counted),
     ("no_server_is_answered_by_unreachable", no_server_is_answered_by_unreachable),
     ("a_refusing_server_resets_the_client_fullnat", || refusing(Layout::TwoSegments)),
     ("a_refusing_server_resets_the_client_dr", || refusing(Layout::OneSegment)),
@@ -85,6 +87,19 @@ fn weight_0_takes_no_new_connection() {
     site.director.call("server.set_weight", params);
     let shares = spread(&curl_many(&site.client, &web(VIP4), 10), &site.servers);
     assert!(shares[0] > 0, "{shares:?}");
+}
+
+/// Its neighbour never resolves: the SYN waits its time and is given up.
+fn server_that_is_not_there_is_counted() {
+    let layout = Layout::TwoSegments;
+    let services = service(layout, "tcp", VIP4, (HTTP, HTTP), "");
+    let site = Site::build(&Plan { servers: 0, ..Plan::new(layout, services) });
+    assert!(connects(&site.client, at(VIP4, HTTP)).is_err());
+    wait_for("a frame given up", 6, || {
+        (site.director.dropped("next_hop_pending") > 0).then_some(())
+    });
+    let unresolved = site.director.call("status", json!({}))["neighbors_unresolved"].as_u64();
+    assert!(unresolved >= Some(3), "{unresolved:?}");
 }
 
 fn no_server_is_answered_by_unreachable() {

@@ -179,13 +179,16 @@ fn start_server(lab: &mut Lab, switch: &Namespace, layout: Layout, n: usize) -> 
 
 fn director_config(plan: &Plan) -> Config {
     let host = |address: &str| format!("{address}/{}", if address.contains(':') { 64 } else { 24 });
-    let wan = [DIRECTOR4, DIRECTOR6].map(host).to_vec();
-    let mut ports =
-        vec![Port { name: "wan", interface: "wan0", kernel: plan.kernel, addresses: wan }];
+    let port = |name: &'static str, addresses: [&str; 2]| Port {
+        name,
+        device: format!("net_af_packet_{name},iface={name}0"),
+        kernel: plan.kernel,
+        addresses: addresses.map(host).to_vec(),
+    };
+    let mut ports = vec![port("wan", [DIRECTOR4, DIRECTOR6])];
     let mut pools = String::new();
     if plan.layout == Layout::TwoSegments {
-        let lan = ["10.2.0.1", "fd00:2::1"].map(host).to_vec();
-        ports.push(Port { name: "lan", interface: "lan0", kernel: plan.kernel, addresses: lan });
+        ports.push(port("lan", ["10.2.0.1", "fd00:2::1"]));
         let (first, last) = plan.src_ports;
         pools = format!(
             "pool = {{ port = \"lan\", addresses = [{LIP4:?}, {LIP6:?}], \
