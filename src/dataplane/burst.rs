@@ -20,8 +20,16 @@ pub struct RxMeta {
     pub rss_hash: Option<u32>,
     /// 802.1Q tag control word that the port stripped.
     pub vlan: Option<u16>,
-    /// Another worker received it and found that this one owns its flow: it goes no further.
-    pub handed_off: bool,
+    /// Workers that had it before this one.
+    pub hops: u8,
+}
+
+impl RxMeta {
+    /// Another worker received it and found that this one owns its flow: it goes no further, but
+    /// for a fragment's one step from its datagram's owner to its flow's.
+    pub fn was_handed_off(&self) -> bool {
+        self.hops > 0
+    }
 }
 
 /// What happens to a frame.

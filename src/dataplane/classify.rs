@@ -109,7 +109,7 @@ pub fn all(burst: &mut Burst, snapshot: &Snapshot) {
 
 fn one(frame: &mut Frame, rx: &RxMeta, nic: &NicModel) -> Result<Packet, DropReason> {
     // A frame from another worker was untagged there.
-    if !rx.handed_off {
+    if !rx.was_handed_off() {
         strip_vlan(frame, rx, nic)?;
     }
     let bytes = frame.bytes();

@@ -20,7 +20,7 @@ pub(super) fn elsewhere(
     snapshot: &Snapshot,
     slot: &Slot,
 ) -> Option<(WorkerId, HandOffCause)> {
-    if snapshot.steering.workers() == 1 || slot.rx.handed_off {
+    if snapshot.steering.workers() == 1 || slot.rx.was_handed_off() {
         return None;
     }
     let key = &slot.packet.key;

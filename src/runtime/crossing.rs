@@ -32,8 +32,9 @@ pub const fn ring_frames_max(workers: usize) -> usize {
 
 /// A frame between two workers.
 pub enum Crossing {
-    /// As it came in on this port: the receiver owns its flow.
-    Steered(NicId, Mbuf),
+    /// As it came in on this port, after so many workers had it: the receiver owns its flow, or
+    /// its datagram.
+    Steered(NicId, u8, Mbuf),
     /// Finished: the receiver has a queue of this port, which the sender has not.
     Finished(NicId, Mbuf),
 }

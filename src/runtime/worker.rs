@@ -68,11 +68,11 @@ pub struct WorkerParts {
     pub stop: Arc<AtomicBool>,
 }
 
-/// Where a received frame came in, and whether another worker had it first.
+/// Where a received frame came in, and how many workers had it first.
 #[derive(Clone, Copy)]
 struct Origin {
     nic: NicId,
-    handed_off: bool,
+    hops: u8,
 }
 
 type Origins = ArrayVec<Origin, BURST_FRAMES_MAX>;
@@ -201,7 +201,7 @@ impl Worker {
         nic_counters.rx_frames.add(frames.len() as u64);
         nic_counters.rx_bytes.add(frames.iter().map(Mbuf::len).sum::<usize>() as u64);
         self.set_chained_aside(&mut frames);
-        let origin = Origin { nic, handed_off: false };
+        let origin = Origin { nic, hops: 0 };
         let origins = std::iter::repeat_n(origin, frames.len()).collect();
         self.process(frames, &origins, now);
         true
@@ -229,9 +229,9 @@ impl Worker {
         let mut origins = Origins::new();
         for crossing in crossings {
             match crossing {
-                Crossing::Steered(nic, mbuf) => {
+                Crossing::Steered(nic, hops, mbuf) => {
                     frames.push(mbuf);
-                    origins.push(Origin { nic, handed_off: true });
+                    origins.push(Origin { nic, hops });
                 }
                 Crossing::Finished(nic, mbuf) => self.exits.transmit(mbuf, nic, &self.counters),
             }
@@ -279,7 +279,7 @@ impl Worker {
                         _ => None,
                     },
                     vlan: mbuf.vlan_stripped(),
-                    handed_off: origin.handed_off,
+                    hops: origin.hops,
                 };
                 // Both have room for a burst.
                 let _ = burst.push(mbuf.frame(), rx);
@@ -295,7 +295,7 @@ impl Worker {
         self.send_outbox();
         for ((mut mbuf, outcome), origin) in frames.drain(..).zip(outcomes).zip(origins) {
             mbuf.set_extent(outcome.start, outcome.end);
-            self.dispatch(mbuf, outcome.verdict, origin.nic, now);
+            self.dispatch(mbuf, outcome.verdict, *origin, now);
         }
         Mbuf::free_bulk(&mut self.exits.dropped);
     }
@@ -311,17 +311,18 @@ impl Worker {
 
     /// Does what the packet path decided about one frame.
     #[inline]
-    fn dispatch(&mut self, mbuf: Mbuf, verdict: Verdict, nic: NicId, now: Nanos) {
+    fn dispatch(&mut self, mbuf: Mbuf, verdict: Verdict, from: Origin, now: Nanos) {
         let (exits, counters) = (&mut self.exits, &*self.counters);
         match verdict {
             Verdict::Transmit(nic) => exits.transmit(mbuf, nic, counters),
             Verdict::ToKernel(nic) => exits.give_kernel(mbuf, nic, counters),
             Verdict::HandOff(worker, _) => {
-                exits.peers.give(worker, Crossing::Steered(nic, mbuf), counters);
+                let crossing = Crossing::Steered(from.nic, from.hops.saturating_add(1), mbuf);
+                exits.peers.give(worker, crossing, counters);
             }
-            Verdict::AwaitNeighbour(hop) => self.park(mbuf, Awaited::Slot(hop), nic, now),
+            Verdict::AwaitNeighbour(hop) => self.park(mbuf, Awaited::Slot(hop), from.nic, now),
             Verdict::AwaitAddress(to, address) => {
-                self.park(mbuf, Awaited::Address(to, address), nic, now);
+                self.park(mbuf, Awaited::Address(to, address), from.nic, now);
             }
             Verdict::Drop(_) => exits.free(mbuf),
         }
@@ -354,7 +355,7 @@ impl Worker {
             let verdict = dataplane::finish_next_hop(&self.state, snapshot, &mut frame, id);
             let (start, end) = frame.extent();
             mbuf.set_extent(start, end);
-            self.dispatch(mbuf, verdict, nic, now);
+            self.dispatch(mbuf, verdict, Origin { nic, hops: 0 }, now);
         }
         Mbuf::free_bulk(&mut self.exits.dropped);
     }
