@@ -41,11 +41,12 @@ fn missing(scenario: &Value) -> Option<&'static str> {
 
 pub fn run(recording: &Value, tally: &mut Tally) {
     let name = recording["name"].as_str().unwrap().to_string();
+    tally.begin(&name);
     if let Some(what) = missing(recording) {
-        tally.left_out.push(format!("{name} ({what})"));
-        return;
+        let events = recording["events"].as_array().unwrap();
+        let compared = |event: &&Value| matches!(event["op"].as_str(), Some("conn" | "counters"));
+        return tally.cannot(what, events.iter().filter(compared).count());
     }
-    tally.scenarios += 1;
     let mut scenario = Scenario::new(name, recording);
     for server in recording["servers"].as_array().unwrap() {
         scenario.add(server);

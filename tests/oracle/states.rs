@@ -30,8 +30,8 @@ fn missing(recording: &Value) -> Option<&'static str> {
 pub fn run(recording: &Value, tally: &mut Tally) {
     let name = recording["name"].as_str().unwrap();
     if let Some(what) = missing(recording) {
-        tally.left_out.push(format!("{name} ({what})"));
-        return;
+        tally.begin(name);
+        return tally.cannot(what, 1);
     }
     let mode = match recording["forward"].as_str().unwrap() {
         "masq" => ForwardMode::FullNat,
@@ -39,7 +39,7 @@ pub fn run(recording: &Value, tally: &mut Tally) {
     };
     let mut director = lab(mode);
     for (at, sequence) in recording["sequences"].as_array().unwrap().iter().enumerate() {
-        tally.scenarios += 1;
+        tally.begin(name);
         let client: SocketAddr = ([10, 0, (at / 250) as u8 + 1, (at % 250) as u8 + 1], 5555).into();
         let words = |at: usize| sequence[at].as_str().unwrap().split(' ');
         let mut local = None;

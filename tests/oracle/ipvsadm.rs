@@ -1,0 +1,258 @@
+//! `ipvsadm` command lines as calls of the registry, for recordings only; the product's own front
+//! end is another matter.
+//!
+//! What gyre cannot do yet is an `Err` with a word; `exceptions.toml` excuses it by that word.
+
+use std::net::{IpAddr, SocketAddr};
+
+use gyre::model::*;
+
+use crate::lab::Lab;
+
+/// What gyre lacks for a command.
+pub type Needs = &'static str;
+
+/// One parsed command line.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    command: char,
+    protocol: Option<Protocol>,
+    service: Option<String>,
+    mark: Option<u32>,
+    scheduler: Option<String>,
+    flags: Vec<String>,
+    persistence_s: Option<u32>,
+    netmask: Option<String>,
+    one_packet: bool,
+    server: Option<String>,
+    method: Option<char>,
+    weight: Option<u32>,
+    upper: u32,
+    lower: u32,
+    tunnel: Vec<(String, Option<String>)>,
+    timeouts_s: Vec<u32>,
+}
+
+/// Long names of what recordings use.
+const LONG: [(&str, &str); 26] = [
+    ("--add-service", "-A"),
+    ("--edit-service", "-E"),
+    ("--delete-service", "-D"),
+    ("--clear", "-C"),
+    ("--add-server", "-a"),
+    ("--edit-server", "-e"),
+    ("--delete-server", "-d"),
+    ("--zero", "-Z"),
+    ("--tcp-service", "-t"),
+    ("--udp-service", "-u"),
+    ("--fwmark-service", "-f"),
+    ("--ipv6", "-6"),
+    ("--scheduler", "-s"),
+    ("--sched-flags", "-b"),
+    ("--persistent", "-p"),
+    ("--netmask", "-M"),
+    ("--real-server", "-r"),
+    ("--gatewaying", "-g"),
+    ("--ipip", "-i"),
+    ("--masquerading", "-m"),
+    ("--weight", "-w"),
+    ("--u-threshold", "-x"),
+    ("--l-threshold", "-y"),
+    ("--ops", "-o"),
+    ("--pe", "-P"),
+    ("--numeric", "-n"),
+];
+
+fn parse(args: &str) -> Line {
+    let mut line = Line::default();
+    let mut words = args.split_whitespace().peekable();
+    while let Some(word) = words.next() {
+        let short = LONG.iter().find(|(long, _)| *long == word).map_or(word, |(_, short)| *short);
+        let mut value = || words.next().unwrap_or_else(|| panic!("{args}: {word} needs a value"));
+        match short {
+            "-A" | "-E" | "-D" | "-C" | "-a" | "-e" | "-d" | "-Z" => {
+                line.command = short.chars().nth(1).unwrap();
+            }
+            "--set" => {
+                line.command = 'S';
+                line.timeouts_s = (0..3).map(|_| value().parse().unwrap()).collect();
+            }
+            "-t" | "-u" => {
+                line.protocol = Some(if short == "-t" { Protocol::Tcp } else { Protocol::Udp });
+                line.service = Some(value().into());
+            }
+            "-f" => line.mark = Some(value().parse().unwrap()),
+            "-s" => line.scheduler = Some(value().into()),
+            "-b" => line.flags = value().split(',').map(str::to_string).collect(),
+            "-M" => line.netmask = Some(value().into()),
+            "-r" => line.server = Some(value().into()),
+            "-g" | "-i" | "-m" => line.method = short.chars().nth(1),
+            "-w" => line.weight = Some(value().parse().unwrap()),
+            "-x" => line.upper = value().parse().unwrap(),
+            "-y" => line.lower = value().parse().unwrap(),
+            "-o" => line.one_packet = true,
+            "-p" => {
+                let given = words.next_if(|word| !word.starts_with('-'));
+                line.persistence_s = Some(given.map_or(300, |seconds| seconds.parse().unwrap()));
+            }
+            "--tun-type" | "--tun-port" => line.tunnel.push((short.into(), Some(value().into()))),
+            "--tun-nocsum" | "--tun-csum" | "--tun-remcsum" => {
+                line.tunnel.push((short.into(), None));
+            }
+            "-6" | "-n" => {}
+            other => panic!("{args}: what is {other}?"),
+        }
+    }
+    line
+}
+
+/// `address:port`, `[v6]:port`, or an address alone with `port_default`.
+fn endpoint(text: &str, port_default: u16) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| {
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        let address: IpAddr = bare.parse().unwrap_or_else(|_| panic!("{text}: no address"));
+        SocketAddr::new(address, port_default)
+    })
+}
+
+impl Line {
+    fn key(&self) -> Result<ServiceKey, Needs> {
+        if self.mark.is_some() {
+            return Err("groups");
+        }
+        let place = endpoint(self.service.as_deref().expect("a service"), 0);
+        if place.port() == 0 {
+            return Err("port 0");
+        }
+        let protocol = self.protocol.unwrap_or(Protocol::Tcp);
+        Ok(ServiceKey { protocol, vip: place.ip(), port: place.port() })
+    }
+
+    fn scheduler(&self) -> Result<SchedulerSpec, Needs> {
+        let flag = |name: &str| self.flags.iter().any(|flag| flag == name);
+        match self.scheduler.as_deref().unwrap_or("wlc") {
+            "rr" => Ok(SchedulerSpec::RoundRobin),
+            "wrr" => Ok(SchedulerSpec::WeightedRoundRobin),
+            "sh" => Ok(SchedulerSpec::SourceHash(SourceHash {
+                port: flag("sh-port"),
+                fallback: flag("sh-fallback"),
+            })),
+            _ => Err("scheduler"),
+        }
+    }
+
+    fn service(&self) -> Result<ServiceSpec, Needs> {
+        if self.persistence_s.is_some() || self.netmask.is_some() {
+            return Err("persistence");
+        }
+        if self.one_packet {
+            return Err("one-packet scheduling");
+        }
+        let mut spec = ServiceSpec::new(self.key()?, self.scheduler()?);
+        spec.ttl = TtlPolicy::Decrement;
+        Ok(spec)
+    }
+
+    fn server(&self, key: &ServiceKey) -> Result<ServerSpec, Needs> {
+        if (self.upper, self.lower) != (0, 0) {
+            return Err("thresholds");
+        }
+        let place = endpoint(self.server.as_deref().expect("a server"), key.port);
+        if place.ip().is_loopback() || crate::host::is_own(place.ip()) {
+            return Err("local");
+        }
+        let mode = match self.method.unwrap_or('g') {
+            'g' => ForwardMode::DirectRoute,
+            'm' => return Err("nat"),
+            _ => return Err("tunnel"),
+        };
+        // DR and TUN servers have the service's port, whatever was given.
+        let port = key.port;
+        Ok(ServerSpec { address: place.ip(), port, weight: self.weight.unwrap_or(1), mode })
+    }
+}
+
+/// Makes the change that `ipvsadm` with these arguments makes.
+pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
+    let line = parse(args);
+    let outcome = match line.command {
+        'C' => {
+            let keys: Vec<ServiceKey> = lab.registry.services().map(|(_, spec)| spec.key).collect();
+            keys.iter().try_for_each(|key| lab.change(|registry, _| registry.remove_service(key)))
+        }
+        'A' => {
+            let spec = line.service()?;
+            lab.change(|registry, hops| registry.add_service(&spec, hops))
+        }
+        'E' => {
+            let spec = line.service()?;
+            lab.change(|registry, _| registry.edit_service(&spec))
+        }
+        'D' => {
+            let key = line.key()?;
+            lab.change(|registry, _| registry.remove_service(&key))
+        }
+        'a' => {
+            let key = line.key()?;
+            let spec = line.server(&key)?;
+            lab.change(|registry, hops| registry.add_server(&key, &spec, hops))
+        }
+        'e' => {
+            let key = line.key()?;
+            let spec = line.server(&key)?;
+            lab.change(|registry, _| registry.edit_server(&key, &spec))
+        }
+        'd' => {
+            let key = line.key()?;
+            let place = endpoint(line.server.as_deref().expect("a server"), key.port);
+            lab.change(|registry, _| registry.remove_server(&key, place, Removal::Now))
+        }
+        'S' => return Err("timeouts"),
+        'Z' => Ok(()),
+        _ => panic!("{args}: no command"),
+    };
+    outcome.unwrap_or_else(|problems| panic!("{args}: {problems:#?}"));
+    Ok(())
+}
+
+/// Makes the change of one kernel switch.
+pub fn switch(_lab: &mut Lab, name: &str, value: i64) -> Result<(), Needs> {
+    match (name.rsplit('.').next().unwrap_or(name), value) {
+        // The kernel's defaults, and what concerns its own connection tracking alone.
+        ("conntrack", _) => Ok(()),
+        ("conn_reuse_mode" | "pmtu_disc", 1) => Ok(()),
+        (
+            "expire_nodest_conn"
+            | "expire_quiescent_template"
+            | "nat_icmp_send"
+            | "sloppy_tcp"
+            | "secure_tcp"
+            | "schedule_icmp",
+            0,
+        ) => Ok(()),
+        _ => Err("switches"),
+    }
+}
+
+/// Something else that was configured, in the recordings' words.
+pub fn config(lab: &mut Lab, text: &str) -> Result<(), Needs> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    if let Some(rest) = text.strip_prefix("route ") {
+        let prefix = rest.strip_suffix(" is unreachable").ok_or("configuration")?;
+        lab.make_unreachable(prefix.parse().unwrap());
+        return Ok(());
+    }
+    let at = words.iter().position(|word| *word == "fwmark").ok_or("configuration")?;
+    let mark: u32 = words[at + 1].parse().unwrap();
+    let mut matches = Vec::new();
+    for named in words.windows(3).filter(|named| named[1] == "dport") {
+        let protocol = if named[0] == "tcp" { Protocol::Tcp } else { Protocol::Udp };
+        for range in named[2].split(['/', ',']) {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let ports = (first.parse().unwrap(), last.parse().unwrap());
+            matches.push(crate::lab::MarkMatch { protocol, ports });
+        }
+    }
+    lab.marks.insert(mark, matches);
+    Ok(())
+}

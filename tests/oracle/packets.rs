@@ -1,0 +1,370 @@
+//! `packets/*.json`: frames in and out, the connection table after each, counters.
+//!
+//! The steps are those of scripted `states` recordings too.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use gyre::dataplane::Verdict;
+use gyre::model::*;
+use pcap_file::pcap::PcapReader;
+use serde_json::Value;
+
+use crate::frames::{self, Ids};
+use crate::ipvsadm::{self, Needs};
+use crate::lab::{Lab, Sent};
+use crate::support::{CLIENT, SERVER};
+use crate::{Aspect, Difference, Tally, host, load};
+
+/// Seconds by which a timer may differ from a recorded one.
+const EXPIRY_SLACK_S: i64 = 1;
+
+/// A row of the connection table but for its timer: protocol, client, VIP, destination, state.
+type Row = [String; 5];
+/// The connection table with what is left of each timer, in seconds.
+type Table = BTreeMap<Row, i64>;
+
+/// Both links' frames.
+struct Captures([Vec<Vec<u8>>; 2]);
+
+/// A recording being played.
+pub struct Player {
+    lab: Lab,
+    captures: Captures,
+    /// The table as last recorded.
+    table: Table,
+    /// What was sent ahead of the kernel, which sends a datagram when it is whole.
+    early: Vec<Sent>,
+    /// What the kernel sent and gyre has yet to.
+    late: Vec<(Sent, String)>,
+    /// Rows that gyre has ahead of the kernel, likewise.
+    ahead: Vec<Row>,
+}
+
+/// Plays a file of `packets/`.
+pub fn run(path: &Path, tally: &mut Tally) {
+    let recording = load(path);
+    tally.begin(recording["name"].as_str().unwrap());
+    let captures = Captures(["client", "server"].map(|side| {
+        let file = path.with_extension(format!("{side}.pcap"));
+        if file.exists() { read_capture(&file) } else { Vec::new() }
+    }));
+    play(&recording, captures, tally);
+}
+
+fn read_capture(path: &Path) -> Vec<Vec<u8>> {
+    let mut reader = PcapReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    let mut frames = Vec::new();
+    while let Some(packet) = reader.next_packet() {
+        frames.push(packet.unwrap().data.into_owned());
+    }
+    frames
+}
+
+fn play(recording: &Value, captures: Captures, tally: &mut Tally) {
+    let steps = recording["steps"].as_array().unwrap();
+    let mut player = Player {
+        lab: Lab::new(["client", "server"].map(|side| mtu(&recording["links"][side]))),
+        captures,
+        table: Table::new(),
+        early: Vec::new(),
+        late: Vec::new(),
+        ahead: Vec::new(),
+    };
+    for (at, step) in steps.iter().enumerate() {
+        if let Err(needs) = player.step(at, step, tally) {
+            let left = steps[at..].iter().filter(|step| is_compared(step)).count();
+            return tally.cannot(needs, left);
+        }
+    }
+    for (_, place) in std::mem::take(&mut player.late) {
+        let text = "the kernel sent it, gyre never did".into();
+        tally.step(&format!("{place} at the end"), vec![Difference::new(Aspect::Frames, text)]);
+    }
+}
+
+fn is_compared(step: &Value) -> bool {
+    match step["op"].as_str() {
+        Some("packet" | "snapshot") => true,
+        Some("advance") => step.get("conns_approx").is_some(),
+        _ => false,
+    }
+}
+
+/// The MTU in a link's description.
+fn mtu(link: &Value) -> u16 {
+    let text = link.as_str().unwrap_or_default();
+    text.rsplit_once("mtu ").map_or(1500, |(_, mtu)| mtu.trim().parse().unwrap())
+}
+
+impl Captures {
+    fn sent(&self, frame: &Value) -> Sent {
+        let nic = if frame["side"] == "client" { CLIENT } else { SERVER };
+        let bytes = match frame["frame"].as_str() {
+            Some(hex) => unhex(hex),
+            None => {
+                let index = frame["index"].as_u64().unwrap() as usize;
+                self.0[nic.index()][index].clone()
+            }
+        };
+        Sent { nic, bytes }
+    }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(digit).collect()
+}
+
+impl Player {
+    fn step(&mut self, at: usize, step: &Value, tally: &mut Tally) -> Result<(), Needs> {
+        match step["op"].as_str().unwrap() {
+            "ipvsadm" if step["exit"].as_i64().unwrap_or(0) == 0 => {
+                ipvsadm::run(&mut self.lab, step["args"].as_str().unwrap())?;
+            }
+            "ipvsadm" | "comment" => {}
+            "config" => ipvsadm::config(&mut self.lab, step["text"].as_str().unwrap())?,
+            "sysctl" => {
+                for (name, value) in step["set"].as_object().unwrap() {
+                    ipvsadm::switch(&mut self.lab, name, value.as_i64().unwrap())?;
+                }
+            }
+            "packet" => self.packet(at, step, tally),
+            "advance" => self.advance(at, step, tally),
+            "snapshot" => self.snapshot(at, step, tally),
+            other => panic!("step {at}: unknown op {other}"),
+        }
+        Ok(())
+    }
+
+    fn packet(&mut self, at: usize, step: &Value, tally: &mut Tally) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let place = format!("step {at}: {} [{}]", text(&step["in"]["text"]), text(&step["note"]));
+        let incoming = self.captures.sent(&step["in"]);
+        let recorded = step["out"].as_array().unwrap();
+        let recorded: Vec<Sent> = recorded.iter().map(|out| self.captures.sent(out)).collect();
+        let received = self.lab.receive(incoming.nic, &incoming.bytes);
+        let mut differences = Vec::new();
+        let mut sent = received.sent;
+        let mut expected = recorded;
+        if let Some(given) = &received.to_kernel {
+            // Whatever else came out is compared below as ours.
+            if *given != incoming.bytes {
+                let text = "the kernel got another frame than came".into();
+                differences.push(Difference::new(Aspect::Frames, text));
+            }
+            let host_did = host::sends(incoming.nic, given, &expected);
+            match host_did {
+                Ok(()) => expected.clear(),
+                Err(text) => {
+                    let text = format!("to the kernel, but {text}");
+                    differences.push(Difference::new(Aspect::Frames, text));
+                    expected.clear();
+                }
+            }
+        }
+        let whole = !frames::is_fragment(&incoming.bytes);
+        self.pair(&mut expected, &mut sent, &incoming.bytes);
+        if whole {
+            let verdict = received.verdict;
+            differences.extend(report(&expected, &sent, &incoming.bytes, verdict));
+        } else {
+            self.defer(expected, sent, &incoming.bytes, &place, &mut differences);
+        }
+        if let Some(rows) = step.get("conns") {
+            self.table = table(rows);
+        }
+        self.compare_table(whole, &mut differences);
+        tally.step(&place, differences);
+    }
+
+    /// Takes out of both lists what is the same in both.
+    fn pair(&self, expected: &mut Vec<Sent>, sent: &mut Vec<Sent>, incoming: &[u8]) {
+        let mut ids = Ids::new();
+        expected.retain(|recorded| {
+            let same = |ours: &Sent, ids: &mut Ids| {
+                ours.nic == recorded.nic
+                    && frames::compare(&recorded.bytes, &ours.bytes, incoming, ids).is_ok()
+            };
+            match sent.iter().position(|ours| same(ours, &mut ids)) {
+                Some(at) => {
+                    sent.remove(at);
+                    false
+                }
+                None => true,
+            }
+        });
+    }
+
+    /// Fragments: what is missing now may have come before or may come later.
+    fn defer(
+        &mut self,
+        mut expected: Vec<Sent>,
+        mut sent: Vec<Sent>,
+        incoming: &[u8],
+        place: &str,
+        differences: &mut Vec<Difference>,
+    ) {
+        let (missing, more) = (expected.len(), sent.len());
+        if missing + more == 0 {
+            return;
+        }
+        let mut early = std::mem::take(&mut self.early);
+        self.pair(&mut expected, &mut early, incoming);
+        self.early = early;
+        let mut late: Vec<Sent> = self.late.iter().map(|(frame, _)| frame.clone()).collect();
+        self.pair(&mut late, &mut sent, incoming);
+        self.late.retain(|(frame, _)| late.contains(frame));
+        self.late.extend(expected.into_iter().map(|frame| (frame, place.to_string())));
+        self.early.append(&mut sent);
+        let text = format!("{missing} frames come at another moment, {more} more were sent now");
+        differences.push(Difference::new(Aspect::Moment, text));
+    }
+
+    fn advance(&mut self, at: usize, step: &Value, tally: &mut Tally) {
+        let seconds = step["seconds"].as_f64().unwrap();
+        let sent = self.lab.advance(seconds);
+        for timer in self.table.values_mut() {
+            *timer -= seconds as i64;
+        }
+        let Some(rows) = step.get("conns_approx") else { return };
+        self.table = table(rows);
+        let mut differences = Vec::new();
+        if !sent.is_empty() {
+            let text = format!("timers sent {} frames", sent.len());
+            differences.push(Difference::new(Aspect::Frames, text));
+        }
+        self.compare_table(true, &mut differences);
+        tally.step(&format!("step {at}: advance {seconds}"), differences);
+    }
+
+    fn snapshot(&mut self, at: usize, step: &Value, tally: &mut Tally) {
+        let mut differences = Vec::new();
+        if let Some(rows) = step.get("conns") {
+            self.table = table(rows);
+            self.compare_table(true, &mut differences);
+        }
+        if let Some(rows) = step.get("counters").and_then(Value::as_array) {
+            let mut recorded: Vec<String> = rows.iter().map(Value::to_string).collect();
+            let mut ours = self.counters();
+            if self.lab.registry.services().count() > 1 {
+                // The order of services in the kernel's hash table is nobody's promise.
+                recorded.sort();
+                ours.sort();
+            }
+            if ours != recorded {
+                let text = format!("recorded {recorded:?}, gyre {ours:?}");
+                differences.push(Difference::new(Aspect::Counters, text));
+            }
+        }
+        tally.step(&format!("step {at}: snapshot"), differences);
+    }
+
+    /// Servers with their counters as the kernel lists them: the one added last first.
+    fn counters(&self) -> Vec<String> {
+        let services = self.lab.registry.services();
+        let servers = services.filter_map(|(id, _)| self.lab.snapshot.service(id));
+        let servers = servers.flat_map(|service| service.servers.iter().rev());
+        servers
+            .map(|server| {
+                let counters = &self.lab.state.counters.servers[server.id.index()];
+                let (active, flows) = (counters.active.get(), counters.flows.get());
+                let endpoint = SocketAddr::new(server.address, server.port).to_string();
+                let row = (endpoint, method(server.mode), server.weight, active, flows - active);
+                serde_json::to_string(&row).unwrap()
+            })
+            .collect()
+    }
+
+    fn compare_table(&mut self, whole: bool, differences: &mut Vec<Difference>) {
+        let mut ours: Table = self.lab.flows().iter().map(row).collect();
+        let mut text = Vec::new();
+        for (row, timer) in &self.table {
+            match ours.remove(row) {
+                Some(left) if (left - timer).abs() > EXPIRY_SLACK_S && *timer > 0 => {
+                    text.push(format!("{row:?} has {left} s left, recorded {timer}"));
+                }
+                // An entry whose time is up may be listed a little longer.
+                None if *timer > EXPIRY_SLACK_S => text.push(format!("{row:?} {timer} is missing")),
+                _ => {}
+            }
+        }
+        let mut moved = Vec::new();
+        for (row, left) in ours {
+            let same = |known: &Row| known[..4] == row[..4];
+            if !whole || self.ahead.iter().any(same) {
+                moved.push(format!("{row:?} is ahead"));
+                self.ahead.push(row);
+            } else {
+                text.push(format!("{row:?} {left} should not be there"));
+            }
+        }
+        if !text.is_empty() {
+            differences.push(Difference::new(Aspect::Table, text.join("; ")));
+        }
+        if !moved.is_empty() {
+            differences.push(Difference::new(Aspect::Moment, moved.join("; ")));
+        }
+    }
+}
+
+/// What is left over on either side, each beside the nearest of the other.
+fn report(
+    expected: &[Sent],
+    sent: &[Sent],
+    incoming: &[u8],
+    verdict: Verdict,
+) -> Option<Difference> {
+    if expected.is_empty() && sent.is_empty() {
+        return None;
+    }
+    let mut text = format!("verdict {verdict:?}");
+    for (at, recorded) in expected.iter().enumerate() {
+        let ours = sent.get(at);
+        let detail = match ours {
+            None => format!("nothing for {:?} {}", recorded.nic, frames::hex(&recorded.bytes)),
+            Some(ours) if ours.nic != recorded.nic => format!("sent on {:?}", ours.nic),
+            Some(ours) => {
+                let ids = &mut Ids::new();
+                frames::compare(&recorded.bytes, &ours.bytes, incoming, ids)
+                    .err()
+                    .unwrap_or_default()
+            }
+        };
+        text = format!("{text}; {detail}");
+    }
+    for ours in sent.iter().skip(expected.len()) {
+        text = format!("{text}; too much: {:?} {}", ours.nic, frames::hex(&ours.bytes));
+    }
+    Some(Difference::new(Aspect::Frames, text))
+}
+
+fn table(rows: &Value) -> Table {
+    let row = |row: &Value| {
+        let cell = |at: usize| row[at].as_str().unwrap().to_string();
+        ([cell(0), cell(1), cell(2), cell(3), cell(4)], row[5].as_i64().unwrap())
+    };
+    rows.as_array().unwrap().iter().map(row).collect()
+}
+
+fn row(flow: &gyre::message::FlowRow) -> (Row, i64) {
+    let endpoint = |(address, port)| SocketAddr::new(address, port).to_string();
+    let protocol = flow.protocol.to_string().to_uppercase();
+    let cells = [
+        protocol,
+        endpoint(flow.client),
+        endpoint(flow.virtual_address),
+        endpoint(flow.server),
+        flow.state.name().to_string(),
+    ];
+    (cells, i64::from(flow.expires_ms.div_ceil(1000)))
+}
+
+/// The kernel's word for a mode.
+fn method(mode: ForwardMode) -> &'static str {
+    match mode {
+        ForwardMode::DirectRoute => "Route",
+        ForwardMode::FullNat => "Masq",
+    }
+}
