@@ -302,3 +302,48 @@ fn the_replay_example_replays_a_recording() {
     assert!(text.contains("flows: 2 created"), "{text}");
     assert!(text.contains("transmit        5"), "{text}");
 }
+
+/// Names of functions under `#[test]`, and in `tests/netns` of all functions: its cases are a table.
+fn test_names(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            test_names(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = read(&path);
+            let mut is_test = false;
+            let table = path.starts_with(root().join("tests/netns"));
+            for line in text.lines().map(str::trim_start) {
+                is_test |= line.starts_with("#[test]");
+                let Some((_, rest)) = line.split_once("fn ") else { continue };
+                if is_test || table {
+                    names.insert(rest.split(['(', '<']).next().unwrap().to_owned());
+                }
+                is_test = false;
+            }
+        }
+    }
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let mut names = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        test_names(&root().join(folder), &mut names);
+    }
+    let text = read(&root().join("docs/SPECIFICATION.md"));
+    let mut promises = 0;
+    let mut findings = Vec::new();
+    for (at, line) in text.lines().enumerate().filter(|(_, line)| line.starts_with("- ")) {
+        promises += 1;
+        let place = format!("docs/SPECIFICATION.md:{}", at + 1);
+        let Some((_, tests)) = line.rsplit_once(" | ") else {
+            findings.push(format!("{place}: add ` | ` and the test that shows it"));
+            continue;
+        };
+        let missing = tests.split(", ").filter(|test| !names.contains(test.trim()));
+        findings.extend(missing.map(|test| format!("{place}: there is no test `{test}`")));
+    }
+    assert!(promises > 40, "{promises} promises were found");
+    report(findings);
+}
