@@ -303,7 +303,7 @@ fn the_replay_example_replays_a_recording() {
     assert!(text.contains("transmit        5"), "{text}");
 }
 
-/// Names of functions under `#[test]`, and in `tests/netns` of all functions: its cases are a table.
+/// Names of functions under `#[test]`, and of all in `tests/netns`: its cases are a table.
 fn test_names(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

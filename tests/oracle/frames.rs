@@ -2,8 +2,9 @@
 //!
 //! Free are: the IPv4 id of ICMP errors that the director makes and of tunnel headers without DF,
 //! ids of fragments that the director chose, the UDP source port of GUE, flow labels of outer IPv6
-//! headers (of tunnels and of the director's own errors). A free field is taken over from the recording, its checksum following by the change
-//! alone, so that all else is compared, a wrong checksum included.
+//! headers (of tunnels and of the director's own errors). A free field is taken over from the
+//! recording, its checksum following by the change alone, so that all else is compared, a wrong
+//! checksum included.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
