@@ -25,7 +25,7 @@ fn director() -> Director {
     for family in 0..2 {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             for (at, vip) in VIPS[family].iter().enumerate() {
-                let key = ServiceKey { protocol, vip: vip.parse().unwrap(), port: 80 };
+                let key = ServiceKey::new(protocol, vip.parse().unwrap(), 80);
                 let mut spec = ServiceSpec::new(key, SchedulerSpec::WeightedRoundRobin);
                 let endpoint = SocketAddr::new(RIPS[family].parse().unwrap(), 80);
                 let nat = at > 0;

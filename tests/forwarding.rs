@@ -43,7 +43,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn service(vip: &str, protocol: Protocol, mode: ForwardMode, rip: &str) -> ServiceSpec {
-    let key = ServiceKey { protocol, vip: ip(vip), port: 80 };
+    let key = ServiceKey::new(protocol, ip(vip), 80);
     let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
     if mode == ForwardMode::FullNat {
         spec.pool = Some("pool".into());
@@ -579,7 +579,7 @@ fn idle_flow_expires_and_gives_everything_back() {
 fn flow_of_a_server_removed_at_once_is_dropped_and_revives() {
     let mut director = director(KernelMode::Tap);
     establish(&mut director, 40_001, None);
-    let key = ServiceKey { protocol: Protocol::Tcp, vip: ip(FULLNAT[0]), port: 80 };
+    let key = ServiceKey::new(Protocol::Tcp, ip(FULLNAT[0]), 80);
     let endpoint: SocketAddr = (ip(RIPS[0]), 80).into();
     director.change(|registry, _| registry.remove_server(&key, endpoint, Removal::Now)).unwrap();
     let data = to(FULLNAT, 0).tcp(40_001, 80).seq(1001).ack(5001).flags(ACK).build();
@@ -593,7 +593,7 @@ fn flow_of_a_server_removed_at_once_is_dropped_and_revives() {
 #[test]
 fn drained_server_keeps_its_flows_and_gets_no_new_ones() {
     let mut director = director(KernelMode::Tap);
-    let key = ServiceKey { protocol: Protocol::Tcp, vip: ip(FULLNAT[0]), port: 80 };
+    let key = ServiceKey::new(Protocol::Tcp, ip(FULLNAT[0]), 80);
     establish(&mut director, 40_001, None);
     let other = server((ip("10.2.0.12"), 80).into(), 1, ForwardMode::FullNat);
     director.change(|registry, hops| registry.add_server(&key, &other, hops)).unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gyre::model::{Protocol, ServiceId, ServiceKey, Snapshot};
+use gyre::model::{Protocol, ServiceId, ServiceKey, Snapshot, Traffic};
 use gyre::runtime::kernel_interface::addresses::{AddressFile, AddressOn, KernelInterfaceSubnets};
 use gyre::runtime::kernel_interface::keeper::{Keeper, KeeperConfig};
 use gyre::runtime::kernel_interface::nftables::Instance;
@@ -85,10 +85,11 @@ impl Place {
 
 fn snapshot(vips: &[&str]) -> Arc<Snapshot> {
     let vips: Vec<IpAddr> = vips.iter().map(|vip| vip.parse().unwrap()).collect();
-    let key = |vip: &IpAddr| ServiceKey { protocol: Protocol::Tcp, vip: *vip, port: 80 };
-    let keys = vips.iter().map(|vip| (key(vip), ServiceId(0)));
+    let key = |vip: &IpAddr| ServiceKey::new(Protocol::Tcp, *vip, 80);
+    let keys: Vec<ServiceKey> = vips.iter().map(key).collect();
+    let services = keys.iter().map(|key| (key, &[][..], ServiceId(0)));
     Arc::new(Snapshot {
-        service_by_key: Arc::new(keys.collect()),
+        traffic: Arc::new(Traffic::new(services)),
         vips: Arc::new(vips.iter().copied().collect()),
         ..Snapshot::empty()
     })

@@ -39,7 +39,7 @@ impl Team {
         director.registry.set_nics(nics);
         director.registry.set_routes(director.snapshot.routes.clone());
         let service = |vip: &str, mode| {
-            let key = ServiceKey { protocol: Protocol::Tcp, vip: vip.parse().unwrap(), port: 80 };
+            let key = ServiceKey::new(Protocol::Tcp, vip.parse().unwrap(), 80);
             let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
             spec.pool = (mode == ForwardMode::FullNat).then(|| "pool".into());
             spec.servers =

@@ -45,7 +45,7 @@ fn server(at: u8) -> IpAddr {
 }
 
 fn desired(mode: Mode) -> Desired {
-    let key = ServiceKey { protocol: Protocol::Udp, vip: VIP.into(), port: 80 };
+    let key = ServiceKey::new(Protocol::Udp, VIP.into(), 80);
     let mut service = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
     service.pool = (mode == ForwardMode::FullNat).then(|| "pool".into());
     let servers =

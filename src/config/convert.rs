@@ -1,14 +1,14 @@
 //! Between the schema's types and the model's: what is written and what is meant.
 
 use super::types::{
-    ClientAddress, Config, Forwarding, Kernel, Protocol, Scheduler, SchedulerFlag, Server, Service,
-    Timeouts, Ttl,
+    ClientAddress, Config, Forwarding, Kernel, Match, Protocol, Scheduler, SchedulerFlag, Server,
+    Service, Timeouts, Ttl,
 };
-use super::values::{ClientPrefix, Endpoint};
+use super::values::{ClientPrefix, Endpoint, MatchAddress, ServiceAddress};
 use crate::limits::MAGLEV_SLOTS_DEFAULT;
 use crate::model::{
-    self, Desired, ForwardMode, KernelMode, PoolSpec, Registry, Removal, SchedulerSpec, ServerSpec,
-    ServiceKey, ServiceSpec, SourceHash, TtlPolicy,
+    self, Desired, ForwardMode, GroupName, KernelMode, PoolSpec, Registry, Removal, SchedulerSpec,
+    ServerSpec, ServiceKey, ServiceSpec, SourceHash, TrafficMatch, TtlPolicy,
 };
 
 /// TCP option kind of `toa` unless configured: Alibaba's.
@@ -37,6 +37,15 @@ impl From<Protocol> for model::Protocol {
         match protocol {
             Protocol::Tcp => model::Protocol::Tcp,
             Protocol::Udp => model::Protocol::Udp,
+        }
+    }
+}
+
+impl From<model::Protocol> for Protocol {
+    fn from(protocol: model::Protocol) -> Self {
+        match protocol {
+            model::Protocol::Tcp => Protocol::Tcp,
+            model::Protocol::Udp => Protocol::Udp,
         }
     }
 }
@@ -74,17 +83,28 @@ impl Config {
 }
 
 impl Service {
-    /// Protocol and VIP:port.
-    pub fn key(&self) -> ServiceKey {
-        let (vip, port) = (self.address.ip(), self.address.port());
-        ServiceKey { protocol: self.protocol.into(), vip, port }
+    /// What identifies it. `None` while neither an address nor a group is given.
+    pub fn key(&self) -> Option<ServiceKey> {
+        match (&self.address, &self.group) {
+            (Some(ServiceAddress { vip, ports }), _) => Some(ServiceKey::Address {
+                protocol: self.protocol.into(),
+                vip: *vip,
+                ports: *ports,
+            }),
+            (None, Some(name)) => ServiceKey::group(name),
+            (None, None) => None,
+        }
     }
 
     /// What is meant; meanings are not judged here.
     pub(super) fn spec(&self) -> ServiceSpec {
         let mode = self.forwarding.into();
+        // The schema asks for one of the two; a group without a name is refused in any case.
+        let key = self.key().unwrap_or(ServiceKey::Group(GroupName::new()));
+        let port = key.port().unwrap_or(0);
         ServiceSpec {
-            key: self.key(),
+            key,
+            matches: self.r#match.iter().map(Match::traffic).collect(),
             name: self.name.clone(),
             scheduler: self.scheduler_spec(),
             forwarding: mode,
@@ -107,7 +127,7 @@ impl Service {
             allow: self.allow.iter().map(|prefix| prefix.0).collect(),
             deny: self.deny.iter().map(|prefix| prefix.0).collect(),
             timeouts: self.timeouts.into(),
-            servers: self.server.iter().map(|s| s.spec(self.address.port(), mode)).collect(),
+            servers: self.server.iter().map(|server| server.spec(port, mode)).collect(),
         }
     }
 
@@ -123,6 +143,20 @@ impl Service {
                 slots: self.maglev_slots.map_or(MAGLEV_SLOTS_DEFAULT, |slots| slots as usize),
             },
         }
+    }
+}
+
+impl Match {
+    fn traffic(&self) -> TrafficMatch {
+        let MatchAddress { prefix, ports } = self.address;
+        TrafficMatch { protocol: self.protocol.into(), prefix, ports }
+    }
+}
+
+impl From<&TrafficMatch> for Match {
+    fn from(one: &TrafficMatch) -> Self {
+        let address = MatchAddress { prefix: one.prefix, ports: one.ports };
+        Match { address, protocol: one.protocol.into() }
     }
 }
 
@@ -143,11 +177,16 @@ impl From<&ServiceSpec> for Service {
         let (scheduler, scheduler_flags, maglev_slots) = written_scheduler(spec.scheduler);
         let (client_address, toa_kind, toa_on_syn) = written_client_address(spec.client_address);
         Service {
-            address: (spec.key.vip, spec.key.port).into(),
-            protocol: match spec.key.protocol {
-                model::Protocol::Tcp => Protocol::Tcp,
-                model::Protocol::Udp => Protocol::Udp,
+            address: match spec.key {
+                ServiceKey::Address { vip, ports, .. } => Some(ServiceAddress { vip, ports }),
+                ServiceKey::Group(_) => None,
             },
+            protocol: spec.key.protocol().map_or_else(Protocol::default, Protocol::from),
+            group: match spec.key {
+                ServiceKey::Address { .. } => None,
+                ServiceKey::Group(name) => Some(name.to_string()),
+            },
+            r#match: spec.matches.iter().map(Match::from).collect(),
             name: spec.name.clone(),
             scheduler,
             scheduler_flags,
@@ -200,7 +239,10 @@ fn written_client_address(address: model::ClientAddress) -> (ClientAddress, Opti
 
 fn written_server(server: &ServerSpec, service: &ServiceSpec) -> Server {
     Server {
-        address: Endpoint { address: server.address, port: Some(server.port) },
+        address: Endpoint {
+            address: server.address,
+            port: Some(server.port).filter(|port| *port != 0),
+        },
         weight: server.weight,
         forwarding: (server.mode != service.forwarding).then_some(server.mode.into()),
     }

@@ -137,6 +137,11 @@ fn routes(config: &Config, walk: &mut Walk) {
 
 /// Options that mean something with another option alone.
 pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
+    if service.address.is_some() && service.group.is_some() {
+        let what = "`address` and `group` both say what the service is".into();
+        let remedy = "remove one; a group takes its addresses from [[service.match]]".into();
+        walk.push(&join(path, "group"), what, remedy);
+    }
     let sh = service.scheduler == Scheduler::Sh;
     let maglev = service.scheduler == Scheduler::Maglev;
     let toa = service.client_address == ClientAddress::Toa;

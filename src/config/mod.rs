@@ -29,10 +29,10 @@ use shape::{Shape, Walk};
 pub use problem::{Position, Problem};
 pub use reference::reference;
 pub use types::{
-    ClientAddress, Config, Forwarding, Hugepages, Idle, Kernel, LogLevel, Neighbour, Pool, Port,
-    Protocol, Route, Runtime, Scheduler, SchedulerFlag, Server, Service, Timeouts, Ttl,
+    ClientAddress, Config, Forwarding, Hugepages, Idle, Kernel, LogLevel, Match, Neighbour, Pool,
+    Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag, Server, Service, Timeouts, Ttl,
 };
-pub use values::{ClientPrefix, Endpoint, InterfaceAddress, Mac};
+pub use values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
 
 /// A configuration without fault.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,24 +2,24 @@
 //!
 //! `shape` checks against it and the reference in docs is printed from it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::shape::{Field, Shape};
 use super::types::{
     ClientAddress, Forwarding, Hugepages, Idle, Kernel, LogLevel, Protocol, Scheduler,
     SchedulerFlag, Ttl,
 };
-use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac};
+use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
 use crate::limits::{
     FLOWS_PER_WORKER_MAX, MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX, WORKERS_MAX,
 };
 
 const fn field(name: &'static str, shape: Shape, about: &'static str) -> Field {
-    Field { name, shape, required: false, about }
+    Field { name, shape, required: false, instead: None, about }
 }
 
 const fn required(name: &'static str, shape: Shape, about: &'static str) -> Field {
-    Field { name, shape, required: true, about }
+    Field { name, shape, required: true, instead: None, about }
 }
 
 fn ip(text: &str) -> Result<(), String> {
@@ -27,8 +27,17 @@ fn ip(text: &str) -> Result<(), String> {
 }
 
 fn address_and_port(text: &str) -> Result<(), String> {
-    let wrong = |_| format!("`{text}` is no address with a port");
-    text.parse::<SocketAddr>().map(drop).map_err(wrong)
+    text.parse::<ServiceAddress>().map(drop)
+}
+
+fn match_address(text: &str) -> Result<(), String> {
+    text.parse::<MatchAddress>().map(drop)
+}
+
+fn group_name(text: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let good = (1..=32).contains(&text.len()) && text.chars().all(plain);
+    good.then_some(()).ok_or_else(|| format!("`{}` cannot name a group", text.escape_debug()))
 }
 
 fn endpoint(text: &str) -> Result<(), String> {
@@ -175,14 +184,39 @@ pub(super) const SERVER: Shape = Shape::Table(&[
     field("forwarding", FORWARDING, "how frames reach it (the service's)"),
 ]);
 
-/// A service, by itself for `service.add`.
-pub(super) const SERVICE: Shape = Shape::Table(&[
+const PROTOCOL: Shape = Shape::Choice(Protocol::WORDS, &["sctp"]);
+
+const MATCH: &[Field] = &[
     required(
         "address",
-        Shape::Parsed(address_and_port, "\"192.0.2.80:80\" or \"[2001:db8::80]:80\""),
-        "virtual address and port",
+        Shape::Parsed(
+            match_address,
+            "\"192.0.2.80:80\", \"10.3.0.0/16:0\" or \"[2001:db8::/64]:80\"",
+        ),
+        "destination address or prefix, and port, range of ports or 0 for all",
     ),
-    field("protocol", Shape::Choice(Protocol::WORDS, &["sctp"]), "transport protocol (tcp)"),
+    field("protocol", PROTOCOL, "transport protocol (tcp)"),
+];
+
+/// A service, by itself for `service.add`.
+pub(super) const SERVICE: Shape = Shape::Table(&[
+    Field {
+        name: "address",
+        shape: Shape::Parsed(
+            address_and_port,
+            "\"192.0.2.80:80\", \"192.0.2.80:8000-8010\" or \"[2001:db8::80]:80\"",
+        ),
+        required: true,
+        instead: Some("group"),
+        about: "virtual address and port, or ports",
+    },
+    field("protocol", PROTOCOL, "transport protocol of the address (tcp)"),
+    field(
+        "group",
+        Shape::Parsed(group_name, "\"web\", at most 32 letters and digits"),
+        "instead of `address`: name of a group, whose matches are scheduled as one",
+    ),
+    field("match", Shape::List(&Shape::Table(MATCH)), "packets of the group"),
     field("name", Shape::Text, "name for people, unique"),
     field(
         "scheduler",

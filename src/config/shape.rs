@@ -37,6 +37,8 @@ pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) shape: Shape,
     pub(super) required: bool,
+    /// A field that may be given instead of a required one.
+    pub(super) instead: Option<&'static str>,
     /// One line for the reference.
     pub(super) about: &'static str,
 }
@@ -201,12 +203,14 @@ impl Walk {
         }
         let mut whole = true;
         for field in fields.iter().filter(|field| field.required) {
-            if !entries.iter().any(|entry| entry.key == field.name) {
+            let has = |name: &str| entries.iter().any(|entry| entry.key == name);
+            if !has(field.name) && !field.instead.is_some_and(has) {
                 let what = format!("`{}` is missing", field.name);
                 let remedy = format!("add {} = {}", field.name, field.shape.expected());
                 self.push(path, what, remedy);
             }
-            whole &= left.contains_key(field.name);
+            let is_left = |name: &str| left.contains_key(name);
+            whole &= is_left(field.name) || field.instead.is_some_and(is_left);
         }
         if !whole {
             self.dropped.insert(path.to_owned());

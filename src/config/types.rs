@@ -4,11 +4,11 @@
 //! two together. Values here are of the right type, not yet of the right meaning.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac};
+use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -347,11 +347,18 @@ impl Timeouts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
-    /// VIP and port.
-    pub address: SocketAddr,
-    /// Protocol.
+    /// VIP and ports, unless it is a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<ServiceAddress>,
+    /// Protocol of `address`.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Name of the group, instead of `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// What the group takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub r#match: Vec<Match>,
     /// Name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -400,6 +407,17 @@ pub struct Service {
     /// Servers in the order they are added.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server: Vec<Server>,
+}
+
+/// Packets of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// VIP or prefix, and ports.
+    pub address: MatchAddress,
+    /// Protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
 }
 
 /// A real server.

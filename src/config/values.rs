@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::model::Prefix;
+use crate::model::{Ports, Prefix};
 
 /// Makes a type serialize as its `Display` and deserialize by its `FromStr`.
 macro_rules! as_text {
@@ -27,6 +27,8 @@ macro_rules! as_text {
 }
 
 as_text!(Endpoint);
+as_text!(ServiceAddress);
+as_text!(MatchAddress);
 as_text!(InterfaceAddress);
 as_text!(ClientPrefix);
 as_text!(Mac);
@@ -59,6 +61,90 @@ impl fmt::Display for Endpoint {
         match self.port {
             Some(port) => SocketAddr::new(self.address, port).fmt(f),
             None => self.address.fmt(f),
+        }
+    }
+}
+
+/// The part of `text` before its last colon, and the ports behind it.
+fn with_ports(text: &str) -> Option<(&str, Ports)> {
+    let (address, ports) = text.rsplit_once(':')?;
+    Some((address, ports.parse().ok()?))
+}
+
+/// `2001:db8::80` out of `[2001:db8::80]`.
+fn unbracketed(text: &str) -> Option<&str> {
+    text.strip_prefix('[')?.strip_suffix(']')
+}
+
+/// A virtual address with its ports: `192.0.2.80:80`, `192.0.2.80:8000-8010`, and with port 0, for
+/// all, `[2001:db8::80]:0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceAddress {
+    /// The VIP.
+    pub vip: IpAddr,
+    /// Its ports.
+    pub ports: Ports,
+}
+
+impl FromStr for ServiceAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (address, ports) = with_ports(text)?;
+            let vip = match unbracketed(address) {
+                Some(v6) => IpAddr::V6(v6.parse().ok()?),
+                None => IpAddr::V4(address.parse().ok()?),
+            };
+            Some(ServiceAddress { vip, ports })
+        };
+        parse().ok_or_else(|| format!("`{text}` is no address with a port"))
+    }
+}
+
+impl fmt::Display for ServiceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.vip {
+            IpAddr::V4(vip) => write!(f, "{vip}:{}", self.ports),
+            IpAddr::V6(vip) => write!(f, "[{vip}]:{}", self.ports),
+        }
+    }
+}
+
+/// What a group takes: as `ServiceAddress`, or with a prefix: `10.3.0.0/16:80`,
+/// `[2001:db8::/64]:0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatchAddress {
+    /// Destination addresses.
+    pub prefix: Prefix,
+    /// Destination ports.
+    pub ports: Ports,
+}
+
+impl FromStr for MatchAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (prefix, ports) = with_ports(text)?;
+            let prefix: Prefix = match unbracketed(prefix) {
+                Some(v6) => v6.parse().ok().filter(|v6: &Prefix| v6.address().is_ipv6())?,
+                None => prefix.parse().ok().filter(|v4: &Prefix| v4.address().is_ipv4())?,
+            };
+            Some(MatchAddress { prefix, ports })
+        };
+        parse().ok_or_else(|| format!("`{text}` is no address or prefix with a port"))
+    }
+}
+
+impl fmt::Display for MatchAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MatchAddress { prefix, ports } = self;
+        let is_host = *prefix == Prefix::host(prefix.address());
+        match (is_host, prefix.address()) {
+            (true, vip) => ServiceAddress { vip, ports: *ports }.fmt(f),
+            (false, IpAddr::V4(_)) => write!(f, "{prefix}:{ports}"),
+            (false, IpAddr::V6(_)) => write!(f, "[{prefix}]:{ports}"),
         }
     }
 }
@@ -146,6 +232,13 @@ mod tests {
         for text in ["10.2.0.11", "10.2.0.11:80", "2001:db8::11", "[2001:db8::11]:80"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
+        for text in ["192.0.2.80:80", "192.0.2.80:8000-8010", "[2001:db8::80]:0"] {
+            assert_eq!(text.parse::<ServiceAddress>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<MatchAddress>().unwrap().to_string(), text);
+        }
+        for text in ["10.3.0.0/16:80", "[2001:db8::/64]:0"] {
+            assert_eq!(text.parse::<MatchAddress>().unwrap().to_string(), text);
+        }
         assert_eq!("192.0.2.2/24".parse::<InterfaceAddress>().unwrap().to_string(), "192.0.2.2/24");
         assert_eq!("02:00:5e:10:01:fe".parse::<Mac>().unwrap().to_string(), "02:00:5e:10:01:fe");
     }
@@ -154,6 +247,10 @@ mod tests {
     fn wrong_text_is_refused() {
         for text in ["", "10.2.0", "10.2.0.11:", "10.2.0.11:70000", "::1:", "[::1]", "host:80"] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+        for text in ["192.0.2.80", "192.0.2.80:", "2001:db8::80:80", "[192.0.2.80]:80", "a:80"] {
+            assert!(text.parse::<ServiceAddress>().is_err(), "{text}");
+            assert!(text.parse::<MatchAddress>().is_err(), "{text}");
         }
         for text in ["192.0.2.2", "192.0.2.2/33", "192.0.2.2/", "/24"] {
             assert!(text.parse::<InterfaceAddress>().is_err(), "{text}");

@@ -11,14 +11,12 @@ use super::{
 };
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{
-    ForwardMode, LocalAddress, Protocol, RealServer, Snapshot, TtlPolicy, VirtualService,
+    FTP_DATA_PORT, ForwardMode, LocalAddress, Protocol, RealServer, Snapshot, TtlPolicy,
+    VirtualService,
 };
 use crate::time::Nanos;
 use crate::wire::tcp::TcpFlags;
 use std::net::IpAddr;
-
-/// Source port of FTP's data connections: the kernel never schedules it, for any service.
-const FTP_DATA_PORT: u16 = 20;
 
 /// A packet to a service that no flow knows.
 pub(super) fn admit(
@@ -28,7 +26,7 @@ pub(super) fn admit(
     slot: &mut Slot,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
-    let is_tcp = service.key.protocol == Protocol::Tcp;
+    let is_tcp = slot.packet.key.protocol == Protocol::Tcp;
     if service.synproxy && is_tcp && slot.packet.key.src_port != FTP_DATA_PORT {
         return synproxy::admit(state, snapshot, service, slot);
     }
@@ -163,7 +161,7 @@ pub(super) fn make_flow(
         key: slot.packet.key,
         service: service.id,
         server: server.id,
-        server_address: (server.address, server.port),
+        server_address: (server.address, service.server_port(server, slot.packet.key.dst_port)),
         local: None,
         mode: server.mode,
         decrements_ttl: service.ttl == TtlPolicy::Decrement,
@@ -172,7 +170,7 @@ pub(super) fn make_flow(
     };
     let mut inherited = None;
     if server.mode == ForwardMode::FullNat {
-        let (local, port, heir) = take_port(state, snapshot, service, server)?;
+        let (local, port, heir) = take_port(state, snapshot, service, &new)?;
         new.local = Some((local.address, port));
         new.flags = 0;
         inherited = heir;
@@ -192,8 +190,9 @@ fn insert(state: &mut WorkerState, new: &NewFlow) -> Result<FlowId, DropReason> 
     state.flows.insert(new).map_err(|_| DropReason::TableFull)
 }
 
-fn space_key(server: &RealServer, lip: IpAddr, protocol: Protocol) -> SpaceKey {
-    SpaceKey { lip, server: server.address, server_port: server.port, protocol }
+fn space_key(new: &NewFlow, lip: IpAddr) -> SpaceKey {
+    let (server, server_port) = new.server_address;
+    SpaceKey { lip, server, server_port, protocol: new.key.protocol }
 }
 
 /// Looks for a port on the service's local addresses, a different one first each time.
@@ -201,10 +200,10 @@ fn take_port<'s>(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     service: &'s VirtualService,
-    server: &RealServer,
+    new: &NewFlow,
 ) -> Result<(&'s LocalAddress, u16, Option<takeover::Heir>), DropReason> {
-    let protocol = service.key.protocol;
-    let family = |local: &&LocalAddress| local.address.is_ipv4() == server.address.is_ipv4();
+    let is_ipv4 = new.server_address.0.is_ipv4();
+    let family = |local: &&LocalAddress| local.address.is_ipv4() == is_ipv4;
     let locals = service.local_addresses.iter().map(|local| local.as_ref()).filter(family);
     let count = locals.clone().count();
     if count == 0 {
@@ -213,7 +212,7 @@ fn take_port<'s>(
     state.next_local = state.next_local.wrapping_add(1);
     let first = state.next_local as usize % count;
     for local in locals.clone().cycle().skip(first).take(count) {
-        let key = space_key(server, local.address, protocol);
+        let key = space_key(new, local.address);
         let WorkerState { source_ports, flows, .. } = state;
         match source_ports.take(local, &key, &snapshot.steering, flows) {
             Some(Grant::Free(port)) => {
@@ -245,8 +244,7 @@ fn count_lip(
 /// Returns the source port of a flow that could not be made.
 fn give_back(state: &mut WorkerState, new: &NewFlow) {
     let Some((lip, port)) = new.local else { return };
-    let (server, server_port) = new.server_address;
-    let key = SpaceKey { lip, server, server_port, protocol: new.key.protocol };
+    let key = space_key(new, lip);
     if let Some(lip) = state.source_ports.lip_of(&key)
         && let Some(lip) = state.counters.lips.get(lip.index())
     {

@@ -64,7 +64,7 @@ fn transport(
     if let Some((owner, cause)) = steer::elsewhere(state, snapshot, slot) {
         return Ok(Verdict::HandOff(owner, cause));
     }
-    match snapshot.match_service(&steer::service_key(&slot.packet.key)) {
+    match snapshot.match_service(&steer::destination(&slot.packet.key)) {
         Some(service) => admit(state, snapshot, service, slot, now),
         None => unmatched(state, snapshot, slot),
     }

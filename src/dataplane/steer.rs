@@ -4,11 +4,12 @@ use super::burst::Slot;
 use super::flow::FlowKey;
 use super::state::WorkerState;
 use crate::counters::HandOffCause;
-use crate::model::{ServiceKey, Snapshot, WorkerId};
+use crate::model::{Destination, Snapshot, WorkerId};
 
-/// The identity of the service that a client's packet is for.
-pub(super) fn service_key(key: &FlowKey) -> ServiceKey {
-    ServiceKey { protocol: key.protocol, vip: key.dst, port: key.dst_port }
+/// Where a client's packet goes, to find its service by.
+#[inline]
+pub(super) fn destination(key: &FlowKey) -> Destination {
+    Destination { protocol: key.protocol, address: key.dst, port: key.dst_port }
 }
 
 /// The owner, if it is another worker. A frame that was handed off stays where it is.
@@ -28,7 +29,7 @@ pub(super) fn elsewhere(
     let (owner, cause) = match reply {
         Some(owner) => (owner, HandOffCause::Reply),
         None => {
-            let service = snapshot.match_service(&service_key(key))?;
+            let service = snapshot.match_service(&destination(key))?;
             let client = (key.src, key.src_port);
             let owner = snapshot.steering.owner(service.key_kind, client, (key.dst, key.dst_port));
             (owner, HandOffCause::Flow)

@@ -12,6 +12,7 @@ mod prefix;
 mod registry;
 mod route;
 mod service;
+mod service_key;
 mod snapshot;
 mod source_hash;
 mod source_port_map;
@@ -25,8 +26,11 @@ pub use prefix::{Prefix, PrefixError, PrefixSet};
 pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage};
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use service::{
-    ClientAddress, ForwardMode, Protocol, RealServer, Scheduler, ServerState, ServiceKey,
-    SourceHash, Timeouts, TtlPolicy, VirtualService,
+    ClientAddress, ForwardMode, Protocol, RealServer, Scheduler, ServerState, SourceHash, Timeouts,
+    TtlPolicy, VirtualService,
+};
+pub use service_key::{
+    Destination, FTP_DATA_PORT, FTP_PORT, GroupName, Ports, ServiceKey, Traffic, TrafficMatch,
 };
 pub use snapshot::{KernelMode, LocalAddress, NicModel, Snapshot};
 pub use source_hash::{SOURCE_HASH_BUCKETS, source_hash_table};

@@ -46,6 +46,12 @@ impl Prefix {
         (bits <= width).then_some(Prefix { address, bits })
     }
 
+    /// The prefix that is one address alone.
+    pub const fn host(address: IpAddr) -> Self {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        Prefix { address, bits }
+    }
+
     /// First address.
     pub fn address(&self) -> IpAddr {
         self.address

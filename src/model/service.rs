@@ -1,13 +1,14 @@
 //! Virtual services and real servers.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::change_log::ChangeLog;
 use super::id::{NextHopId, ServerId, ServiceId, WorkerId};
 use super::maglev::MaglevTable;
 use super::prefix::PrefixSet;
+use super::service_key::{ServiceKey, TrafficMatch};
 use super::snapshot::LocalAddress;
 use super::steering::KeyKind;
 
@@ -26,23 +27,6 @@ impl fmt::Display for Protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         })
-    }
-}
-
-/// What identifies a virtual service: protocol and VIP:port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceKey {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The VIP.
-    pub vip: IpAddr,
-    /// The virtual port.
-    pub port: u16,
-}
-
-impl fmt::Display for ServiceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, SocketAddr::new(self.vip, self.port))
     }
 }
 
@@ -192,7 +176,7 @@ pub struct RealServer {
     pub id: ServerId,
     /// RIP.
     pub address: IpAddr,
-    /// Port on the server; the service's own for DR.
+    /// Port on the server; the service's own for DR; 0 keeps the port that the client asked for.
     pub port: u16,
     /// Share of new flows, 0 to 65535; 0 takes none.
     pub weight: u32,
@@ -216,6 +200,17 @@ impl RealServer {
 }
 
 impl VirtualService {
+    /// Family of the service's addresses; a group has one family.
+    pub fn is_ipv4(&self) -> bool {
+        is_ipv4(&self.key, &self.matches)
+    }
+
+    /// Port on `server` for a packet that came to `port`.
+    #[inline]
+    pub fn server_port(&self, server: &RealServer, port: u16) -> u16 {
+        if server.port == 0 { port } else { server.port }
+    }
+
     /// The part of `connections_max` that one of `workers` may hold. Shares add up to the limit:
     /// exact with one worker; with several, a service whose clients hash unevenly is refused
     /// when one share is used up, before the whole is.
@@ -223,6 +218,12 @@ impl VirtualService {
         let (max, workers) = (self.connections_max?, u64::from(workers.max(1)));
         Some(max / workers + u64::from(u64::from(worker.0) < max % workers))
     }
+}
+
+/// Family of a service with that identity.
+pub(super) fn is_ipv4(key: &ServiceKey, matches: &[TrafficMatch]) -> bool {
+    let of_group = || matches.first().is_none_or(|one| one.prefix.address().is_ipv4());
+    key.vip().map_or_else(of_group, |vip| vip.is_ipv4())
 }
 
 /// A virtual service.
@@ -234,6 +235,8 @@ pub struct VirtualService {
     pub name: Option<String>,
     /// Identity.
     pub key: ServiceKey,
+    /// Which packets are a group's; empty for an address.
+    pub matches: Vec<TrafficMatch>,
     /// Scheduler and its table.
     pub scheduler: Scheduler,
     /// Servers in the order they were added; the kernel's list is the reverse.

@@ -7,7 +7,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::id::{LipId, NicId, ServerId, ServiceId};
 use super::route::RouteTable;
-use super::service::{ServiceKey, VirtualService};
+use super::service::VirtualService;
+use super::service_key::{Destination, ServiceKey, Traffic};
 use super::source_port_map::SourcePortMap;
 use super::steering::Steering;
 
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub services: Vec<Option<Arc<VirtualService>>>,
     /// Slot by identity.
     pub service_by_key: Arc<HashMap<ServiceKey, ServiceId>>,
+    /// Service by destination.
+    pub traffic: Arc<Traffic>,
     /// Every VIP: frames to one that match no service are still "to the VIP".
     pub vips: Arc<HashSet<IpAddr>>,
     /// Local addresses by address.
@@ -82,6 +85,7 @@ impl Snapshot {
             revision: 0,
             services: Vec::new(),
             service_by_key: Arc::default(),
+            traffic: Arc::default(),
             vips: Arc::default(),
             lips: Arc::default(),
             removed_servers: Arc::default(),
@@ -91,11 +95,15 @@ impl Snapshot {
         }
     }
 
-    /// The service that a packet to `key` belongs to.
+    /// The service that a packet to `to` belongs to.
     #[inline]
-    pub fn match_service(&self, key: &ServiceKey) -> Option<&VirtualService> {
-        let id = *self.service_by_key.get(key)?;
-        self.service(id)
+    pub fn match_service(&self, to: &Destination) -> Option<&VirtualService> {
+        self.service(self.traffic.find(to)?)
+    }
+
+    /// The service with that identity.
+    pub fn service_of(&self, key: &ServiceKey) -> Option<&VirtualService> {
+        self.service(*self.service_by_key.get(key)?)
     }
 
     /// A service by slot.

@@ -10,9 +10,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::maglev::is_prime;
 use super::prefix::Prefix;
-use super::service::{
-    ClientAddress, ForwardMode, Protocol, ServiceKey, SourceHash, Timeouts, TtlPolicy,
-};
+use super::service::{self, ClientAddress, ForwardMode, Protocol, SourceHash, Timeouts, TtlPolicy};
+use super::service_key::{Ports, ServiceKey, TrafficMatch};
 use crate::limits::{MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX};
 
 /// TCP option kinds that mean something else on the wire (IANA "TCP Option Kind Numbers").
@@ -39,7 +38,8 @@ pub enum SchedulerSpec {
 pub struct ServerSpec {
     /// RIP.
     pub address: IpAddr,
-    /// Port on the server; the service's own for DR.
+    /// Port on the server; the service's own for DR; 0 keeps the port that the client asked for,
+    /// where a service has several.
     pub port: u16,
     /// Share of new flows, 0 to 65535; 0 takes none.
     pub weight: u32,
@@ -59,6 +59,8 @@ impl ServerSpec {
 pub struct ServiceSpec {
     /// Identity.
     pub key: ServiceKey,
+    /// Which packets are a group's; empty for an address.
+    pub matches: Vec<TrafficMatch>,
     /// Optional name, for people; unique.
     pub name: Option<String>,
     /// Scheduler.
@@ -90,6 +92,7 @@ impl ServiceSpec {
     pub fn new(key: ServiceKey, scheduler: SchedulerSpec) -> Self {
         ServiceSpec {
             key,
+            matches: Vec::new(),
             name: None,
             scheduler,
             forwarding: ForwardMode::DirectRoute,
@@ -105,10 +108,21 @@ impl ServiceSpec {
         }
     }
 
+    /// Family of the service's addresses.
+    pub fn is_ipv4(&self) -> bool {
+        service::is_ipv4(&self.key, &self.matches)
+    }
+
+    /// The single addresses that it listens on.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
+        self.key.vip().into_iter().chain(self.matches.iter().filter_map(TrafficMatch::vip))
+    }
+
     /// Whether `other` says the same of everything but the servers.
     pub fn is_same_but_servers(&self, other: &ServiceSpec) -> bool {
-        (self.key, &self.name, self.scheduler, &self.pool, self.forwarding)
-            == (other.key, &other.name, other.scheduler, &other.pool, other.forwarding)
+        self.matches == other.matches
+            && (self.key, &self.name, self.scheduler, &self.pool, self.forwarding)
+                == (other.key, &other.name, other.scheduler, &other.pool, other.forwarding)
             && (self.ttl, self.synproxy, self.client_address, self.connections_max)
                 == (other.ttl, other.synproxy, other.client_address, other.connections_max)
             && (&self.allow, &self.deny, self.timeouts)
@@ -230,7 +244,7 @@ pub(super) fn validate_beside(
     workers: u8,
     vips: &HashSet<IpAddr>,
 ) -> Vec<SpecProblem> {
-    let own = desired.services.iter().map(|service| service.key.vip);
+    let own = desired.services.iter().flat_map(ServiceSpec::vips);
     let mut validator = Validator {
         desired,
         workers,
@@ -240,6 +254,7 @@ pub(super) fn validate_beside(
     };
     validator.pools();
     validator.identities();
+    validator.matches();
     for at in 0..desired.services.len() {
         validator.service(at);
         validator.servers(at);
@@ -326,16 +341,30 @@ impl Validator<'_> {
         }
     }
 
+    /// No packet may belong to two groups by the same right.
+    fn matches(&mut self) {
+        let mut seen = HashMap::new();
+        for (at, service) in self.desired.services.iter().enumerate() {
+            for one in &service.matches {
+                if let Some(first) = seen.insert(*one, at) {
+                    let what = format!("service[{first}] has the match {one} too");
+                    self.push(Place::Service(at, "match"), what, "list it once");
+                }
+            }
+        }
+    }
+
     fn service(&mut self, at: usize) {
         let service = &self.desired.services[at];
-        if !is_host(service.key.vip) {
-            let what = format!("{} is no host's address", service.key.vip);
+        for vip in service.vips().filter(|vip| !is_host(*vip)) {
+            let what = format!("{vip} is no host's address");
             self.push(Place::Service(at, "address"), what, NOT_A_HOST);
         }
-        if service.key.port == 0 {
+        if let ServiceKey::Address { ports: Ports::ALL, .. } = service.key {
             let what = "port 0 would need persistence, which this version lacks".into();
             self.push(Place::Service(at, "address"), what, "give one service for each port");
         }
+        self.group(at);
         if let SchedulerSpec::Maglev { slots } = service.scheduler
             && (slots > MAGLEV_SLOTS_MAX || !is_prime(slots) || slots <= service.servers.len())
         {
@@ -352,11 +381,31 @@ impl Validator<'_> {
         self.timeouts(at);
     }
 
+    /// A group has matches of one family, an address has none.
+    fn group(&mut self, at: usize) {
+        let service = &self.desired.services[at];
+        let matches = &service.matches;
+        let mut push = |what: String, remedy| self.push(Place::Service(at, "match"), what, remedy);
+        match service.key {
+            ServiceKey::Address { .. } if !matches.is_empty() => {
+                push("a service with an address has no matches".into(), "give `group` a name");
+            }
+            ServiceKey::Group(_) if matches.is_empty() => {
+                push("the group matches nothing".into(), "add a [[service.match]]");
+            }
+            _ => {}
+        }
+        let is_ipv4 = service.is_ipv4();
+        if matches.iter().any(|one| one.prefix.address().is_ipv4() != is_ipv4) {
+            push("the group mixes IPv4 and IPv6".into(), "make one group for each family");
+        }
+    }
+
     /// Options that rewrite the byte stream: replies must pass the director, in TCP.
     fn needs_full_nat(&mut self, at: usize) {
         let service = &self.desired.services[at];
         let direct = service.servers.iter().any(|server| server.mode != ForwardMode::FullNat);
-        let tcp = service.key.protocol == Protocol::Tcp;
+        let tcp = service.key.protocol() != Some(Protocol::Udp);
         let asked = [
             (service.synproxy, "synproxy"),
             (service.client_address != ClientAddress::None, "client_address"),
@@ -397,7 +446,7 @@ impl Validator<'_> {
                 self.push(place, what, "define it under [local_addresses]");
             }
             Some(pool) if full_nat => {
-                let v4 = service.key.vip.is_ipv4();
+                let v4 = service.is_ipv4();
                 if !pool.addresses.iter().any(|lip| lip.is_ipv4() == v4) {
                     let family = if v4 { "IPv4" } else { "IPv6" };
                     let what = format!("pool `{name}` has no {family} address");
@@ -437,7 +486,7 @@ impl Validator<'_> {
 
     fn server_address(&mut self, place: Place, service: &ServiceSpec, server: &ServerSpec) {
         let address = server.address;
-        if !is_host(address) || server.port == 0 {
+        if !is_host(address) {
             self.push(place, format!("{} is no server's address", server.endpoint()), NOT_A_HOST);
         } else if self.vips.contains(&address) {
             let what = format!("{address} is a service's address here: packets would come back");
@@ -446,14 +495,29 @@ impl Validator<'_> {
             let what = format!("{address} is one of the local_addresses");
             self.push(place, what, "give the server's own address");
         }
-        if address.is_ipv4() != service.key.vip.is_ipv4() {
+        if address.is_ipv4() != service.is_ipv4() {
             let what = "the server's address family differs from the service's".into();
             let remedy = "this version does not translate between IPv4 and IPv6: use one family";
             self.push(place, what, remedy);
         }
-        if server.mode == ForwardMode::DirectRoute && server.port != service.key.port {
-            let what = format!("DR cannot change port {} to {}", service.key.port, server.port);
-            self.push(place, what, "use the service's port, or forwarding = \"fullnat\"");
+        self.server_port(place, service, server);
+    }
+
+    fn server_port(&mut self, place: Place, service: &ServiceSpec, server: &ServerSpec) {
+        match (service.key.port(), server.port) {
+            (Some(_), 0) => {
+                let what = format!("{} has no port", server.endpoint());
+                self.push(place, what, "give the server's port, or leave it out");
+            }
+            (Some(own), port) if server.mode == ForwardMode::DirectRoute && port != own => {
+                let what = format!("DR cannot change port {own} to {port}");
+                self.push(place, what, "use the service's port, or forwarding = \"fullnat\"");
+            }
+            (None, port) if server.mode == ForwardMode::DirectRoute && port != 0 => {
+                let what = format!("DR cannot change ports to {port}");
+                self.push(place, what, "leave the server's port out, or use another forwarding");
+            }
+            _ => {}
         }
     }
 }

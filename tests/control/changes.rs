@@ -13,7 +13,7 @@ use crate::support::{CONFIG, Gyre};
 fn service(snapshot: &Snapshot, text: &str) -> Option<VirtualService> {
     let address: std::net::SocketAddr = text.parse().unwrap();
     let (vip, port) = (address.ip(), address.port());
-    snapshot.match_service(&ServiceKey { protocol: Protocol::Tcp, vip, port }).cloned()
+    snapshot.service_of(&ServiceKey::new(Protocol::Tcp, vip, port)).cloned()
 }
 
 /// Makes a change and waits until workers have it.

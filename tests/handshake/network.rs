@@ -67,7 +67,7 @@ type Travel = (u64, u64, Place, Vec<u8>);
 /// A director with one FULLNAT service of one server.
 pub fn director(plan: &Plan, ports: (u16, u16)) -> Director {
     let mut director = Director::new(KernelMode::Shared);
-    let key = ServiceKey { protocol: Protocol::Tcp, vip: ip(VIPS[plan.family]), port: 80 };
+    let key = ServiceKey::new(Protocol::Tcp, ip(VIPS[plan.family]), 80);
     let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
     spec.pool = Some("pool".into());
     spec.client_address = plan.address;

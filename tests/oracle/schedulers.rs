@@ -68,11 +68,9 @@ fn server_spec(value: &Value) -> ServerSpec {
 impl Scenario {
     fn new(name: String, recording: &Value) -> Self {
         let service = &recording["service"];
-        let key = ServiceKey {
-            protocol: if recording["protocol"] == "udp" { Protocol::Udp } else { Protocol::Tcp },
-            vip: service["vip"].as_str().unwrap().parse().unwrap(),
-            port: service["port"].as_u64().unwrap() as u16,
-        };
+        let protocol = if recording["protocol"] == "udp" { Protocol::Udp } else { Protocol::Tcp };
+        let vip = service["vip"].as_str().unwrap().parse().unwrap();
+        let key = ServiceKey::new(protocol, vip, service["port"].as_u64().unwrap() as u16);
         let flags = recording["flags"].as_array().unwrap();
         let scheduler = match recording["scheduler"].as_str().unwrap() {
             "rr" => SchedulerSpec::RoundRobin,
@@ -88,6 +86,14 @@ impl Scenario {
         let wanted = desired(vec![spec]);
         director.change(|registry, hop_for| registry.apply(&wanted, hop_for)).unwrap();
         Scenario { name, director, key, local: HashMap::new() }
+    }
+
+    fn vip(&self) -> SocketAddr {
+        SocketAddr::new(self.key.vip().unwrap(), self.key.port().unwrap())
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.key.protocol().unwrap()
     }
 
     fn add(&mut self, value: &Value) {
@@ -129,8 +135,8 @@ impl Scenario {
 
     /// SYN and, if it went somewhere, the rest of the handshake; or one datagram.
     fn connect(&mut self, client: SocketAddr) -> Option<SocketAddr> {
-        let vip = SocketAddr::new(self.key.vip, self.key.port);
-        let frame = match self.key.protocol {
+        let vip = self.vip();
+        let frame = match self.protocol() {
             Protocol::Udp => {
                 from_client(client.ip(), vip.ip()).udp(client.port(), vip.port()).build()
             }
@@ -146,7 +152,7 @@ impl Scenario {
         let (local, server) = endpoints(&outcome.frame);
         assert_eq!(outcome.frame[..6], server_mac(server.ip()).0);
         self.local.insert(client, (local, server));
-        if self.key.protocol == Protocol::Tcp {
+        if self.protocol() == Protocol::Tcp {
             self.server_says(client, SYN | ACK, 5000);
             self.client_says(client, ACK, 1001);
         }
@@ -160,7 +166,7 @@ impl Scenario {
     }
 
     fn client_says(&mut self, client: SocketAddr, flags: TcpFlags, seq: u32) {
-        let tcp = from_client(client.ip(), self.key.vip).tcp(client.port(), self.key.port);
+        let tcp = from_client(client.ip(), self.vip().ip()).tcp(client.port(), self.vip().port());
         self.director.receive(CLIENT, &tcp.seq(seq).ack(5001).flags(flags).build());
     }
 

@@ -71,7 +71,7 @@ fn comparable(packet: &str, ours: String, recorded: &str) -> (String, String) {
 
 fn lab(mode: ForwardMode) -> Director {
     let mut director = Director::new(KernelMode::Tap);
-    let key = ServiceKey { protocol: Protocol::Tcp, vip: VIP.parse().unwrap(), port: 80 };
+    let key = ServiceKey::new(Protocol::Tcp, VIP.parse().unwrap(), 80);
     let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
     spec.pool = (mode == ForwardMode::FullNat).then(|| "pool".into());
     spec.ttl = TtlPolicy::Decrement;

@@ -1,5 +1,5 @@
-//! `service.*`: virtual services. A service is named by `PROTOCOL ADDRESS:PORT`, by its name, or
-//! by `ADDRESS:PORT` alone where that is not ambiguous.
+//! `service.*`: virtual services. A service is named by `PROTOCOL ADDRESS:PORT`, by its name,
+//! by `group NAME`, or by `ADDRESS:PORT` alone where that is not ambiguous.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,8 +30,8 @@ pub struct AddServiceParams {
 pub struct EditServiceParams {
     /// Which service.
     pub service: String,
-    /// Keys of `[[service]]` with their new values; null takes a key away. Protocol, address and
-    /// servers cannot be set here.
+    /// Keys of `[[service]]` with their new values; null takes a key away. Protocol, address,
+    /// group and servers cannot be set here.
     pub set: Map<String, Value>,
 }
 
@@ -46,9 +46,9 @@ pub struct RemoveServiceParams {
 /// A virtual service with its counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceRow {
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `group`.
     pub protocol: String,
-    /// VIP and port.
+    /// VIP and port or ports; a group's name.
     pub address: String,
     /// Name, if it has one.
     pub name: Option<String>,

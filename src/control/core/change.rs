@@ -192,7 +192,7 @@ impl Present<'_> {
 
     fn edit_service(&self, service: &str, set: Map<String, Value>) -> Result<Run, ApiError> {
         let key = self.find(service)?;
-        let fixed = ["protocol", "address", "server"];
+        let fixed = ["protocol", "address", "group", "server"];
         if let Some(name) = set.keys().find(|name| fixed.contains(&name.as_str())) {
             let message = format!("service.edit cannot set `{name}`");
             let hint = "remove the service and add it anew, or use server.add and server.remove";
@@ -217,8 +217,9 @@ impl Present<'_> {
     fn add_server(&mut self, service: &str, server: Map<String, Value>) -> Result<Run, ApiError> {
         let key = self.find(service)?;
         let (spec, _) = self.registry.service(&key).ok_or_else(internal)?;
-        let server = server_from_json(&Value::Object(server), key.port, spec.forwarding)
-            .map_err(from_config)?;
+        let server =
+            server_from_json(&Value::Object(server), key.port().unwrap_or(0), spec.forwarding)
+                .map_err(from_config)?;
         let hops = self.hops(std::slice::from_ref(&server))?;
         run(format!("{key}: add server {}", server.endpoint()), move |registry| {
             registry.add_server(&key, &server, &mut hop_in(&hops))

@@ -1,21 +1,24 @@
 //! How users name services: `tcp 192.0.2.80:80`, `tcp:192.0.2.80:80`, a name, or `192.0.2.80:80`
-//! alone where that means one.
+//! alone where that means one; a group by `group NAME`.
 
-use std::net::SocketAddr;
-
+use crate::config::ServiceAddress;
 use crate::control::api::{ApiError, ErrorCode};
 use crate::model::{Protocol, ServiceKey};
 
 /// The key that `text` spells out, if it spells one out with its protocol.
 fn spelled(text: &str) -> Option<ServiceKey> {
     let (protocol, address) = text.split_once([' ', ':', '/'])?;
+    let address = address.trim();
+    if protocol.eq_ignore_ascii_case("group") {
+        return ServiceKey::group(address);
+    }
     let protocol = match protocol.to_ascii_lowercase().as_str() {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
         _ => return None,
     };
-    let address: SocketAddr = address.trim().parse().ok()?;
-    Some(ServiceKey { protocol, vip: address.ip(), port: address.port() })
+    let ServiceAddress { vip, ports } = address.parse().ok()?;
+    Some(ServiceKey::Address { protocol, vip, ports })
 }
 
 /// The one of `services` that `text` means.
@@ -24,11 +27,12 @@ pub fn find_service<'a>(
     services: impl Iterator<Item = (ServiceKey, Option<&'a str>)>,
 ) -> Result<ServiceKey, ApiError> {
     let key = spelled(text);
-    let address: Option<SocketAddr> = text.parse().ok();
+    let address: Option<ServiceAddress> = text.parse().ok();
     let means = |(this, name): &(ServiceKey, Option<&str>)| {
         Some(*this) == key
             || *name == Some(text)
-            || address.is_some_and(|a| a.ip() == this.vip && a.port() == this.port)
+            || matches!((*this, address), (ServiceKey::Address { vip, ports, .. }, Some(address))
+                if address == ServiceAddress { vip, ports })
     };
     let mut found = services.filter(means);
     let shown: String = text.chars().take(80).collect();
@@ -52,18 +56,23 @@ mod tests {
 
     #[test]
     fn every_way_to_name_a_service_finds_it() {
-        let key =
-            |protocol, port| ServiceKey { protocol, vip: "2001:db8::80".parse().unwrap(), port };
+        let key = |protocol, port| ServiceKey::new(protocol, "2001:db8::80".parse().unwrap(), port);
+        let ServiceAddress { vip, ports } = "[2001:db8::80]:8000-8010".parse().unwrap();
+        let range = ServiceKey::Address { protocol: Protocol::Tcp, vip, ports };
         let services = [
             (key(Protocol::Tcp, 80), Some("web")),
             (key(Protocol::Tcp, 53), None),
             (key(Protocol::Udp, 53), Some("dns")),
+            (ServiceKey::group("web").unwrap(), None),
+            (range, None),
         ];
         let find = |text| find_service(text, services.iter().copied());
         for text in ["tcp [2001:db8::80]:80", "TCP:[2001:db8::80]:80", "web", "[2001:db8::80]:80"] {
             assert_eq!(find(text).unwrap(), services[0].0, "{text}");
         }
         assert_eq!(find("udp/[2001:db8::80]:53").unwrap(), services[2].0);
+        assert_eq!(find("group web").unwrap(), services[3].0);
+        assert_eq!(find("tcp [2001:db8::80]:8000-8010").unwrap(), services[4].0);
         assert!(find("[2001:db8::80]:53").unwrap_err().message.contains("may mean"));
         for text in ["", "www", "sctp [2001:db8::80]:80", "udp [2001:db8::80]:80", "tcp"] {
             assert_eq!(find(text).unwrap_err().name(), Some("not_found"), "{text}");

@@ -8,7 +8,7 @@ use std::time::Instant;
 use hashbrown::{HashMap, HashSet};
 
 use super::baseline::Counts;
-use crate::config::Forwarding;
+use crate::config::{Forwarding, ServiceAddress};
 use crate::control::api::{
     ApiError, CauseCount, LocalAddressRow, MempoolRow, NeighborRow, PortRow, ServerRow, ServiceRow,
     Stats, Status, WorkerDetail, WorkerRow,
@@ -17,8 +17,8 @@ use crate::control::port_info::PortInfo;
 use crate::counters::{Counter, DropReason, HandOffCause, NicCounters, ReplyKind, WorkerCounters};
 use crate::model::next_hops::{HopRow, HopTarget};
 use crate::model::{
-    ForwardMode, KernelMode, LipId, NicModel, PoolSpec, RealServer, ServerState, ServiceId,
-    Snapshot, VirtualService,
+    ForwardMode, KernelMode, LipId, NicModel, PoolSpec, Protocol, RealServer, ServerState,
+    ServiceId, ServiceKey, Snapshot, VirtualService,
 };
 
 /// What lists are made of.
@@ -37,6 +37,23 @@ pub struct View {
 /// The word users write for a mode.
 pub fn mode_word(mode: ForwardMode) -> &'static str {
     Forwarding::from(mode).word()
+}
+
+/// `tcp`, `udp`, or `group`, whose matches may mix them.
+fn protocol_word(key: &ServiceKey) -> &'static str {
+    match key.protocol() {
+        Some(Protocol::Tcp) => "tcp",
+        Some(Protocol::Udp) => "udp",
+        None => "group",
+    }
+}
+
+/// VIP and ports, or a group's name.
+fn address_text(key: &ServiceKey) -> String {
+    match *key {
+        ServiceKey::Address { vip, ports, .. } => ServiceAddress { vip, ports }.to_string(),
+        ServiceKey::Group(name) => name.to_string(),
+    }
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
@@ -160,8 +177,8 @@ impl View {
         let totals = self.counts.service(service.id);
         let server = |server| self.server(service, server, unresolved);
         ServiceRow {
-            protocol: service.key.protocol.to_string(),
-            address: SocketAddr::new(service.key.vip, service.key.port).to_string(),
+            protocol: protocol_word(&service.key).into(),
+            address: address_text(&service.key),
             name: service.name.clone(),
             scheduler: service.scheduler.name().into(),
             synproxy: service.synproxy,

@@ -21,7 +21,7 @@ use crate::wire::tcp::SeqNum;
 /// Prepares a new FULLNAT flow, whose shifts by `takeover` are set. `first` is the client's first
 /// sequence number.
 pub(super) fn begin(state: &mut WorkerState, service: &VirtualService, id: FlowId, first: SeqNum) {
-    if service.key.protocol != Protocol::Tcp {
+    if state.flows.core(id).is_none_or(|core| core.protocol() != Protocol::Tcp) {
         return;
     }
     if let Some(side) = state.flows.side_mut(id) {
@@ -42,7 +42,7 @@ pub(super) fn begin(state: &mut WorkerState, service: &VirtualService, id: FlowI
 /// Bytes of MSS that the service's way to tell the client's address costs.
 pub(super) fn mss_cost(service: &VirtualService) -> u16 {
     match service.client_address {
-        ClientAddress::Toa { .. } => toa::option_bytes(service.key.vip),
+        ClientAddress::Toa { .. } => toa::option_bytes(service.is_ipv4()),
         _ => 0,
     }
 }

@@ -24,9 +24,9 @@ const OPTION_BYTES_V4: u16 = 8;
 /// Size of the option for IPv6.
 const OPTION_BYTES_V6: u16 = 20;
 
-/// Size of the option for a client of that address.
-pub(super) fn option_bytes(client: IpAddr) -> u16 {
-    if client.is_ipv4() { OPTION_BYTES_V4 } else { OPTION_BYTES_V6 }
+/// Size of the option for a client of that family.
+pub(super) fn option_bytes(is_ipv4: bool) -> u16 {
+    if is_ipv4 { OPTION_BYTES_V4 } else { OPTION_BYTES_V6 }
 }
 
 /// Edits a segment of a flow with `flag::TOA`, whose numbers are shifted already.
@@ -45,7 +45,7 @@ pub(super) fn segment(
     let flags = slot.packet.flags;
     let is_syn = flags.contains(TcpFlags::SYN);
     if is_syn {
-        let by = option_bytes(slot.packet.key.src);
+        let by = option_bytes(slot.packet.key.src.is_ipv4());
         mss::lower(slot.frame.bytes_mut(), &slot.packet, by)?;
     }
     match hit.direction {
@@ -75,7 +75,7 @@ fn stop(state: &mut WorkerState, id: FlowId) {
 
 fn has_room(state: &WorkerState, slot: &Slot, core: &FlowCore) -> bool {
     let packet = &slot.packet;
-    let bytes = usize::from(option_bytes(packet.key.src));
+    let bytes = usize::from(option_bytes(packet.key.src.is_ipv4()));
     let options = packet.payload - packet.l4 - TCP_HEADER_BYTES;
     let mtu = next_hop::get(state, core.hop(Direction::Inbound)).map_or(0, |hop| hop.mtu);
     options + bytes <= TCP_OPTIONS_BYTES_MAX && packet.ip_bytes() + bytes <= usize::from(mtu)
@@ -86,7 +86,7 @@ fn option(client: IpAddr, src_port: u16, kind: u8) -> ArrayVec<u8, { OPTION_BYTE
     let mut put = |bytes: &[u8]| {
         let _ = option.try_extend_from_slice(bytes);
     };
-    put(&[kind, option_bytes(client) as u8]);
+    put(&[kind, option_bytes(client.is_ipv4()) as u8]);
     put(&src_port.to_be_bytes());
     match client {
         IpAddr::V4(v4) => put(&v4.octets()),

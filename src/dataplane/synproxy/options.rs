@@ -83,7 +83,7 @@ impl Profile {
     pub fn agree(&mut self, service: &VirtualService, offer: &SynOptions) -> Agreed {
         self.catch_up(service);
         let has = |bit: u8| self.misses & bit == 0;
-        let default = if service.key.vip.is_ipv4() { 536 } else { 1220 };
+        let default = if service.is_ipv4() { 536 } else { 1220 };
         Agreed {
             mss_index: mss::index_of(offer.mss.unwrap_or(default)),
             window_scale: offer.window_scale.filter(|_| has(MISSES_SCALE)),
@@ -94,7 +94,7 @@ impl Profile {
 
     /// The MSS to tell clients.
     pub fn mss(&self, service: &VirtualService, nic: &NicModel) -> u16 {
-        let headers = HEADERS_BYTES[usize::from(service.key.vip.is_ipv6())];
+        let headers = HEADERS_BYTES[usize::from(!service.is_ipv4())];
         let assumed = MTU_ASSUMED - headers;
         let mss = if self.mss == 0 { assumed } else { self.mss };
         mss.min(nic.mtu.saturating_sub(headers))
@@ -103,7 +103,7 @@ impl Profile {
     /// Takes note of a server's answer to a SYN that carried what was agreed.
     pub fn learn(&mut self, service: &VirtualService, agreed: &Agreed, answer: &SynOptions) {
         self.catch_up(service);
-        let default = if service.key.vip.is_ipv4() { 536 } else { 1220 };
+        let default = if service.is_ipv4() { 536 } else { 1220 };
         let mss = answer.mss.unwrap_or(default).max(MSS_LEAST);
         self.mss = if self.mss == 0 { mss } else { self.mss.min(mss) };
         let misses = [

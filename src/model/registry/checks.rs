@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 use super::draft::{Draft, endpoint_of};
 use super::server_ids::ServerKey;
 use super::{Entry, Registry};
-use crate::model::service::ServiceKey;
+use crate::model::service_key::ServiceKey;
 use crate::model::spec::{
     Desired, Place, ProblemKind, Removal, SchedulerSpec, ServiceSpec, SpecProblem, validate_beside,
 };
@@ -36,7 +36,7 @@ impl Registry {
             }
         }
         for (at, spec) in desired.services.iter().enumerate() {
-            if self.lips.is_retired(spec.key.vip) {
+            if spec.vips().any(|vip| self.lips.is_retired(vip)) {
                 let what = "the address was a local address, and flows still use it".into();
                 let place = Place::Service(at, "address");
                 push(place, spec.key.to_string(), what, "wait until they have ended");

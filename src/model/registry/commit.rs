@@ -14,7 +14,8 @@ use super::{Applied, Entry, HopFor, Registry, RetiredService, Round, Usage};
 use crate::model::id::{ServerId, ServiceId};
 use crate::model::maglev::MaglevTable;
 use crate::model::prefix::PrefixSet;
-use crate::model::service::{RealServer, Scheduler, ServerState, ServiceKey, VirtualService};
+use crate::model::service::{RealServer, Scheduler, ServerState, VirtualService};
+use crate::model::service_key::{ServiceKey, Traffic};
 use crate::model::snapshot::Snapshot;
 use crate::model::source_hash::source_hash_table;
 use crate::model::spec::{Removal, SchedulerSpec, ServerSpec, ServiceSpec, SpecProblem};
@@ -75,7 +76,7 @@ impl Registry {
 
     /// Whether all but the servers is as it was.
     fn is_same_head(&self, entry: &Entry, spec: &ServiceSpec) -> bool {
-        let locals = self.lips.of_pool(spec.pool.as_deref(), spec.key.vip.is_ipv4());
+        let locals = self.lips.of_pool(spec.pool.as_deref(), spec.is_ipv4());
         locals == entry.service.local_addresses && entry.spec.is_same_but_servers(spec)
     }
 
@@ -149,12 +150,14 @@ impl Registry {
     pub(super) fn store(&mut self, mut spec: ServiceSpec, draft: Draft, round: &mut Round) {
         let known = self.services.contains_key(&spec.key);
         round.services[usize::from(known)] += 1;
-        round.keys_changed |= !known;
+        let same_matches = |entry: &Entry| entry.spec.matches == spec.matches;
+        round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_matches);
         spec.servers = specs_of(&draft.servers);
         let service = Arc::new(VirtualService {
             id: draft.service,
             name: spec.name.clone(),
             key: spec.key,
+            matches: spec.matches.clone(),
             scheduler: scheduler(spec.scheduler, &draft.servers),
             servers: draft.servers,
             changes: draft.changes,
@@ -162,7 +165,7 @@ impl Registry {
             ttl: spec.ttl,
             synproxy: spec.synproxy,
             client_address: spec.client_address,
-            local_addresses: self.lips.of_pool(spec.pool.as_deref(), spec.key.vip.is_ipv4()),
+            local_addresses: self.lips.of_pool(spec.pool.as_deref(), spec.is_ipv4()),
             connections_max: spec.connections_max,
             allow: PrefixSet::new(&spec.allow),
             deny: PrefixSet::new(&spec.deny),
@@ -240,7 +243,12 @@ impl Registry {
             if round.keys_changed {
                 let ids = self.services.iter().map(|(key, entry)| (*key, entry.service.id));
                 next.service_by_key = Arc::new(ids.collect());
-                next.vips = Arc::new(self.services.keys().map(|key| key.vip).collect());
+                let services = self.services.iter();
+                next.traffic =
+                    Arc::new(Traffic::new(services.map(|(key, entry)| {
+                        (key, entry.spec.matches.as_slice(), entry.service.id)
+                    })));
+                next.vips = Arc::new(next.traffic.vips());
             }
             if round.lips_changed {
                 next.lips = Arc::new(self.lips.map());

@@ -22,7 +22,8 @@ use hashbrown::{HashMap, HashSet};
 use super::change_log::ChangeLog;
 use super::id::{LipId, NextHopId, ServerId, ServiceId};
 use super::route::RouteTable;
-use super::service::{ServerState, ServiceKey, VirtualService};
+use super::service::{ServerState, VirtualService};
+use super::service_key::ServiceKey;
 use super::snapshot::{NicModel, Snapshot};
 use super::spec::{
     Desired, PoolSpec, ProblemKind, Removal, ServerSpec, ServiceSpec, SpecProblem, validate,
@@ -237,11 +238,12 @@ impl Registry {
             let what = "the service exists already".into();
             return Err(vec![refusal(ProblemKind::Exists, &spec.key, what, "edit it instead")]);
         }
-        let vip = spec.key.vip;
-        if !self.snapshot.vips.contains(&vip) && self.rips().any(|rip| rip == vip) {
-            let what = format!("{vip} is a server's address: its packets would come back");
-            let remedy = "give an address that no server has";
-            return Err(vec![refusal(ProblemKind::Invalid, &spec.key, what, remedy)]);
+        for vip in spec.vips() {
+            if !self.snapshot.vips.contains(&vip) && self.rips().any(|rip| rip == vip) {
+                let what = format!("{vip} is a server's address: its packets would come back");
+                let remedy = "give an address that no server has";
+                return Err(vec![refusal(ProblemKind::Invalid, &spec.key, what, remedy)]);
+            }
         }
         self.change(spec.clone(), Removal::Drain { deadline: None }, hop_for)
     }

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use super::slots::Slots;
 use crate::model::id::ServerId;
-use crate::model::service::ServiceKey;
+use crate::model::service_key::ServiceKey;
 use crate::time::Nanos;
 
 /// What makes a server the same server.

@@ -9,7 +9,7 @@ use super::*;
 use crate::model::{Change, ForwardMode, Protocol, SchedulerSpec};
 
 fn key(port: u16) -> ServiceKey {
-    ServiceKey { protocol: Protocol::Tcp, vip: [192, 0, 2, 80].into(), port }
+    ServiceKey::new(Protocol::Tcp, [192, 0, 2, 80].into(), port)
 }
 
 fn server(n: u8, weight: u32) -> ServerSpec {
@@ -57,7 +57,7 @@ fn apply(registry: &mut Registry, services: Vec<ServiceSpec>) -> Applied {
 }
 
 fn ids(snapshot: &Snapshot, port: u16) -> Vec<u32> {
-    snapshot.match_service(&key(port)).unwrap().servers.iter().map(|s| s.id.0).collect()
+    snapshot.service_of(&key(port)).unwrap().servers.iter().map(|s| s.id.0).collect()
 }
 
 /// Flows by server, service, local address.
@@ -104,7 +104,7 @@ fn a_file_equals_single_adds_in_file_order() {
         single.add_server(&key(80), &server(n, weight), &mut hop).unwrap();
     }
     let of = |registry: &Registry| {
-        let service = registry.snapshot().match_service(&key(80)).unwrap().clone();
+        let service = registry.snapshot().service_of(&key(80)).unwrap().clone();
         (service.servers, service.changes.since(0).to_vec())
     };
     assert_eq!(of(&file), of(&single));
@@ -121,13 +121,13 @@ fn a_file_equals_single_adds_in_file_order() {
 fn a_removal_names_the_server_added_after_it() {
     let mut registry = registry();
     apply(&mut registry, vec![service(80, &[(11, 1), (12, 1), (13, 1)])]);
-    let before = registry.snapshot().match_service(&key(80)).unwrap().changes.next();
+    let before = registry.snapshot().service_of(&key(80)).unwrap().changes.next();
     let ids = ids(registry.snapshot(), 80);
     for n in [11, 13] {
         let endpoint = server(n, 1).endpoint();
         registry.remove_server(&key(80), endpoint, Removal::Now).unwrap();
     }
-    let log = &registry.snapshot().match_service(&key(80)).unwrap().changes;
+    let log = &registry.snapshot().service_of(&key(80)).unwrap().changes;
     let steps: Vec<_> = log.since(before).iter().map(|s| (s.removed, s.predecessor)).collect();
     let id = |at: usize| Some(ServerId(ids[at]));
     assert_eq!(steps, [(id(0), id(1)), (id(2), None)]);
@@ -157,7 +157,7 @@ fn a_draining_server_leaves_at_zero_or_at_its_deadline() {
         let id = ids(registry.snapshot(), 80)[0];
         let endpoint = server(11, 1).endpoint();
         let drained = registry.remove_server(&key(80), endpoint, deadline).unwrap();
-        let listed = &drained.snapshot.match_service(&key(80)).unwrap().servers[0];
+        let listed = &drained.snapshot.service_of(&key(80)).unwrap().servers[0];
         assert_eq!((listed.id.0, listed.effective_weight()), (id, 0));
         let flows = Flows { servers: [(id, flows_left)].into(), ..Flows::default() };
         let early = registry.reclaim(&flows, drained.snapshot.revision - 1, Nanos(0));
@@ -175,7 +175,7 @@ fn a_removed_service_revives_with_its_slots_and_goes_on_counting_steps() {
     let (slot, id) =
         (registry.snapshot().service_by_key[&key(80)], ids(registry.snapshot(), 80)[0]);
     let gone = registry.remove_service(&key(80)).unwrap();
-    assert!(gone.snapshot.match_service(&key(80)).is_none());
+    assert!(gone.snapshot.service_of(&key(80)).is_none());
     assert!(gone.snapshot.is_removed(ServerId(id)));
     let flows =
         Flows { servers: [(id, 1)].into(), services: [(slot.0, 1)].into(), ..Flows::default() };
@@ -183,7 +183,7 @@ fn a_removed_service_revives_with_its_slots_and_goes_on_counting_steps() {
     let back = registry.add_service(&service(80, &[(11, 1)]), &mut hop).unwrap();
     assert_eq!(back.snapshot.service_by_key[&key(80)], slot);
     assert_eq!(ids(&back.snapshot, 80), [id]);
-    let log = &back.snapshot.match_service(&key(80)).unwrap().changes;
+    let log = &back.snapshot.service_of(&key(80)).unwrap().changes;
     assert_eq!((log.next(), log.since(1)[0].removed), (3, Some(ServerId(id))));
 }
 
@@ -191,10 +191,10 @@ fn a_removed_service_revives_with_its_slots_and_goes_on_counting_steps() {
 fn another_scheduler_starts_its_cursors_afresh() {
     let mut registry = registry();
     apply(&mut registry, vec![service(80, &[(11, 3), (12, 6)])]);
-    let seen = registry.snapshot().match_service(&key(80)).unwrap().changes.next();
+    let seen = registry.snapshot().service_of(&key(80)).unwrap().changes.next();
     let edited = ServiceSpec { scheduler: SchedulerSpec::RoundRobin, ..service(80, &[]) };
     let applied = registry.edit_service(&edited).unwrap();
-    let service = applied.snapshot.match_service(&key(80)).unwrap();
+    let service = applied.snapshot.service_of(&key(80)).unwrap();
     let steps: Vec<_> = service.changes.since(seen).iter().map(|s| s.weight_max).collect();
     assert_eq!((service.servers.len(), steps), (2, vec![0, 0, 6]));
 }
@@ -207,7 +207,7 @@ fn a_local_address_stays_known_until_its_ports_are_free() {
     let lip = wanted.pools[0].addresses.remove(0);
     let id = registry.snapshot().lips[&lip].id;
     let applied = registry.apply(&wanted, &mut hop).unwrap();
-    assert_eq!(applied.snapshot.match_service(&key(80)).unwrap().local_addresses.len(), 1);
+    assert_eq!(applied.snapshot.service_of(&key(80)).unwrap().local_addresses.len(), 1);
     assert!(applied.snapshot.lips.contains_key(&lip));
     let flows = Flows { lips: [(id.0, 1)].into(), ..Flows::default() };
     assert!(registry.reclaim(&flows, applied.snapshot.revision, Nanos(0)).is_none());
@@ -299,7 +299,7 @@ impl World {
     }
 
     fn start_flow(&mut self, port: u16, n: u8) -> Option<Result<Applied, Vec<SpecProblem>>> {
-        let service = self.registry.snapshot().match_service(&key(port))?;
+        let service = self.registry.snapshot().service_of(&key(port))?;
         let address = server(n, 0).address;
         let taken = service.servers.iter().find(|s| s.address == address)?;
         *self.flows.servers.entry(taken.id.0).or_default() += 1;
@@ -331,7 +331,11 @@ impl World {
                 assert!(seen.insert(server.id, ()).is_none(), "slot {} twice", server.id);
                 assert!(!snapshot.is_removed(server.id));
                 if let Some(owner) = self.owners.get(&server.id.0) {
-                    assert_eq!(*owner, (service.key.port, n), "slot reused under a flow");
+                    assert_eq!(
+                        *owner,
+                        (service.key.port().unwrap(), n),
+                        "slot reused under a flow"
+                    );
                 }
             }
         }

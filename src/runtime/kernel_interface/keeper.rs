@@ -86,7 +86,7 @@ impl Keeper {
 
 /// Whether the kernel need not be told of `new`: unchanged parts of snapshots are shared.
 fn serves_the_same(old: &Snapshot, new: &Snapshot) -> bool {
-    Arc::ptr_eq(&old.service_by_key, &new.service_by_key)
+    Arc::ptr_eq(&old.traffic, &new.traffic)
         && Arc::ptr_eq(&old.vips, &new.vips)
         && Arc::ptr_eq(&old.lips, &new.lips)
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use crate::model::{ServiceKey, Snapshot};
+use crate::model::{Ports, Snapshot, TrafficMatch};
 
 /// Early: before any rule of the machine's owner (the conventional range starts at -400).
 const PRIORITY: i32 = -500;
@@ -18,8 +18,8 @@ const PRIORITY: i32 = -500;
 /// What is gyre's and not the kernel's, on shared ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guarded {
-    /// Virtual services.
-    pub services: BTreeSet<ServiceKey>,
+    /// What virtual services take.
+    pub services: BTreeSet<TrafficMatch>,
     /// Local addresses with first and last source port.
     pub local: BTreeSet<(IpAddr, u16, u16)>,
 }
@@ -28,7 +28,7 @@ impl Guarded {
     /// All that `snapshot` serves.
     pub fn of(snapshot: &Snapshot) -> Self {
         Guarded {
-            services: snapshot.service_by_key.keys().copied().collect(),
+            services: snapshot.traffic.all().iter().copied().collect(),
             local: snapshot
                 .lips
                 .values()
@@ -110,9 +110,10 @@ fn chain(body: &mut String, interface: &str, policy: &str, rules: &str) {
 
 fn sets(body: &mut String, guarded: &Guarded) {
     for (suffix, family, is_ipv4) in [("v4", "ipv4_addr", true), ("v6", "ipv6_addr", false)] {
-        let services = guarded.services.iter().filter(|key| key.vip.is_ipv4() == is_ipv4);
-        let services = services.map(|key| format!("{} . {} . {}", key.vip, key.protocol, key.port));
-        set(body, &format!("services_{suffix}"), family, (". inet_proto ", ""), services);
+        let of_family = |one: &&TrafficMatch| one.prefix.address().is_ipv4() == is_ipv4;
+        let services = guarded.services.iter().filter(of_family).map(element);
+        let interval = (". inet_proto ", "    flags interval;\n");
+        set(body, &format!("services_{suffix}"), family, interval, services);
         let local = guarded.local.iter().filter(|(address, ..)| address.is_ipv4() == is_ipv4);
         let local = local.map(|(address, first, last)| match first == last {
             true => format!("{address} . {first}"),
@@ -121,6 +122,16 @@ fn sets(body: &mut String, guarded: &Guarded) {
         let interval = ("", "    flags interval;\n");
         set(body, &format!("local_{suffix}"), family, interval, local);
     }
+}
+
+/// A match as an element of an interval set.
+fn element(one: &TrafficMatch) -> String {
+    let addresses = one.vip().map_or_else(|| one.prefix.to_string(), |vip| vip.to_string());
+    let ports = match (one.ports, one.ports.single()) {
+        (Ports::ALL, _) => "0-65535".to_owned(),
+        (ports, _) => ports.to_string(),
+    };
+    format!("{addresses} . {} . {ports}", one.protocol)
 }
 
 fn set(
@@ -141,10 +152,10 @@ fn set(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Protocol;
+    use crate::model::{Protocol, ServiceKey};
 
-    fn key(protocol: Protocol, vip: &str, port: u16) -> ServiceKey {
-        ServiceKey { protocol, vip: vip.parse().unwrap(), port }
+    fn key(protocol: Protocol, vip: &str, port: u16) -> TrafficMatch {
+        ServiceKey::new(protocol, vip.parse().unwrap(), port).as_match().unwrap()
     }
 
     fn guarded() -> Guarded {
