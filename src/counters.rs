@@ -91,7 +91,8 @@ counted! {
         ForwardingLoop = "forwarding_loop",
             "a forwarded frame came back: two directors point at each other";
         Fragment = "fragment", "fragments towards a service are not followed yet";
-        IcmpError = "icmp_error", "ICMP errors about a service's flow are not relayed yet";
+        BadIcmpChecksum = "bad_icmp_checksum",
+            "an ICMP error about a flow whose own checksum is wrong";
         Denied = "denied", "the service's allow or deny list refuses this client";
         NoServer = "no_server", "the service has no usable server; port unreachable was answered";
         ServerRemoved = "server_removed", "the flow's server was removed at once";
@@ -133,6 +134,7 @@ counted! {
     HandOffCause {
         Flow = "flow", "a client's frame arrived on a queue that is not its owner's";
         Reply = "reply", "a server's frame arrived on a queue that is not its owner's";
+        IcmpError = "icmp_error", "an ICMP error about a flow of another worker";
     }
 }
 

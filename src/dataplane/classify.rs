@@ -29,7 +29,8 @@ pub enum Kind {
     Transport,
     /// A piece of a TCP or UDP datagram: addresses are set, ports are 0.
     Fragment,
-    /// An ICMP error; `key` is the quoted packet's, as it was sent.
+    /// An ICMP error of a kind that is relayed. `key` is the quoted packet's reversed: the tuple
+    /// of packets that go the error's way. `seq` is the quoted one.
     IcmpError,
     /// Nothing gyre forwards: ARP, ND, echo, other protocols, multicast.
     Other,
@@ -162,7 +163,7 @@ fn ipv4(l3: &[u8]) -> Result<Packet, DropReason> {
     let (ip, options, payload) = Ipv4::parse_with_options(l3).map_err(ip_error)?;
     ip.verify_checksum(options).map_err(ip_error)?;
     let l4 = L3 + IPV4_HEADER_BYTES + options.len();
-    let mut packet = Packet {
+    let packet = Packet {
         key: FlowKey { src: ip.src().into(), dst: ip.dst().into(), ..FlowKey::UNSET },
         l4,
         payload: l4,
@@ -175,13 +176,7 @@ fn ipv4(l3: &[u8]) -> Result<Packet, DropReason> {
     }
     match ip.protocol() {
         IpProtocol::ICMP => {
-            if IcmpType(payload.first().copied().unwrap_or(0)).is_error()
-                && let Some(quoted) = quoted_v4(payload)
-            {
-                packet.kind = Kind::IcmpError;
-                packet.key = quoted;
-            }
-            Ok(packet)
+            Ok(if is_relayed_v4(payload) { about(packet, quoted_v4(payload)) } else { packet })
         }
         protocol => transport(packet, protocol, payload),
     }
@@ -191,7 +186,7 @@ fn ipv6(l3: &[u8]) -> Result<Packet, DropReason> {
     let (ip, payload) = Ipv6::parse(l3).map_err(ip_error)?;
     let upper = walk_extensions(ip.next_header(), payload).map_err(ip_error)?;
     let l4 = L3 + IPV6_HEADER_BYTES + upper.offset_bytes;
-    let mut packet = Packet {
+    let packet = Packet {
         key: FlowKey { src: ip.src().into(), dst: ip.dst().into(), ..FlowKey::UNSET },
         l4,
         payload: l4,
@@ -205,13 +200,8 @@ fn ipv6(l3: &[u8]) -> Result<Packet, DropReason> {
     }
     match upper.protocol {
         IpProtocol::ICMPV6 => {
-            if Icmpv6Type(body.first().copied().unwrap_or(u8::MAX)).is_error()
-                && let Some(quoted) = quoted_v6(body)
-            {
-                packet.kind = Kind::IcmpError;
-                packet.key = quoted;
-            }
-            Ok(packet)
+            let kind = Icmpv6Type(body.first().copied().unwrap_or(u8::MAX));
+            Ok(if kind.is_error() { about(packet, quoted_v6(body)) } else { packet })
         }
         // With segments left, the destination is not this address's: the kernel's business.
         _ if upper.segments_left > 0 => Ok(packet),
@@ -264,25 +254,46 @@ fn transport(mut packet: Packet, protocol: IpProtocol, body: &[u8]) -> Result<Pa
     Ok(packet)
 }
 
-fn quoted(protocol: IpProtocol, src: IpAddr, dst: IpAddr, body: &[u8]) -> Option<FlowKey> {
-    let protocol = transport_protocol(protocol)?;
-    let (start, _) = TransportStart::parse(body.get(..TRANSPORT_START_BYTES)?).ok()?;
-    Some(FlowKey { protocol, src, dst, src_port: start.src_port(), dst_port: start.dst_port() })
+/// Whether the kernel relays errors of this kind: of IPv4's these three, of IPv6's all
+/// (recordings icmp-*; redirects and parameter problems are the host's).
+fn is_relayed_v4(icmp: &[u8]) -> bool {
+    let kind = IcmpType(icmp.first().copied().unwrap_or(0));
+    matches!(kind, IcmpType::UNREACHABLE | IcmpType::SOURCE_QUENCH | IcmpType::TIME_EXCEEDED)
 }
 
-fn quoted_v4(icmp: &[u8]) -> Option<FlowKey> {
+/// An error about a packet of which enough is quoted; else just a packet.
+fn about(packet: Packet, quoted: Option<(FlowKey, SeqNum)>) -> Packet {
+    match quoted {
+        Some((key, seq)) => Packet { kind: Kind::IcmpError, key, seq, ..packet },
+        None => packet,
+    }
+}
+
+/// The reversed tuple and the sequence number of a quoted packet.
+fn quoted(
+    protocol: IpProtocol,
+    (src, dst): (IpAddr, IpAddr),
+    body: &[u8],
+) -> Option<(FlowKey, SeqNum)> {
+    let protocol = transport_protocol(protocol)?;
+    let (start, _) = TransportStart::parse(body.get(..TRANSPORT_START_BYTES)?).ok()?;
+    let (src_port, dst_port) = (start.dst_port(), start.src_port());
+    Some((FlowKey { protocol, src: dst, dst: src, src_port, dst_port }, start.tcp_sequence()))
+}
+
+fn quoted_v4(icmp: &[u8]) -> Option<(FlowKey, SeqNum)> {
     let (ip, body) = Ipv4::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
     if ip.fragment().is_some_and(|piece| !piece.is_first()) {
         return None;
     }
-    quoted(ip.protocol(), ip.src().into(), ip.dst().into(), body)
+    quoted(ip.protocol(), (ip.src().into(), ip.dst().into()), body)
 }
 
-fn quoted_v6(icmp: &[u8]) -> Option<FlowKey> {
+fn quoted_v6(icmp: &[u8]) -> Option<(FlowKey, SeqNum)> {
     let (ip, body) = Ipv6::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
     let upper = walk_extensions(ip.next_header(), body).ok()?;
     if upper.fragment.is_some_and(|piece| !piece.is_first()) {
         return None;
     }
-    quoted(upper.protocol, ip.src().into(), ip.dst().into(), body.get(upper.offset_bytes..)?)
+    quoted(upper.protocol, (ip.src().into(), ip.dst().into()), body.get(upper.offset_bytes..)?)
 }

@@ -1,21 +1,49 @@
-//! ICMP errors. About a service's flow they are counted and dropped for now; relaying them by the
-//! quoted tuple comes with the semantics issue. All others are the kernel's.
+//! ICMP errors about a flow's packets: relayed by the quoted tuple, in the flow's own mode.
+//!
+//! Owned here: whether an error is intact, whose it is, what is accounted. Which kinds are relayed
+//! is `classify`'s, the new headers are `forward`'s, and errors that the director itself says are
+//! `reply`'s. An error never changes a flow: no state, no timer, as in the kernel.
 
 use super::burst::{Slot, Verdict};
-use crate::counters::DropReason;
-use crate::model::{Destination, Snapshot};
+use super::classify::L3;
+use super::state::WorkerState;
+use super::{forward, steer, track};
+use crate::counters::{DropReason, HandOffCause};
+use crate::model::Snapshot;
+use crate::wire::checksum::Sum;
+use crate::wire::ip::IpProtocol;
+use crate::wire::ipv6::Ipv6;
 
-pub(super) fn relay(snapshot: &Snapshot, slot: &Slot) -> Result<Verdict, DropReason> {
-    // The quoted packet was sent by us: from the VIP to a client, or from a local address.
-    let quoted = &slot.packet.key;
-    let from =
-        Destination { protocol: quoted.protocol, address: quoted.src, port: quoted.src_port };
-    let from_lip = snapshot
-        .lips
-        .get(&quoted.src)
-        .is_some_and(|local| local.ports.owner(quoted.src_port).is_some());
-    if from_lip || snapshot.traffic.find(&from).is_some() {
-        return Err(DropReason::IcmpError);
+/// Relays an error; one about nothing that is known here is its flow's owner's, else the kernel's.
+pub(super) fn relay(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+) -> Result<Verdict, DropReason> {
+    let Some(hit) = state.flows.find(&slot.packet.key) else {
+        return Ok(match steer::elsewhere(state, snapshot, slot) {
+            Some((owner, _)) => Verdict::HandOff(owner, HandOffCause::IcmpError),
+            None => Verdict::ToKernel(slot.rx.nic),
+        });
+    };
+    // Its checksum is made anew when the quoted packet is translated: a wrong one must not become
+    // right on the way.
+    if !is_intact(slot) {
+        return Err(DropReason::BadIcmpChecksum);
     }
-    Ok(Verdict::ToKernel(slot.rx.nic))
+    track::aside(state, &slot.packet, hit);
+    forward::rewrite(state, snapshot, slot, hit)
+}
+
+fn is_intact(slot: &Slot) -> bool {
+    let bytes = slot.frame.bytes();
+    let Some(message) = bytes.get(slot.packet.l4..slot.packet.end) else { return false };
+    let pseudo = match bytes.get(L3..).map(Ipv6::parse) {
+        Some(Ok((ip, _))) => {
+            let length = message.len() as u32;
+            Sum::pseudo_v6(ip.src(), ip.dst(), IpProtocol::ICMPV6, length)
+        }
+        _ => Sum::new(),
+    };
+    pseudo.add_bytes(message).holds()
 }

@@ -40,7 +40,7 @@ fn decide(
 ) -> Result<Verdict, DropReason> {
     match slot.packet.kind {
         Kind::Other => Ok(Verdict::ToKernel(slot.rx.nic)),
-        Kind::IcmpError => icmp_error::relay(snapshot, slot),
+        Kind::IcmpError => icmp_error::relay(state, snapshot, slot),
         Kind::Fragment => fragment::follow(snapshot, slot),
         Kind::Transport => transport(state, snapshot, slot, now),
     }

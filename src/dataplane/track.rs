@@ -8,7 +8,7 @@ use super::state::WorkerState;
 use super::tcp_state;
 use crate::limits::SOURCE_PORT_HOLD_MS;
 use crate::message::FlowState;
-use crate::model::{ForwardMode, Protocol, Snapshot, Timeouts};
+use crate::model::{ForwardMode, Protocol, ServerId, Snapshot, Timeouts};
 use crate::time::{NANOS_PER_MILLI, Nanos};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 
@@ -29,23 +29,33 @@ pub(super) fn packet(
     let (before, server) = (core.state(), core.server());
     let after = tcp_state::next(core, hit.direction, packet.flags);
     let holds_port = core.protocol() == Protocol::Tcp && core.mode() == ForwardMode::FullNat;
-    if let Some(server) = state.counters.servers.get(server.index()) {
-        let bytes = packet.ip_bytes() as u64;
-        match hit.direction {
-            Direction::Inbound => {
-                server.in_packets.add(1);
-                server.in_bytes.add(bytes);
-            }
-            Direction::Outbound => {
-                server.out_packets.add(1);
-                server.out_bytes.add(bytes);
-            }
-        }
-    }
+    count(state, server, hit.direction, packet);
     if before != after {
         enter(state, snapshot, hit.id, after, now);
     }
     holds_port && (before != after || after == FlowState::TimeWait)
+}
+
+/// Accounts a packet that belongs to a flow but is no part of its connection: an ICMP error.
+pub(super) fn aside(state: &mut WorkerState, packet: &Packet, hit: Hit) {
+    if let Some(core) = state.flows.core(hit.id) {
+        count(state, core.server(), hit.direction, packet);
+    }
+}
+
+fn count(state: &WorkerState, server: ServerId, direction: Direction, packet: &Packet) {
+    let Some(server) = state.counters.servers.get(server.index()) else { return };
+    let bytes = packet.ip_bytes() as u64;
+    match direction {
+        Direction::Inbound => {
+            server.in_packets.add(1);
+            server.in_bytes.add(bytes);
+        }
+        Direction::Outbound => {
+            server.out_packets.add(1);
+            server.out_bytes.add(bytes);
+        }
+    }
 }
 
 /// Moves a flow to a state: timeout, timer, active count.

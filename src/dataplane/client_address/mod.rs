@@ -53,6 +53,29 @@ pub(super) fn header_bytes(core: &FlowCore, side: &Side) -> u32 {
     if core.has(flag::INSERTING) { proxy::header_bytes(side) } else { 0 }
 }
 
+/// What to add to the sequence number of a quoted segment so that its sender knows it again. An
+/// error goes against the segment it quotes: `hit` is the error's way.
+pub(super) fn quoted_shift(core: &FlowCore, side: &Side, hit: Hit, quoted: SeqNum) -> u32 {
+    match hit.direction {
+        Direction::Inbound => core.out_delta.wrapping_neg(),
+        Direction::Outbound => {
+            let inserted = proxy::inserted_behind(core, side, quoted);
+            inserted.wrapping_sub(core.in_delta)
+        }
+    }
+}
+
+/// Bytes by which clients' segments grow on their way: what fits is so much less for the client,
+/// to whom an error in that direction goes.
+pub(super) fn overhead_bytes(core: &FlowCore, snapshot: &Snapshot, direction: Direction) -> u16 {
+    match snapshot.service(core.service()) {
+        Some(service) if core.has(flag::TOA) && direction == Direction::Outbound => {
+            mss_cost(service)
+        }
+        _ => 0,
+    }
+}
+
 /// All that a segment of a flow with a `flag::SLOW` bit needs besides new addresses.
 pub(super) fn adjust(
     state: &mut WorkerState,

@@ -74,6 +74,18 @@ pub(super) fn header_bytes(side: &Side) -> u32 {
     u32::from(side.header & !PROXY_V2)
 }
 
+/// Size of the header if `number`, as the server knows it, lies before the header's end: the
+/// client's numbers there are shifted by so much less.
+pub(super) fn inserted_behind(core: &FlowCore, side: &Side, number: SeqNum) -> u32 {
+    let first = if core.has(flag::INSERTING) {
+        SeqNum(side.client_seq).wrapping_add(1).wrapping_add(core.in_delta)
+    } else {
+        SeqNum(side.newer)
+    };
+    let is_known = !core.has(flag::CLOSED | flag::AWAITS_SERVER);
+    if is_known && side.header != 0 && number.before(first) { header_bytes(side) } else { 0 }
+}
+
 /// Looks at a segment of a flow with `flag::INSERTING`: corrects its shifts, and says what to put
 /// in front of its payload.
 pub(super) fn prepare(

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::super::classify::{L3, Packet};
+use super::super::classify::{Kind, L3, Packet};
+use super::quoted::{self, ErrorEdit};
 use crate::counters::DropReason;
 use crate::model::Protocol;
 use crate::wire::checksum::ChecksumDelta;
@@ -32,11 +33,15 @@ pub fn decrement_ttl(bytes: &mut [u8], packet: &Packet) -> Result<(), DropReason
 }
 
 /// Replaces all four parts of the tuple and patches IP and transport checksums (RFC 1624): a
-/// wrong checksum stays wrong, a UDP checksum of zero stays zero.
+/// wrong checksum stays wrong, a UDP checksum of zero stays zero. An ICMP error is translated with
+/// the packet that it quotes.
 ///
 /// The families of old and new addresses must agree.
 pub fn endpoints(bytes: &mut [u8], packet: &Packet, to: &Endpoints) -> Result<(), DropReason> {
-    let delta = addresses(bytes, to)?;
+    if packet.kind == Kind::IcmpError {
+        return quoted::translate(bytes, packet, &ErrorEdit::of(to));
+    }
+    let delta = route(bytes, Some(to.src.0), to.dst.0)?;
     let delta =
         delta.replace_u16(packet.key.src_port, to.src.1).replace_u16(packet.key.dst_port, to.dst.1);
     let l4 = bytes.get_mut(packet.l4..).ok_or(DropReason::Internal)?;
@@ -57,12 +62,21 @@ pub fn endpoints(bytes: &mut [u8], packet: &Packet, to: &Endpoints) -> Result<()
     Ok(())
 }
 
-/// Replaces the IP addresses and patches IPv4's own checksum; the delta is for the transport's.
-fn addresses(bytes: &mut [u8], to: &Endpoints) -> Result<ChecksumDelta, DropReason> {
+/// Replaces the IP addresses (a source of none stays) and patches IPv4's own checksum; the delta
+/// is for the transport's.
+pub(super) fn route(
+    bytes: &mut [u8],
+    src: Option<IpAddr>,
+    dst: IpAddr,
+) -> Result<ChecksumDelta, DropReason> {
     let l3 = bytes.get_mut(L3..).ok_or(DropReason::Internal)?;
-    match (to.src.0, to.dst.0) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+    match (src, dst) {
+        (None | Some(IpAddr::V4(_)), IpAddr::V4(dst)) => {
             let (mut ip, _) = Ipv4::parse_mut(l3).map_err(|_| DropReason::Internal)?;
+            let src = match src {
+                Some(IpAddr::V4(src)) => src,
+                _ => ip.src(),
+            };
             let delta = ChecksumDelta::new()
                 .replace_u32(ip.src().into(), src.into())
                 .replace_u32(ip.dst().into(), dst.into());
@@ -71,8 +85,12 @@ fn addresses(bytes: &mut [u8], to: &Endpoints) -> Result<ChecksumDelta, DropReas
             ip.set_checksum(delta.apply(ip.checksum()));
             Ok(delta)
         }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+        (None | Some(IpAddr::V6(_)), IpAddr::V6(dst)) => {
             let (mut ip, _) = Ipv6::parse_mut(l3).map_err(|_| DropReason::Internal)?;
+            let src = match src {
+                Some(IpAddr::V6(src)) => src,
+                _ => ip.src(),
+            };
             let delta = ChecksumDelta::new()
                 .replace_bytes(&ip.src_bytes(), &src.octets())
                 .replace_bytes(&ip.dst_bytes(), &dst.octets());

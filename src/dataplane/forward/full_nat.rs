@@ -1,11 +1,13 @@
 //! FULLNAT: CIP:cport → VIP:vport becomes LIP:lport → RIP:rport, and back.
 
 use super::super::burst::{Slot, Verdict};
+use super::super::classify::Kind;
 use super::super::flow::{Direction, FlowCore, flag};
 use super::super::flow_table::Hit;
 use super::super::state::WorkerState;
 use super::super::{client_address, next_hop, sequence};
 use super::edit::{self, Endpoints};
+use super::quoted::{self, ErrorEdit};
 use super::{fits, too_big};
 use crate::counters::DropReason;
 use crate::model::{NextHopId, Snapshot};
@@ -26,11 +28,15 @@ pub(super) fn rewrite(
     {
         return too_big(state, snapshot, slot, hop);
     }
-    if core.has(flag::SLOW) {
-        client_address::adjust(state, snapshot, slot, hit)?;
+    if slot.packet.kind == Kind::IcmpError {
+        translate_error(state, snapshot, slot, hit)?;
+    } else {
+        if core.has(flag::SLOW) {
+            client_address::adjust(state, snapshot, slot, hit)?;
+        }
+        sequence::note_closing(state, slot, hit);
+        translate(state, slot, hit, &core)?;
     }
-    sequence::note_closing(state, slot, hit);
-    translate(state, slot, hit, &core)?;
     match hop {
         Ok(hop) => next_hop::finish(state, snapshot, &mut slot.frame, hop),
         Err(waiting) => Ok(waiting),
@@ -64,8 +70,17 @@ fn translate(
     hit: Hit,
     core: &FlowCore,
 ) -> Result<(), DropReason> {
+    let to = endpoints(state, hit, core)?;
+    if core.decrements_ttl() {
+        edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;
+    }
+    edit::endpoints(slot.frame.bytes_mut(), &slot.packet, &to)
+}
+
+/// What a packet's tuple becomes.
+fn endpoints(state: &WorkerState, hit: Hit, core: &FlowCore) -> Result<Endpoints, DropReason> {
     let addresses = state.flows.addresses(hit.id).ok_or(DropReason::Internal)?;
-    let to = match hit.direction {
+    Ok(match hit.direction {
         Direction::Inbound => Endpoints {
             src: (addresses.local, core.local_port),
             dst: (addresses.server, core.server_port),
@@ -74,9 +89,25 @@ fn translate(
             src: (addresses.vip, core.virtual_port),
             dst: (addresses.client, core.client_port),
         },
+    })
+}
+
+/// An ICMP error: as a packet's, with what it quotes in the numbers that its receiver knows.
+fn translate_error(
+    state: &WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    hit: Hit,
+) -> Result<(), DropReason> {
+    let core = state.flows.core(hit.id).ok_or(DropReason::Internal)?;
+    let quoted = slot.packet.seq;
+    let edit = ErrorEdit {
+        to: endpoints(state, hit, core)?,
+        sequence: client_address::quoted_shift(core, &state.flows.side(hit.id), hit, quoted),
+        overhead_bytes: client_address::overhead_bytes(core, snapshot, hit.direction),
     };
     if core.decrements_ttl() {
         edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;
     }
-    edit::endpoints(slot.frame.bytes_mut(), &slot.packet, &to)
+    quoted::translate(slot.frame.bytes_mut(), &slot.packet, &edit)
 }

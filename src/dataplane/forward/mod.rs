@@ -4,8 +4,10 @@
 mod direct_route;
 pub(super) mod edit;
 mod full_nat;
+mod quoted;
 
 use super::burst::{Slot, Verdict};
+use super::classify::Kind;
 use super::flow_table::Hit;
 use super::next_hop;
 use super::reply;
@@ -36,8 +38,8 @@ fn expired(
     snapshot: &Snapshot,
     slot: &mut Slot,
 ) -> Result<Verdict, DropReason> {
-    // A TTL of 0 should never have been sent: nothing to answer.
-    if slot.packet.ttl == 0 {
+    // A TTL of 0 should never have been sent, and errors are not answered (RFC 1122 3.2.2).
+    if slot.packet.ttl == 0 || slot.packet.kind == Kind::IcmpError {
         return Err(DropReason::TtlExpired);
     }
     let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
@@ -60,6 +62,9 @@ fn too_big(
     slot: &mut Slot,
     hop: NextHopId,
 ) -> Result<Verdict, DropReason> {
+    if slot.packet.kind == Kind::IcmpError {
+        return Err(DropReason::TooBig);
+    }
     let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
     let mtu = next_hop::get(state, hop).map_or(nic.mtu, |hop| hop.mtu);
     reply::too_big(slot, nic, mtu)?;
