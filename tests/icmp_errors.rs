@@ -31,7 +31,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn service(family: usize, vip: &str, protocol: Protocol) -> ServiceSpec {
-    let key = ServiceKey { protocol, vip: ip(vip), port: 80 };
+    let key = ServiceKey::new(protocol, ip(vip), 80);
     let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
     spec.ttl = TtlPolicy::Decrement;
     let is_dr = DR.contains(&vip);
