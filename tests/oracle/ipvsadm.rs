@@ -3,11 +3,12 @@
 //!
 //! What gyre cannot do yet is an `Err` with a word; `exceptions.toml` excuses it by that word.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use gyre::model::*;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, MarkMatch};
 
 /// What gyre lacks for a command.
 pub type Needs = &'static str;
@@ -19,6 +20,7 @@ struct Line {
     protocol: Option<Protocol>,
     service: Option<String>,
     mark: Option<u32>,
+    is_ipv6: bool,
     scheduler: Option<String>,
     flags: Vec<String>,
     persistence_s: Option<u32>,
@@ -99,7 +101,8 @@ fn parse(args: &str) -> Line {
             "--tun-nocsum" | "--tun-csum" | "--tun-remcsum" => {
                 line.tunnel.push((short.into(), None));
             }
-            "-6" | "-n" => {}
+            "-6" => line.is_ipv6 = true,
+            "-n" => {}
             other => panic!("{args}: what is {other}?"),
         }
     }
@@ -117,15 +120,16 @@ fn endpoint(text: &str, port_default: u16) -> SocketAddr {
 
 impl Line {
     fn key(&self) -> Result<ServiceKey, Needs> {
-        if self.mark.is_some() {
-            return Err("groups");
+        if let Some(mark) = self.mark {
+            let family = if self.is_ipv6 { "-6" } else { "" };
+            return Ok(ServiceKey::group(&format!("fwmark-{mark}{family}")).unwrap());
         }
         let place = endpoint(self.service.as_deref().expect("a service"), 0);
         if place.port() == 0 {
             return Err("port 0");
         }
         let protocol = self.protocol.unwrap_or(Protocol::Tcp);
-        Ok(ServiceKey { protocol, vip: place.ip(), port: place.port() })
+        Ok(ServiceKey::new(protocol, place.ip(), place.port()))
     }
 
     fn scheduler(&self) -> Result<SchedulerSpec, Needs> {
@@ -141,7 +145,7 @@ impl Line {
         }
     }
 
-    fn service(&self) -> Result<ServiceSpec, Needs> {
+    fn service(&self, marks: &BTreeMap<u32, Vec<MarkMatch>>) -> Result<ServiceSpec, Needs> {
         if self.persistence_s.is_some() || self.netmask.is_some() {
             return Err("persistence");
         }
@@ -149,6 +153,16 @@ impl Line {
             return Err("one-packet scheduling");
         }
         let mut spec = ServiceSpec::new(self.key()?, self.scheduler()?);
+        if let Some(mark) = self.mark {
+            let any = if self.is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().unwrap();
+            let marked = marks.get(&mark).into_iter().flatten();
+            let one = |one: &MarkMatch| TrafficMatch {
+                protocol: one.protocol,
+                prefix: any,
+                ports: Ports::range(one.ports.0, one.ports.1).unwrap(),
+            };
+            spec.matches = marked.map(one).collect();
+        }
         spec.ttl = TtlPolicy::Decrement;
         Ok(spec)
     }
@@ -157,7 +171,7 @@ impl Line {
         if (self.upper, self.lower) != (0, 0) {
             return Err("thresholds");
         }
-        let place = endpoint(self.server.as_deref().expect("a server"), key.port);
+        let place = endpoint(self.server.as_deref().expect("a server"), key.port().unwrap_or(0));
         if place.ip().is_loopback() || crate::host::is_own(place.ip()) {
             return Err("local");
         }
@@ -167,7 +181,7 @@ impl Line {
             _ => return Err("tunnel"),
         };
         // DR and TUN servers have the service's port, whatever was given.
-        let port = key.port;
+        let port = key.port().unwrap_or(0);
         Ok(ServerSpec { address: place.ip(), port, weight: self.weight.unwrap_or(1), mode })
     }
 }
@@ -181,11 +195,11 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
             keys.iter().try_for_each(|key| lab.change(|registry, _| registry.remove_service(key)))
         }
         'A' => {
-            let spec = line.service()?;
+            let spec = line.service(&lab.marks)?;
             lab.change(|registry, hops| registry.add_service(&spec, hops))
         }
         'E' => {
-            let spec = line.service()?;
+            let spec = line.service(&lab.marks)?;
             lab.change(|registry, _| registry.edit_service(&spec))
         }
         'D' => {
@@ -204,7 +218,8 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
         }
         'd' => {
             let key = line.key()?;
-            let place = endpoint(line.server.as_deref().expect("a server"), key.port);
+            let place =
+                endpoint(line.server.as_deref().expect("a server"), key.port().unwrap_or(0));
             lab.change(|registry, _| registry.remove_server(&key, place, Removal::Now))
         }
         'S' => return Err("timeouts"),
@@ -250,7 +265,7 @@ pub fn config(lab: &mut Lab, text: &str) -> Result<(), Needs> {
         for range in named[2].split(['/', ',']) {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let ports = (first.parse().unwrap(), last.parse().unwrap());
-            matches.push(crate::lab::MarkMatch { protocol, ports });
+            matches.push(MarkMatch { protocol, ports });
         }
     }
     lab.marks.insert(mark, matches);
