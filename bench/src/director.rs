@@ -48,8 +48,7 @@ fn desired(mode: Mode) -> Desired {
     let key = ServiceKey::new(Protocol::Udp, VIP.into(), 80);
     let mut service = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
     service.pool = (mode == ForwardMode::FullNat).then(|| "pool".into());
-    let servers =
-        (0..SERVERS).map(|at| ServerSpec { address: server(at), port: 80, weight: 1, mode });
+    let servers = (0..SERVERS).map(|at| ServerSpec::new((server(at), 80).into(), 1, mode));
     service.servers = servers.collect();
     let pool = PoolSpec {
         name: "pool".into(),

@@ -89,6 +89,7 @@ const MAC: Shape = Shape::Parsed(mac, "\"02:00:00:00:01:fe\"");
 const PORT_NAME: Shape = Shape::Parsed(interface_name, "\"wan\", at most 15 letters and digits");
 const FLOWS: Shape = Shape::Integer(1, FLOWS_PER_WORKER_MAX as i64);
 const SECONDS: Shape = Shape::Integer(1, TIMEOUT_MILLIS_MAX as i64 / 1000);
+const THRESHOLD: Shape = Shape::Integer(0, u32::MAX as i64);
 const FORWARDING: Shape = Shape::Choice(Forwarding::WORDS, &["nat", "tun", "local", "group"]);
 
 const RUNTIME: &[Field] = &[
@@ -181,6 +182,16 @@ pub(super) const SERVER: Shape = Shape::Table(&[
         "the server's address, with its port if that is not the service's",
     ),
     field("weight", Shape::Integer(0, WEIGHT_MAX as i64), "share of new flows (1); 0 takes none"),
+    field(
+        "upper_threshold",
+        THRESHOLD,
+        "connections, active and inactive, at which it takes no new ones (unbounded)",
+    ),
+    field(
+        "lower_threshold",
+        THRESHOLD,
+        "connections below which it takes new ones again (three quarters of `upper_threshold`)",
+    ),
     field("forwarding", FORWARDING, "how frames reach it (the service's)"),
 ]);
 
@@ -218,18 +229,11 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
     ),
     field("match", Shape::List(&Shape::Table(MATCH)), "packets of the group"),
     field("name", Shape::Text, "name for people, unique"),
-    field(
-        "scheduler",
-        Shape::Choice(
-            Scheduler::WORDS,
-            &["lc", "wlc", "sed", "nq", "lblc", "lblcr", "dh", "fo", "ovf", "mh"],
-        ),
-        "who gets a new flow (wrr)",
-    ),
+    field("scheduler", Shape::Choice(Scheduler::WORDS, &[]), "who gets a new flow (wlc)"),
     field(
         "scheduler_flags",
-        Shape::List(&Shape::Choice(SchedulerFlag::WORDS, &["mh-port", "mh-fallback"])),
-        "options of sh",
+        Shape::List(&Shape::Choice(SchedulerFlag::WORDS, &[])),
+        "options of sh (sh-port, sh-fallback) or mh (mh-port, mh-fallback)",
     ),
     field(
         "maglev_slots",

@@ -235,7 +235,7 @@ pub fn from_server(src: IpAddr, dst: IpAddr) -> IpBuilder {
 
 /// A server's specification.
 pub fn server(address: SocketAddr, weight: u32, mode: ForwardMode) -> ServerSpec {
-    ServerSpec { address: address.ip(), port: address.port(), weight, mode }
+    ServerSpec::new(address, weight, mode)
 }
 
 /// Everything wanted, with one pool of local addresses for both families.

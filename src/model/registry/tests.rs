@@ -14,7 +14,7 @@ fn key(port: u16) -> ServiceKey {
 
 fn server(n: u8, weight: u32) -> ServerSpec {
     let mode = ForwardMode::FullNat;
-    ServerSpec { address: [10, 2, 0, n].into(), port: 80, weight, mode }
+    ServerSpec::new(([10, 2, 0, n], 80).into(), weight, mode)
 }
 
 fn service(port: u16, servers: &[(u8, u32)]) -> ServiceSpec {
