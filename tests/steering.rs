@@ -19,7 +19,8 @@ use gyre::wire::tcp::TcpFlags;
 use proptest::prelude::*;
 use support::*;
 
-const VIPS: [&str; 2] = ["10.1.0.1", "10.1.0.2"];
+/// Of a FULLNAT, a DR and a NAT service.
+const VIPS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
 const LIPS: [&str; 2] = ["10.2.0.1", "10.2.0.2"];
 
 /// Workers that share one snapshot, and the clock.
@@ -41,6 +42,7 @@ impl Team {
         let service = |vip: &str, mode| {
             let key = ServiceKey::new(Protocol::Tcp, vip.parse().unwrap(), 80);
             let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+            spec.forwarding = mode;
             spec.pool = (mode == ForwardMode::FullNat).then(|| "pool".into());
             spec.servers =
                 (11..14u8).map(|n| server(([10, 2, 0, n], 80).into(), 1, mode)).collect();
@@ -49,6 +51,7 @@ impl Team {
         let mut wanted = desired(vec![
             service(VIPS[0], ForwardMode::FullNat),
             service(VIPS[1], ForwardMode::DirectRoute),
+            service(VIPS[2], ForwardMode::Nat),
         ]);
         wanted.pools[0].addresses = LIPS.map(|lip| lip.parse().unwrap()).to_vec();
         director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
@@ -116,7 +119,7 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (0..20u8, 0..2usize, any::<bool>(), 0..5u8, 0..8usize).prop_map(
+    (0..20u8, 0..3usize, any::<bool>(), 0..5u8, 0..8usize).prop_map(
         |(client, service, from_server, flags, arrives_at)| Step {
             client,
             service,
@@ -150,7 +153,8 @@ fn flags(step: &Step) -> TcpFlags {
 }
 
 fn address(step: &Step) -> SocketAddr {
-    ([10, 0, 0, step.client + 1], 5000).into()
+    // NAT servers see the client's own address: services are told apart by its port, too.
+    ([10, 0, 0, step.client + 1], 5000 + step.service as u16).into()
 }
 
 fn server_sends(team: &mut Team, step: &Step, worker: usize, known: Known) {
@@ -164,7 +168,7 @@ fn server_sends(team: &mut Team, step: &Step, worker: usize, known: Known) {
 
 fn client_sends(team: &mut Team, step: &Step, worker: usize, flows: &mut Flows) {
     let vip: IpAddr = VIPS[step.service].parse().unwrap();
-    let tcp = from_client(address(step).ip(), vip).tcp(5000, 80);
+    let tcp = from_client(address(step).ip(), vip).tcp(address(step).port(), 80);
     let (owner, verdict, sent) = team.receive(worker, CLIENT, &tcp.flags(flags(step)).build());
     let known = flows.get(&(step.client, step.service));
     if let Some(known) = known {
@@ -174,14 +178,14 @@ fn client_sends(team: &mut Team, step: &Step, worker: usize, flows: &mut Flows) 
         // A SYN may have been scheduled afresh: the flow's face may have changed, not its owner.
         let (ip, l4) = Ipv4::parse(&sent[14..]).unwrap();
         let local = (ip.src(), u16::from_be_bytes([l4[0], l4[1]])).into();
-        let server = if step.service == 0 { ip.dst().into() } else { vip };
+        let server = if step.service == 1 { vip } else { ip.dst().into() };
         flows.insert((step.client, step.service), Known { owner, local, server });
     }
 }
 
 /// No source port is shared by two live flows of one server.
 fn faces_are_distinct(flows: &Flows) -> bool {
-    let full_nat = flows.iter().filter(|((_, service), _)| *service == 0);
+    let full_nat = flows.iter().filter(|((_, service), _)| *service != 1);
     let mut faces: Vec<_> = full_nat.map(|(_, known)| (known.local, known.server)).collect();
     let all = faces.len();
     faces.sort_unstable();
@@ -221,7 +225,7 @@ proptest! {
         for step in steps {
             let worker = step.arrives_at % usize::from(count);
             match flows.get(&(step.client, step.service)).copied() {
-                Some(known) if step.from_server && step.service == 0 => {
+                Some(known) if step.from_server && step.service != 1 => {
                     server_sends(&mut team, &step, worker, known);
                 }
                 _ if step.from_server => {}

@@ -2,13 +2,14 @@
 
 use super::types::{
     ClientAddress, Config, Forwarding, Kernel, Match, Protocol, Scheduler, SchedulerFlag, Server,
-    Service, Timeouts, Ttl,
+    Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
 };
 use super::values::{ClientPrefix, Endpoint, MatchAddress, ServiceAddress};
 use crate::limits::MAGLEV_SLOTS_DEFAULT;
 use crate::model::{
-    self, Desired, ForwardMode, GroupName, HashFlags, KernelMode, PoolSpec, Registry, Removal,
-    SchedulerSpec, ServerSpec, ServiceKey, ServiceSpec, TrafficMatch, TtlPolicy,
+    self, Desired, ForwardMode, GUE_PORT_DEFAULT, GroupName, GueChecksum, KernelMode, PoolSpec,
+    Registry, Removal, SchedulerSpec, ServerSpec, ServiceKey, ServiceSpec, SourceHash,
+    TrafficMatch, TtlPolicy,
 };
 
 /// TCP option kind of `toa` unless configured: Alibaba's.
@@ -19,6 +20,9 @@ impl From<Forwarding> for ForwardMode {
         match forwarding {
             Forwarding::Dr => ForwardMode::DirectRoute,
             Forwarding::FullNat => ForwardMode::FullNat,
+            Forwarding::Nat => ForwardMode::Nat,
+            Forwarding::Tun => ForwardMode::Tunnel,
+            Forwarding::Local => ForwardMode::Local,
         }
     }
 }
@@ -28,6 +32,9 @@ impl From<ForwardMode> for Forwarding {
         match mode {
             ForwardMode::DirectRoute => Forwarding::Dr,
             ForwardMode::FullNat => Forwarding::FullNat,
+            ForwardMode::Nat => Forwarding::Nat,
+            ForwardMode::Tunnel => Forwarding::Tun,
+            ForwardMode::Local => Forwarding::Local,
         }
     }
 }
@@ -110,8 +117,9 @@ impl Service {
             forwarding: mode,
             pool: self.local_addresses.clone(),
             ttl: match self.ttl {
-                Ttl::Keep => TtlPolicy::Keep,
-                Ttl::Decrement => TtlPolicy::Decrement,
+                None => TtlPolicy::ByMode,
+                Some(Ttl::Keep) => TtlPolicy::Keep,
+                Some(Ttl::Decrement) => TtlPolicy::Decrement,
             },
             synproxy: self.synproxy,
             client_address: match self.client_address {
@@ -132,28 +140,13 @@ impl Service {
     }
 
     fn scheduler_spec(&self) -> SchedulerSpec {
-        let flags = |port, fallback| HashFlags {
-            port: self.scheduler_flags.contains(&port),
-            fallback: self.scheduler_flags.contains(&fallback),
-        };
         match self.scheduler {
             Scheduler::Rr => SchedulerSpec::RoundRobin,
             Scheduler::Wrr => SchedulerSpec::WeightedRoundRobin,
-            Scheduler::Lc => SchedulerSpec::LeastConnections,
-            Scheduler::Wlc => SchedulerSpec::WeightedLeastConnections,
-            Scheduler::Lblc => SchedulerSpec::LocalityLeastConnections,
-            Scheduler::Lblcr => SchedulerSpec::ReplicatedLocality,
-            Scheduler::Dh => SchedulerSpec::DestinationHash,
-            Scheduler::Sh => {
-                SchedulerSpec::SourceHash(flags(SchedulerFlag::ShPort, SchedulerFlag::ShFallback))
-            }
-            Scheduler::Sed => SchedulerSpec::ShortestExpectedDelay,
-            Scheduler::Nq => SchedulerSpec::NeverQueue,
-            Scheduler::Fo => SchedulerSpec::Failover,
-            Scheduler::Ovf => SchedulerSpec::Overflow,
-            Scheduler::Mh => {
-                SchedulerSpec::KernelMaglev(flags(SchedulerFlag::MhPort, SchedulerFlag::MhFallback))
-            }
+            Scheduler::Sh => SchedulerSpec::SourceHash(SourceHash {
+                port: self.scheduler_flags.contains(&SchedulerFlag::ShPort),
+                fallback: self.scheduler_flags.contains(&SchedulerFlag::ShFallback),
+            }),
             Scheduler::Maglev => SchedulerSpec::Maglev {
                 slots: self.maglev_slots.map_or(MAGLEV_SLOTS_DEFAULT, |slots| slots as usize),
             },
@@ -182,9 +175,24 @@ impl Server {
             address: self.address.address,
             port: self.address.port.unwrap_or(port),
             weight: self.weight,
-            upper_threshold: self.upper_threshold,
-            lower_threshold: self.lower_threshold,
             mode: self.forwarding.map_or(mode, ForwardMode::from),
+            tunnel: self.tunnel_spec(),
+        }
+    }
+
+    fn tunnel_spec(&self) -> model::Tunnel {
+        let checksum = self.tunnel_checksum.unwrap_or_default();
+        match self.tunnel.unwrap_or_default() {
+            Tunnel::Ipip => model::Tunnel::Ipip,
+            Tunnel::Gre => model::Tunnel::Gre { checksum: checksum != TunnelChecksum::None },
+            Tunnel::Gue => model::Tunnel::Gue {
+                port: self.tunnel_port.unwrap_or(GUE_PORT_DEFAULT),
+                checksum: match checksum {
+                    TunnelChecksum::None => GueChecksum::None,
+                    TunnelChecksum::Csum => GueChecksum::Sum,
+                    TunnelChecksum::Remcsum => GueChecksum::Remote,
+                },
+            },
         }
     }
 }
@@ -210,8 +218,9 @@ impl From<&ServiceSpec> for Service {
             maglev_slots,
             forwarding: spec.forwarding.into(),
             ttl: match spec.ttl {
-                TtlPolicy::Keep => Ttl::Keep,
-                TtlPolicy::Decrement => Ttl::Decrement,
+                TtlPolicy::ByMode => None,
+                TtlPolicy::Keep => Some(Ttl::Keep),
+                TtlPolicy::Decrement => Some(Ttl::Decrement),
             },
             local_addresses: spec.pool.clone(),
             synproxy: spec.synproxy,
@@ -228,26 +237,14 @@ impl From<&ServiceSpec> for Service {
 }
 
 fn written_scheduler(spec: SchedulerSpec) -> (Scheduler, Vec<SchedulerFlag>, Option<u32>) {
-    let plain = |scheduler| (scheduler, Vec::new(), None);
-    // A scheduler's flags are its key's port and its fallback, in this order.
-    let hashing = |scheduler: Scheduler, set: HashFlags| {
-        let flags = scheduler.flags().iter().zip([set.port, set.fallback]);
-        (scheduler, flags.filter(|(_, set)| *set).map(|(flag, _)| *flag).collect(), None)
-    };
     match spec {
-        SchedulerSpec::RoundRobin => plain(Scheduler::Rr),
-        SchedulerSpec::WeightedRoundRobin => plain(Scheduler::Wrr),
-        SchedulerSpec::LeastConnections => plain(Scheduler::Lc),
-        SchedulerSpec::WeightedLeastConnections => plain(Scheduler::Wlc),
-        SchedulerSpec::LocalityLeastConnections => plain(Scheduler::Lblc),
-        SchedulerSpec::ReplicatedLocality => plain(Scheduler::Lblcr),
-        SchedulerSpec::DestinationHash => plain(Scheduler::Dh),
-        SchedulerSpec::SourceHash(flags) => hashing(Scheduler::Sh, flags),
-        SchedulerSpec::ShortestExpectedDelay => plain(Scheduler::Sed),
-        SchedulerSpec::NeverQueue => plain(Scheduler::Nq),
-        SchedulerSpec::Failover => plain(Scheduler::Fo),
-        SchedulerSpec::Overflow => plain(Scheduler::Ovf),
-        SchedulerSpec::KernelMaglev(flags) => hashing(Scheduler::Mh, flags),
+        SchedulerSpec::RoundRobin => (Scheduler::Rr, Vec::new(), None),
+        SchedulerSpec::WeightedRoundRobin => (Scheduler::Wrr, Vec::new(), None),
+        SchedulerSpec::SourceHash(SourceHash { port, fallback }) => {
+            let flags = [(port, SchedulerFlag::ShPort), (fallback, SchedulerFlag::ShFallback)];
+            let set = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect();
+            (Scheduler::Sh, set, None)
+        }
         SchedulerSpec::Maglev { slots } => {
             let written = (slots != MAGLEV_SLOTS_DEFAULT).then_some(slots);
             (Scheduler::Maglev, Vec::new(), written.and_then(|slots| u32::try_from(slots).ok()))
@@ -266,16 +263,34 @@ fn written_client_address(address: model::ClientAddress) -> (ClientAddress, Opti
     }
 }
 
+fn written_tunnel(tunnel: model::Tunnel) -> (Tunnel, Option<u16>, TunnelChecksum) {
+    match tunnel {
+        model::Tunnel::Ipip => (Tunnel::Ipip, None, TunnelChecksum::None),
+        model::Tunnel::Gre { checksum: false } => (Tunnel::Gre, None, TunnelChecksum::None),
+        model::Tunnel::Gre { checksum: true } => (Tunnel::Gre, None, TunnelChecksum::Csum),
+        model::Tunnel::Gue { port, checksum } => {
+            let checksum = match checksum {
+                GueChecksum::None => TunnelChecksum::None,
+                GueChecksum::Sum => TunnelChecksum::Csum,
+                GueChecksum::Remote => TunnelChecksum::Remcsum,
+            };
+            (Tunnel::Gue, (port != GUE_PORT_DEFAULT).then_some(port), checksum)
+        }
+    }
+}
+
 fn written_server(server: &ServerSpec, service: &ServiceSpec) -> Server {
+    let (tunnel, tunnel_port, checksum) = written_tunnel(server.tunnel);
     Server {
         address: Endpoint {
             address: server.address,
             port: Some(server.port).filter(|port| *port != 0),
         },
         weight: server.weight,
-        upper_threshold: server.upper_threshold,
-        lower_threshold: server.lower_threshold,
         forwarding: (server.mode != service.forwarding).then_some(server.mode.into()),
+        tunnel: (tunnel != Tunnel::Ipip).then_some(tunnel),
+        tunnel_port,
+        tunnel_checksum: (checksum != TunnelChecksum::None).then_some(checksum),
     }
 }
 

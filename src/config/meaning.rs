@@ -4,7 +4,9 @@
 use hashbrown::{HashMap, HashSet};
 
 use super::shape::{Walk, join};
-use super::types::{ClientAddress, Config, Kernel, Scheduler, Service};
+use super::types::{
+    ClientAddress, Config, Forwarding, Kernel, Scheduler, Server, Service, Tunnel, TunnelChecksum,
+};
 use crate::limits::{NICS_MAX, WORKERS_MAX};
 use crate::model::{Desired, Place, validate};
 
@@ -137,15 +139,21 @@ fn routes(config: &Config, walk: &mut Walk) {
 
 /// Options that mean something with another option alone.
 pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
-    scheduler_flags(service, path, walk);
     if service.address.is_some() && service.group.is_some() {
         let what = "`address` and `group` both say what the service is".into();
         let remedy = "remove one; a group takes its addresses from [[service.match]]".into();
         walk.push(&join(path, "group"), what, remedy);
     }
+    let servers = join(path, "server");
+    for (at, server) in service.server.iter().enumerate() {
+        let path = walk.element(&servers, at);
+        tunnel_options(server, service.forwarding, &path, walk);
+    }
+    let sh = service.scheduler == Scheduler::Sh;
     let maglev = service.scheduler == Scheduler::Maglev;
     let toa = service.client_address == ClientAddress::Toa;
     for (lost, field, needs) in [
+        (!sh && !service.scheduler_flags.is_empty(), "scheduler_flags", "scheduler = \"sh\""),
         (!maglev && service.maglev_slots.is_some(), "maglev_slots", "scheduler = \"maglev\""),
         (!toa && service.toa_kind.is_some(), "toa_kind", "client_address = \"toa\""),
         (!toa && service.toa_on_syn, "toa_on_syn", "client_address = \"toa\""),
@@ -158,25 +166,25 @@ pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
     }
 }
 
-/// Flags of another scheduler than the service's.
-fn scheduler_flags(service: &Service, path: &str, walk: &mut Walk) {
-    if walk.is_dropped(&join(path, "scheduler")) {
-        return;
-    }
-    let (has, scheduler) = (service.scheduler.flags(), service.scheduler.word());
-    for flag in service.scheduler_flags.iter().filter(|flag| !has.contains(flag)) {
-        let what = format!("the scheduler {scheduler} has no flag {}", flag.word());
-        let needs = flag.scheduler().word();
-        let remedy = match has {
-            [] => format!("set scheduler = \"{needs}\", or leave the flag out"),
-            [port, fallback] => format!(
-                "set scheduler = \"{needs}\", or use {} or {}",
-                port.word(),
-                fallback.word()
-            ),
-            _ => "leave the flag out".into(),
-        };
-        walk.push(&join(path, "scheduler_flags"), what, remedy);
+/// Tunnel options of a server that would go unheard. `forwarding` is its service's.
+pub(super) fn tunnel_options(server: &Server, forwarding: Forwarding, path: &str, walk: &mut Walk) {
+    let tun = server.forwarding.unwrap_or(forwarding) == Forwarding::Tun;
+    let tunnel = server.tunnel.unwrap_or_default();
+    let (ipip, gue) = (tunnel == Tunnel::Ipip, tunnel == Tunnel::Gue);
+    let checksum = server.tunnel_checksum.unwrap_or_default();
+    let sums = checksum != TunnelChecksum::None;
+    let remote = checksum == TunnelChecksum::Remcsum;
+    for (lost, field, needs) in [
+        (!tun && server.tunnel.is_some(), "tunnel", "forwarding = \"tun\""),
+        (!gue && server.tunnel_port.is_some(), "tunnel_port", "tunnel = \"gue\""),
+        (ipip && sums, "tunnel_checksum", "tunnel = \"gre\" or \"gue\""),
+        (!ipip && !gue && remote, "tunnel_checksum", "tunnel = \"gue\" where it is \"remcsum\""),
+    ] {
+        let other = needs.split(' ').next().unwrap_or(needs);
+        if lost && !walk.is_dropped(&join(path, other)) {
+            let what = format!("{field} has no effect without {needs}");
+            walk.push(&join(path, field), what, "set that, or remove this".into());
+        }
     }
 }
 

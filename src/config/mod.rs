@@ -31,6 +31,7 @@ pub use reference::reference;
 pub use types::{
     ClientAddress, Config, Forwarding, Hugepages, Idle, Kernel, LogLevel, Match, Neighbour, Pool,
     Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag, Server, Service, Timeouts, Ttl,
+    Tunnel, TunnelChecksum,
 };
 pub use values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
 
@@ -81,6 +82,9 @@ pub fn server_from_json(
 ) -> Result<ServerSpec, Vec<Problem>> {
     let mut walk = Walk::default();
     let server: Option<Server> = left_of(&mut walk, &node::from_json(json), &schema::SERVER);
+    if let Some(server) = &server {
+        meaning::tunnel_options(server, forwarding.into(), "", &mut walk);
+    }
     finish(walk, server.map(|server| server.spec(port, forwarding)))
 }
 

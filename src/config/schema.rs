@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::shape::{Field, Shape};
 use super::types::{
     ClientAddress, Forwarding, Hugepages, Idle, Kernel, LogLevel, Protocol, Scheduler,
-    SchedulerFlag, Ttl,
+    SchedulerFlag, Ttl, Tunnel, TunnelChecksum,
 };
 use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
 use crate::limits::{
@@ -89,8 +89,7 @@ const MAC: Shape = Shape::Parsed(mac, "\"02:00:00:00:01:fe\"");
 const PORT_NAME: Shape = Shape::Parsed(interface_name, "\"wan\", at most 15 letters and digits");
 const FLOWS: Shape = Shape::Integer(1, FLOWS_PER_WORKER_MAX as i64);
 const SECONDS: Shape = Shape::Integer(1, TIMEOUT_MILLIS_MAX as i64 / 1000);
-const THRESHOLD: Shape = Shape::Integer(0, u32::MAX as i64);
-const FORWARDING: Shape = Shape::Choice(Forwarding::WORDS, &["nat", "tun", "local", "group"]);
+const FORWARDING: Shape = Shape::Choice(Forwarding::WORDS, &["tun", "local", "group"]);
 
 const RUNTIME: &[Field] = &[
     field("workers", Shape::Integer(1, WORKERS_MAX as i64), "number of workers (1)"),
@@ -182,17 +181,14 @@ pub(super) const SERVER: Shape = Shape::Table(&[
         "the server's address, with its port if that is not the service's",
     ),
     field("weight", Shape::Integer(0, WEIGHT_MAX as i64), "share of new flows (1); 0 takes none"),
-    field(
-        "upper_threshold",
-        THRESHOLD,
-        "connections, active and inactive, at which it takes no new ones (unbounded)",
-    ),
-    field(
-        "lower_threshold",
-        THRESHOLD,
-        "connections below which it takes new ones again (three quarters of `upper_threshold`)",
-    ),
     field("forwarding", FORWARDING, "how frames reach it (the service's)"),
+    field("tunnel", Shape::Choice(Tunnel::WORDS, &[]), "what wraps packets, by tun (ipip)"),
+    field("tunnel_port", Shape::Integer(1, 65_535), "destination port of gue (6080)"),
+    field(
+        "tunnel_checksum",
+        Shape::Choice(TunnelChecksum::WORDS, &[]),
+        "checksum of gre (none, csum) or gue (none, csum, remcsum) (none)",
+    ),
 ]);
 
 const PROTOCOL: Shape = Shape::Choice(Protocol::WORDS, &["sctp"]);
@@ -229,11 +225,18 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
     ),
     field("match", Shape::List(&Shape::Table(MATCH)), "packets of the group"),
     field("name", Shape::Text, "name for people, unique"),
-    field("scheduler", Shape::Choice(Scheduler::WORDS, &[]), "who gets a new flow (wlc)"),
+    field(
+        "scheduler",
+        Shape::Choice(
+            Scheduler::WORDS,
+            &["lc", "wlc", "sed", "nq", "lblc", "lblcr", "dh", "fo", "ovf", "mh"],
+        ),
+        "who gets a new flow (wrr)",
+    ),
     field(
         "scheduler_flags",
-        Shape::List(&Shape::Choice(SchedulerFlag::WORDS, &[])),
-        "options of sh (sh-port, sh-fallback) or mh (mh-port, mh-fallback)",
+        Shape::List(&Shape::Choice(SchedulerFlag::WORDS, &["mh-port", "mh-fallback"])),
+        "options of sh",
     ),
     field(
         "maglev_slots",
@@ -241,9 +244,13 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
         "slots of the Maglev table, a prime (65537)",
     ),
     field("forwarding", FORWARDING, "how frames reach servers that do not say (dr)"),
-    field("ttl", Shape::Choice(Ttl::WORDS, &[]), "what happens to TTL or hop limit (keep)"),
+    field(
+        "ttl",
+        Shape::Choice(Ttl::WORDS, &[]),
+        "what happens to TTL or hop limit (keep with dr, else decrement)",
+    ),
     field("local_addresses", Shape::Text, "pool of FULLNAT source addresses"),
-    field("synproxy", Shape::Bool, "answer SYNs with cookies; needs fullnat (false)"),
+    field("synproxy", Shape::Bool, "answer SYNs with cookies; needs fullnat or nat (false)"),
     field(
         "client_address",
         Shape::Choice(ClientAddress::WORDS, &[]),

@@ -173,30 +173,10 @@ words! {
         /// Round robin.
         Rr = "rr",
         /// Weighted round robin.
-        Wrr = "wrr",
-        /// Least connections.
-        Lc = "lc",
-        /// Weighted least connections.
         #[default]
-        Wlc = "wlc",
-        /// Locality-based least connections.
-        Lblc = "lblc",
-        /// The same with a set of servers for each destination.
-        Lblcr = "lblcr",
-        /// Destination hashing.
-        Dh = "dh",
+        Wrr = "wrr",
         /// Source hashing.
         Sh = "sh",
-        /// Shortest expected delay.
-        Sed = "sed",
-        /// Never queue.
-        Nq = "nq",
-        /// Weighted failover.
-        Fo = "fo",
-        /// Weighted overflow.
-        Ovf = "ovf",
-        /// The kernel's Maglev hashing.
-        Mh = "mh",
         /// Maglev consistent hashing.
         Maglev = "maglev",
     }
@@ -209,10 +189,6 @@ words! {
         ShPort = "sh-port",
         /// Clients of an unusable server go to another.
         ShFallback = "sh-fallback",
-        /// The client's port is part of `mh`'s key.
-        MhPort = "mh-port",
-        /// Clients of an unusable server go to another.
-        MhFallback = "mh-fallback",
     }
 }
 words! {
@@ -223,6 +199,12 @@ words! {
         Dr = "dr",
         /// Both addresses change.
         FullNat = "fullnat",
+        /// The destination changes.
+        Nat = "nat",
+        /// Inside another packet.
+        Tun = "tun",
+        /// To the director itself.
+        Local = "local",
     }
 }
 words! {
@@ -233,6 +215,30 @@ words! {
         Keep = "keep",
         /// Less one.
         Decrement = "decrement",
+    }
+}
+words! {
+    /// What wraps packets to a TUN server.
+    Tunnel {
+        /// An outer IP header.
+        #[default]
+        Ipip = "ipip",
+        /// GRE.
+        Gre = "gre",
+        /// Generic UDP encapsulation.
+        Gue = "gue",
+    }
+}
+words! {
+    /// Checksum of a tunnel header.
+    TunnelChecksum {
+        /// None.
+        #[default]
+        None = "none",
+        /// Over the payload.
+        Csum = "csum",
+        /// Remote checksum offload.
+        Remcsum = "remcsum",
     }
 }
 words! {
@@ -248,31 +254,6 @@ words! {
         /// PROXY protocol, binary.
         ProxyV2 = "proxy-v2",
     }
-}
-
-impl Scheduler {
-    /// The options it has.
-    pub const fn flags(self) -> &'static [SchedulerFlag] {
-        match self {
-            Scheduler::Sh => &[SchedulerFlag::ShPort, SchedulerFlag::ShFallback],
-            Scheduler::Mh => &[SchedulerFlag::MhPort, SchedulerFlag::MhFallback],
-            _ => &[],
-        }
-    }
-}
-
-impl SchedulerFlag {
-    /// The scheduler that has it.
-    pub const fn scheduler(self) -> Scheduler {
-        match self {
-            SchedulerFlag::ShPort | SchedulerFlag::ShFallback => Scheduler::Sh,
-            SchedulerFlag::MhPort | SchedulerFlag::MhFallback => Scheduler::Mh,
-        }
-    }
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 fn is_false(yes: &bool) -> bool {
@@ -423,9 +404,9 @@ pub struct Service {
     /// Forwarding of servers that do not say.
     #[serde(default)]
     pub forwarding: Forwarding,
-    /// TTL handling.
-    #[serde(default)]
-    pub ttl: Ttl,
+    /// TTL handling; by the mode unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
     /// Pool of FULLNAT source addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_addresses: Option<String>,
@@ -478,15 +459,18 @@ pub struct Server {
     /// Share of new flows.
     #[serde(default = "Server::default_weight")]
     pub weight: u32,
-    /// Connections at which it takes no new ones; 0 is no bound.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub upper_threshold: u32,
-    /// Connections below which it takes new ones again; 0 is three quarters of the upper.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lower_threshold: u32,
     /// Forwarding, when not the service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<Forwarding>,
+    /// What wraps packets, by TUN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
+    /// GUE's port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_port: Option<u16>,
+    /// Checksum of GRE and GUE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_checksum: Option<TunnelChecksum>,
 }
 
 impl Server {

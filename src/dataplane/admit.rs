@@ -6,12 +6,12 @@ use super::flow_table::{FlowId, Hit};
 use super::source_ports::{Grant, SpaceKey};
 use super::state::WorkerState;
 use super::{
-    classify::Packet, client_address, flow::Direction, pipeline, reply, synproxy, takeover, track,
+    classify::Packet, client_address, flow::Direction, pipeline, reply, schedule, synproxy,
+    takeover, track,
 };
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{
-    FTP_DATA_PORT, ForwardMode, LocalAddress, Protocol, RealServer, Snapshot, TtlPolicy,
-    VirtualService,
+    FTP_DATA_PORT, ForwardMode, LocalAddress, Protocol, RealServer, Snapshot, VirtualService,
 };
 use crate::time::Nanos;
 use crate::wire::tcp::TcpFlags;
@@ -113,8 +113,8 @@ pub(super) fn pick<'s>(
     service: &'s VirtualService,
     slot: &Slot,
 ) -> Option<&'s RealServer> {
-    let WorkerState { schedulers, counters, now, .. } = state;
-    schedulers.pick(service, &slot.packet.key, counters, *now)
+    let cursor = state.cursors.get_mut(service.id.index())?;
+    schedule::pick(service, cursor, &slot.packet.key)
 }
 
 /// What the kernel does: ICMP port unreachable, for TCP too.
@@ -163,16 +163,20 @@ pub(super) fn make_flow(
         server_address: (server.address, service.server_port(server, slot.packet.key.dst_port)),
         local: None,
         mode: server.mode,
-        decrements_ttl: service.ttl == TtlPolicy::Decrement,
+        tunnel: server.tunnel,
+        decrements_ttl: service.ttl.decrements(server.mode),
         hop: server.hop,
-        flags: flag::INPUT_ONLY,
+        flags: if server.mode.sees_replies() { 0 } else { flag::INPUT_ONLY },
     };
     let mut inherited = None;
-    if server.mode == ForwardMode::FullNat {
-        let (local, port, heir) = take_port(state, snapshot, service, &new)?;
-        new.local = Some((local.address, port));
-        new.flags = 0;
-        inherited = heir;
+    match server.mode {
+        ForwardMode::Nat => new.local = Some((new.key.src, new.key.src_port)),
+        ForwardMode::FullNat => {
+            let (local, port, heir) = take_port(state, snapshot, service, &new)?;
+            new.local = Some((local.address, port));
+            inherited = heir;
+        }
+        ForwardMode::DirectRoute | ForwardMode::Tunnel | ForwardMode::Local => {}
     }
     let id = insert(state, &new).inspect_err(|_| give_back(state, &new))?;
     count_opened(state, &new);
@@ -242,7 +246,7 @@ fn count_lip(
 
 /// Returns the source port of a flow that could not be made.
 fn give_back(state: &mut WorkerState, new: &NewFlow) {
-    let Some((lip, port)) = new.local else { return };
+    let Some((lip, port)) = new.local.filter(|_| new.mode == ForwardMode::FullNat) else { return };
     let key = space_key(new, lip);
     if let Some(lip) = state.source_ports.lip_of(&key)
         && let Some(lip) = state.counters.lips.get(lip.index())
@@ -252,15 +256,14 @@ fn give_back(state: &mut WorkerState, new: &NewFlow) {
     state.source_ports.release(&key, port);
 }
 
-fn count_opened(state: &mut WorkerState, new: &NewFlow) {
-    let WorkerState { counters, schedulers, .. } = state;
+fn count_opened(state: &WorkerState, new: &NewFlow) {
+    let counters = &state.counters;
     counters.flows.add(1);
     counters.flows_created.add(1);
     if let Some(server) = counters.servers.get(new.server.index()) {
         server.flows.add(1);
         server.connections.add(1);
     }
-    schedulers.bound(new.server, counters);
     if let Some(service) = counters.services.get(new.service.index()) {
         service.flows.add(1);
         service.connections.add(1);

@@ -4,10 +4,10 @@
 //! One cache line holds all that an established IPv4 packet needs. What only handshakes and
 //! endings need is in `Side`, at the same index of another array.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::message::FlowState;
-use crate::model::{ForwardMode, NextHopId, Protocol, ServerId, ServiceId};
+use crate::model::{ForwardMode, GueChecksum, NextHopId, Protocol, ServerId, ServiceId, Tunnel};
 use crate::pod_struct;
 
 /// The tuple of a packet, or of a flow as one of its directions shows it.
@@ -85,7 +85,8 @@ pod_struct! {
         pub client_port: u16,
         /// Virtual port.
         pub virtual_port: u16,
-        /// Source port on the local address (FULLNAT), else 0.
+        /// Destination port of replies: on the local address (FULLNAT), the client's (NAT). The
+        /// tunnel's destination port (TUN by GUE). Else 0.
         pub local_port: u16,
         /// Server's port.
         pub server_port: u16,
@@ -113,22 +114,26 @@ pod_struct! {
     pub struct FlowV4 {
         /// Common part.
         pub core: FlowCore,
-        /// Client, virtual, local and server address, host order.
+        /// Client, virtual, local and server address, host order. Local is where replies go: the
+        /// client's own in NAT.
         pub addresses: [u32; 4],
     }
 }
 
 pod_struct! {
-    layout = 1;
-    /// An IPv6 flow: two cache lines.
+    layout = 2;
+    /// A flow with an IPv6 address in it: two cache lines.
     #[repr(align(64))]
     #[derive(Debug)]
     pub struct FlowV6 {
         /// Common part.
         pub core: FlowCore,
-        /// Client, virtual, local and server address, wire order.
+        /// As in `FlowV4`, wire order; an IPv4 address in its mapped form (RFC 4291 section
+        /// 2.5.5.2).
         pub addresses: [[u8; 16]; 4],
-        spare: [u8; 16],
+        /// Bits `CLIENT_IS_V4`, `SERVER_IS_V4`: a mapped address on the wire is not one of these.
+        families: u8,
+        spare: [u8; 15],
     }
 }
 
@@ -178,14 +183,55 @@ pub struct Addresses {
     pub client: IpAddr,
     /// VIP.
     pub vip: IpAddr,
-    /// LIP; unspecified when the mode has none.
+    /// Where replies go: LIP, or the client in NAT; unspecified when the mode sees none.
     pub local: IpAddr,
     /// RIP.
     pub server: IpAddr,
 }
 
+/// The bits of `FlowCore::mode` that are the mode itself.
+const MODE: u8 = 0b111;
+/// The bits of `FlowCore::mode` that say what wraps a packet (TUN).
+const TUNNEL_SHIFT: u32 = 3;
+const TUNNEL: u8 = 0b111 << TUNNEL_SHIFT;
 /// Bit of `FlowCore::mode` beside the mode itself.
 const DECREMENTS_TTL: u8 = 1 << 7;
+
+const MODES: [ForwardMode; 5] = [
+    ForwardMode::DirectRoute,
+    ForwardMode::FullNat,
+    ForwardMode::Nat,
+    ForwardMode::Tunnel,
+    ForwardMode::Local,
+];
+
+/// Bit of `FlowV6::families`: client and VIP are IPv4.
+const CLIENT_IS_V4: u8 = 1;
+/// Bit of `FlowV6::families`: server and local address are IPv4.
+const SERVER_IS_V4: u8 = 1 << 1;
+
+/// A tunnel as three bits and a port.
+fn tunnel_code(tunnel: Tunnel) -> (u8, u16) {
+    match tunnel {
+        Tunnel::Ipip => (0, 0),
+        Tunnel::Gre { checksum: false } => (1, 0),
+        Tunnel::Gre { checksum: true } => (2, 0),
+        Tunnel::Gue { port, checksum: GueChecksum::None } => (3, port),
+        Tunnel::Gue { port, checksum: GueChecksum::Sum } => (4, port),
+        Tunnel::Gue { port, checksum: GueChecksum::Remote } => (5, port),
+    }
+}
+
+fn tunnel_of(code: u8, port: u16) -> Tunnel {
+    match code {
+        1 => Tunnel::Gre { checksum: false },
+        2 => Tunnel::Gre { checksum: true },
+        3 => Tunnel::Gue { port, checksum: GueChecksum::None },
+        4 => Tunnel::Gue { port, checksum: GueChecksum::Sum },
+        5 => Tunnel::Gue { port, checksum: GueChecksum::Remote },
+        _ => Tunnel::Ipip,
+    }
+}
 
 /// What admission decides about a new flow.
 #[derive(Clone, Copy, Debug)]
@@ -198,10 +244,12 @@ pub struct NewFlow {
     pub server: ServerId,
     /// RIP and port.
     pub server_address: (IpAddr, u16),
-    /// LIP and port (FULLNAT).
+    /// Where replies go, in modes that see them: LIP and port (FULLNAT), the client (NAT).
     pub local: Option<(IpAddr, u16)>,
     /// Mode.
     pub mode: ForwardMode,
+    /// What wraps packets (TUN).
+    pub tunnel: Tunnel,
     /// Whether TTL or hop limit is decremented.
     pub decrements_ttl: bool,
     /// Next hop towards the server.
@@ -210,9 +258,18 @@ pub struct NewFlow {
     pub flags: u8,
 }
 
+impl NewFlow {
+    /// Whether all its addresses are IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.key.src.is_ipv4() && self.server_address.0.is_ipv4()
+    }
+}
+
 impl FlowCore {
     /// A fresh entry without packets.
     pub fn new(new: &NewFlow) -> Self {
+        let (tunnel, tunnel_port) = tunnel_code(new.tunnel);
+        let ttl = if new.decrements_ttl { DECREMENTS_TTL } else { 0 };
         FlowCore {
             server: new.server.0,
             service: new.service.0,
@@ -222,14 +279,14 @@ impl FlowCore {
             timeout_ms: 0,
             client_port: new.key.src_port,
             virtual_port: new.key.dst_port,
-            local_port: new.local.map_or(0, |(_, port)| port),
+            local_port: new.local.map_or(tunnel_port, |(_, port)| port),
             server_port: new.server_address.1,
             protocol: match new.key.protocol {
                 Protocol::Tcp => 6,
                 Protocol::Udp => 17,
             },
             state: FlowState::None as u8,
-            mode: new.mode as u8 | if new.decrements_ttl { DECREMENTS_TTL } else { 0 },
+            mode: new.mode as u8 | tunnel << TUNNEL_SHIFT | ttl,
             flags: new.flags,
             packets: 0,
             in_delta: 0,
@@ -286,11 +343,13 @@ impl FlowCore {
     /// Forwarding mode.
     #[inline]
     pub fn mode(&self) -> ForwardMode {
-        if self.mode & !DECREMENTS_TTL == ForwardMode::DirectRoute as u8 {
-            ForwardMode::DirectRoute
-        } else {
-            ForwardMode::FullNat
-        }
+        MODES.get(usize::from(self.mode & MODE)).copied().unwrap_or(ForwardMode::Local)
+    }
+
+    /// What wraps packets, in TUN.
+    #[inline]
+    pub fn tunnel(&self) -> Tunnel {
+        tunnel_of((self.mode & TUNNEL) >> TUNNEL_SHIFT, self.local_port)
     }
 
     /// Whether TTL or hop limit is decremented.
@@ -315,7 +374,7 @@ impl FlowCore {
 }
 
 impl FlowV4 {
-    /// An entry for `new`; addresses of the other family become 0 (admission never mixes them).
+    /// An entry for `new`, all of whose addresses are IPv4.
     pub fn new(new: &NewFlow) -> Self {
         let bits = |address: IpAddr| match address {
             IpAddr::V4(v4) => u32::from(v4),
@@ -348,12 +407,14 @@ impl FlowV4 {
 }
 
 impl FlowV6 {
-    /// As `FlowV4::new`.
+    /// An entry for `new`, whatever its families.
     pub fn new(new: &NewFlow) -> Self {
         let bytes = |address: IpAddr| match address {
             IpAddr::V6(v6) => v6.octets(),
-            IpAddr::V4(_) => [0; 16],
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         };
+        let client = if new.key.src.is_ipv4() { CLIENT_IS_V4 } else { 0 };
+        let server = if new.server_address.0.is_ipv4() { SERVER_IS_V4 } else { 0 };
         FlowV6 {
             core: FlowCore::new(new),
             addresses: [
@@ -362,21 +423,53 @@ impl FlowV6 {
                 new.local.map_or([0; 16], |(address, _)| bytes(address)),
                 bytes(new.server_address.0),
             ],
-            spare: [0; 16],
+            families: client | server,
+            spare: [0; 15],
         }
     }
 
     /// Whether `key` is this flow's tuple in `direction`.
     #[inline]
     pub fn matches(&self, key: &FlowKey, direction: Direction) -> bool {
-        let (IpAddr::V6(src), IpAddr::V6(dst)) = (key.src, key.dst) else { return false };
         let [client, vip, local, server] = &self.addresses;
         let core = &self.core;
-        let own = match direction {
-            Direction::Inbound => (client, vip, core.client_port, core.virtual_port),
-            Direction::Outbound => (server, local, core.server_port, core.local_port),
+        let (src, dst, ports, v4) = match direction {
+            Direction::Inbound => {
+                (client, vip, (core.client_port, core.virtual_port), CLIENT_IS_V4)
+            }
+            Direction::Outbound => {
+                (server, local, (core.server_port, core.local_port), SERVER_IS_V4)
+            }
         };
-        own == (&src.octets(), &dst.octets(), key.src_port, key.dst_port)
+        let v4 = self.families & v4 != 0;
+        ports == (key.src_port, key.dst_port)
+            && is_same(key.src, src, v4)
+            && is_same(key.dst, dst, v4)
             && core.protocol() == key.protocol
+    }
+
+    /// Client, virtual, local and server address, each of its own family.
+    pub fn ip_addresses(&self) -> [IpAddr; 4] {
+        let address = |bytes: [u8; 16], bit: u8| {
+            let v6 = Ipv6Addr::from(bytes);
+            let mapped = v6.to_ipv4_mapped().filter(|_| self.families & bit != 0);
+            mapped.map_or(IpAddr::V6(v6), IpAddr::V4)
+        };
+        let [client, vip, local, server] = self.addresses;
+        [
+            address(client, CLIENT_IS_V4),
+            address(vip, CLIENT_IS_V4),
+            address(local, SERVER_IS_V4),
+            address(server, SERVER_IS_V4),
+        ]
+    }
+}
+
+/// Whether `address` is the one stored as `bytes` of that family.
+#[inline]
+fn is_same(address: IpAddr, bytes: &[u8; 16], is_v4: bool) -> bool {
+    match address {
+        IpAddr::V6(v6) => !is_v4 && v6.octets() == *bytes,
+        IpAddr::V4(v4) => is_v4 && v4.to_ipv6_mapped().octets() == *bytes,
     }
 }

@@ -11,7 +11,7 @@ use super::classify::Kind;
 use super::flow::{Addresses, Direction, FlowCore, FlowKey, FlowV4, FlowV6, NewFlow, Side, flag};
 use super::timer::Wheel;
 use crate::memory::{Candidates, FixedArray, FlowIndex, MemoryError, Slab};
-use crate::model::{ForwardMode, Protocol};
+use crate::model::Protocol;
 use crate::time::Nanos;
 
 /// An entry's stable place: IPv4 entries first, IPv6 behind.
@@ -87,7 +87,7 @@ impl FlowTable {
         let (v4_max, v6_max) = (v4_max.max(1) as u32, v6_max.max(1) as u32);
         let both = v4_max.saturating_add(v6_max);
         Ok(FlowTable {
-            // A FULLNAT flow is filed twice.
+            // A flow whose replies are seen is filed twice.
             index: FlowIndex::new(both.saturating_mul(2))?,
             v4: Slab::new(v4_max)?,
             v6: Slab::new(v6_max)?,
@@ -194,7 +194,7 @@ impl FlowTable {
     pub fn addresses(&self, id: FlowId) -> Option<Addresses> {
         let [client, vip, local, server] = match id.0.checked_sub(self.v4.capacity()) {
             None => self.v4.get(id.0)?.addresses.map(|bits| IpAddr::V4(bits.into())),
-            Some(at) => self.v6.get(at)?.addresses.map(|bytes| IpAddr::V6(bytes.into())),
+            Some(at) => self.v6.get(at)?.ip_addresses(),
         };
         Some(Addresses { client, vip, local, server })
     }
@@ -211,7 +211,7 @@ impl FlowTable {
                 src_port: core.client_port,
                 dst_port: core.virtual_port,
             }),
-            Direction::Outbound if core.mode() == ForwardMode::FullNat => Some(FlowKey {
+            Direction::Outbound if core.mode().sees_replies() => Some(FlowKey {
                 protocol,
                 src: addresses.server,
                 dst: addresses.local,
@@ -224,7 +224,7 @@ impl FlowTable {
 
     /// Makes an entry and files it under its tuples. The timer is the caller's to arm.
     pub fn insert(&mut self, new: &NewFlow) -> Result<FlowId, TableFull> {
-        let id = if new.key.src.is_ipv4() {
+        let id = if new.is_ipv4() {
             let at = self.v4.alloc().ok_or(TableFull)?;
             if let Some(entry) = self.v4.get_mut(at) {
                 *entry = FlowV4::new(new);
@@ -309,7 +309,7 @@ fn direction(value: u32) -> Direction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{NextHopId, ServerId, ServiceId};
+    use crate::model::{ForwardMode, NextHopId, ServerId, ServiceId, Tunnel};
     use proptest::prelude::*;
 
     fn key(family: bool, client_port: u16) -> FlowKey {
@@ -334,6 +334,7 @@ mod tests {
             server_address: (rip.parse().unwrap(), 8080),
             local: Some((lip.parse().unwrap(), 10_000 + key.src_port)),
             mode: ForwardMode::FullNat,
+            tunnel: Tunnel::default(),
             decrements_ttl: true,
             hop: NextHopId(3),
             flags: 0,

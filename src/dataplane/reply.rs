@@ -1,7 +1,8 @@
 //! Answers of the director itself, made in place of the frame that asked for them.
 //!
 //! They go back the way the frame came: to its source MAC address, from its port. Source is the
-//! address it was sent to, as in the kernel's answers (recordings noserver-*, ttl-*, mtu-*).
+//! address it was sent to, as in the kernel's answers (recordings noserver-*, ttl-*, mtu-*); of a
+//! NAT server's reply, which was sent to the client, the port's own.
 
 use super::burst::Slot;
 use super::classify::{L3, Packet};
@@ -10,7 +11,7 @@ use super::next_hop::push_vlan;
 use super::segment::{self, Words, ipv4_header, ipv6_header};
 use crate::counters::DropReason;
 use crate::frame::Frame;
-use crate::model::NicModel;
+use crate::model::{NicModel, Snapshot};
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::{Ethernet, MacAddr};
 use crate::wire::icmp::{self, ICMP_HEADER_BYTES, Icmp, IcmpType};
@@ -42,30 +43,55 @@ pub(super) fn port_unreachable(slot: &mut Slot, nic: &NicModel) -> Result<(), Dr
         v6: (Icmpv6Type::UNREACHABLE, icmpv6::CODE_PORT_UNREACHABLE),
         mtu: None,
     };
-    icmp_error(slot, nic, &reply)
+    icmp_error(slot, nic, slot.packet.key.dst, &reply)
 }
 
 /// TTL or hop limit used up: 11/0, or 3/0 for IPv6.
-pub(super) fn time_exceeded(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
+pub(super) fn time_exceeded(
+    slot: &mut Slot,
+    nic: &NicModel,
+    snapshot: &Snapshot,
+) -> Result<(), DropReason> {
+    let source = source(slot, nic, snapshot).ok_or(DropReason::TtlExpired)?;
     let reply = IcmpReply {
         v4: (IcmpType::TIME_EXCEEDED, icmp::CODE_TTL_EXPIRED),
         v6: (Icmpv6Type::TIME_EXCEEDED, icmpv6::CODE_HOP_LIMIT_EXPIRED),
         mtu: None,
     };
-    icmp_error(slot, nic, &reply)
+    icmp_error(slot, nic, source, &reply)
 }
 
 /// Larger than `mtu` allows: 3/4, or 2/0 for IPv6.
-pub(super) fn too_big(slot: &mut Slot, nic: &NicModel, mtu: u16) -> Result<(), DropReason> {
+pub(super) fn too_big(
+    slot: &mut Slot,
+    (nic, snapshot): (&NicModel, &Snapshot),
+    mtu: u16,
+) -> Result<(), DropReason> {
+    let source = source(slot, nic, snapshot).ok_or(DropReason::TooBig)?;
     let reply = IcmpReply {
         v4: (IcmpType::UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED),
         v6: (Icmpv6Type::PACKET_TOO_BIG, 0),
         mtu: Some(mtu),
     };
-    icmp_error(slot, nic, &reply)
+    icmp_error(slot, nic, source, &reply)
 }
 
-fn icmp_error(slot: &mut Slot, nic: &NicModel, reply: &IcmpReply) -> Result<(), DropReason> {
+/// Who answers: the service or local address that was meant, else the port itself, if it has an
+/// address of that family.
+fn source(slot: &Slot, nic: &NicModel, snapshot: &Snapshot) -> Option<IpAddr> {
+    let meant = slot.packet.key.dst;
+    if snapshot.vips.contains(&meant) || snapshot.lips.contains_key(&meant) {
+        return Some(meant);
+    }
+    nic.own_address(meant.is_ipv4())
+}
+
+fn icmp_error(
+    slot: &mut Slot,
+    nic: &NicModel,
+    source: IpAddr,
+    reply: &IcmpReply,
+) -> Result<(), DropReason> {
     let Slot { frame, packet, .. } = slot;
     let sender = source_mac(frame)?;
     let (header, max) = match packet.key.src {
@@ -78,7 +104,7 @@ fn icmp_error(slot: &mut Slot, nic: &NicModel, reply: &IcmpReply) -> Result<(), 
     frame.set_len(L3 + ip_bytes).map_err(|_| DropReason::Internal)?;
     ethernet_header(frame, nic, sender, packet)?;
     let l3 = frame.bytes_mut().get_mut(L3..).ok_or(DropReason::Internal)?;
-    match (packet.key.src, packet.key.dst) {
+    match (packet.key.src, source) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             ipv4_header(l3, dst, src, IpProtocol::ICMP)?;
             mark_as_control(l3)?;

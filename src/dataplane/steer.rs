@@ -4,7 +4,7 @@ use super::burst::Slot;
 use super::flow::FlowKey;
 use super::state::WorkerState;
 use crate::counters::HandOffCause;
-use crate::model::{Destination, Snapshot, WorkerId};
+use crate::model::{Destination, KeyKind, Snapshot, WorkerId};
 
 /// Where a client's packet goes, to find its service by.
 #[inline]
@@ -14,8 +14,9 @@ pub(super) fn destination(key: &FlowKey) -> Destination {
 
 /// The owner, if it is another worker. A frame that was handed off stays where it is.
 ///
-/// A reply's owner follows from its destination port alone (`SourcePortMap`), a client's packet's
-/// from its tuple. What is neither is nobody's and is handled where it came in.
+/// A FULLNAT reply's owner follows from its destination port alone (`SourcePortMap`), a client's
+/// packet's from what its service says, a NAT server's from the client that it is sent to. What is
+/// none of these is nobody's and is handled where it came in.
 pub(super) fn elsewhere(
     state: &WorkerState,
     snapshot: &Snapshot,
@@ -25,15 +26,19 @@ pub(super) fn elsewhere(
         return None;
     }
     let key = &slot.packet.key;
-    let reply = snapshot.lips.get(&key.dst).and_then(|local| local.ports.owner(key.dst_port));
-    let (owner, cause) = match reply {
-        Some(owner) => (owner, HandOffCause::Reply),
-        None => {
-            let service = snapshot.match_service(&destination(key))?;
-            let client = (key.src, key.src_port);
-            let owner = snapshot.steering.owner(service.key_kind, client, (key.dst, key.dst_port));
-            (owner, HandOffCause::Flow)
-        }
+    let steering = &snapshot.steering;
+    let local = snapshot.lips.get(&key.dst).and_then(|local| local.ports.owner(key.dst_port));
+    let (owner, cause) = if let Some(owner) = local {
+        (owner, HandOffCause::Reply)
+    } else if let Some(service) = snapshot.match_service(&destination(key)) {
+        let client = (key.src, key.src_port);
+        let owner = steering.owner(service.key_kind, client, (key.dst, key.dst_port));
+        (owner, HandOffCause::Flow)
+    } else if snapshot.is_nat_server(key.protocol, (key.src, key.src_port)) {
+        let (client, server) = ((key.dst, key.dst_port), (key.src, key.src_port));
+        (steering.owner(KeyKind::ClientAddressPort, client, server), HandOffCause::Reply)
+    } else {
+        return None;
     };
     (owner != state.worker).then_some((owner, cause))
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::change_log::ChangeLog;
 use super::id::{NextHopId, ServerId, ServiceId, WorkerId};
-use super::kernel_maglev::KernelMaglevTable;
 use super::maglev::MaglevTable;
 use super::prefix::PrefixSet;
 use super::service_key::{ServiceKey, TrafficMatch};
@@ -31,21 +30,76 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// How frames reach a real server.
+/// How frames reach a real server. The numbers are those in flow entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum ForwardMode {
     /// Only MAC addresses change; the server holds the VIP.
-    DirectRoute,
+    DirectRoute = 0,
     /// Both addresses change: the server sees a local address of the director.
-    FullNat,
+    FullNat = 1,
+    /// The destination changes: replies pass the director because it is the server's router.
+    Nat = 2,
+    /// The packet travels whole inside another one, see `Tunnel`.
+    Tunnel = 3,
+    /// The director itself is the server: its kernel gets the packet as it came.
+    Local = 4,
 }
 
-/// How `sh` and `mh` key and recover (`ipvsadm -b`).
+impl ForwardMode {
+    /// Whether replies come back through the director and are translated by it.
+    pub fn sees_replies(self) -> bool {
+        matches!(self, ForwardMode::Nat | ForwardMode::FullNat)
+    }
+
+    /// Whether the server may listen on another port than the service.
+    pub fn maps_ports(self) -> bool {
+        self.sees_replies()
+    }
+}
+
+/// What wraps a packet on its way to a TUN server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tunnel {
+    /// IP in IP (RFC 2003, RFC 2473): an outer header and nothing else.
+    #[default]
+    Ipip,
+    /// GRE (RFC 2784).
+    Gre {
+        /// Whether the header carries a checksum over the payload.
+        checksum: bool,
+    },
+    /// Generic UDP encapsulation (draft-ietf-intarea-gue, variant 0), as Linux's `fou`.
+    Gue {
+        /// Destination port.
+        port: u16,
+        /// What the outer UDP checksum covers.
+        checksum: GueChecksum,
+    },
+}
+
+/// Checksum of a GUE tunnel (`ipvsadm --tun-nocsum|--tun-csum|--tun-remcsum`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GueChecksum {
+    /// Outer UDP checksum 0, also over IPv6 (RFC 6935).
+    #[default]
+    None,
+    /// Outer UDP checksum.
+    Sum,
+    /// Remote checksum offload. Linux uses it on packets of its own stack whose checksum is still
+    /// to be filled in; a forwarded packet has one, so on the wire this is as `Sum`.
+    Remote,
+}
+
+/// GUE's port (IANA), and Linux's.
+pub const GUE_PORT_DEFAULT: u16 = 6080;
+
+/// How `sh` keys and recovers (`ipvsadm -b`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HashFlags {
-    /// `sh-port`, `mh-port`: the client's port is part of the key.
+pub struct SourceHash {
+    /// `sh-port`: the client's port is part of the key.
     pub port: bool,
-    /// `sh-fallback`, `mh-fallback`: an unusable server's clients go to other buckets.
+    /// `sh-fallback`: an unusable server's clients go to other buckets.
     pub fallback: bool,
 }
 
@@ -56,28 +110,8 @@ pub enum Scheduler {
     RoundRobin,
     /// `wrr`.
     WeightedRoundRobin,
-    /// `lc`.
-    LeastConnections,
-    /// `wlc`.
-    WeightedLeastConnections,
-    /// `lblc`.
-    LocalityLeastConnections,
-    /// `lblcr`.
-    ReplicatedLocality,
-    /// `dh`: position in `servers` for each of the kernel's 256 buckets; empty without servers.
-    DestinationHash(Vec<u32>),
-    /// `sh`: the same.
-    SourceHash(HashFlags, Vec<u32>),
-    /// `sed`.
-    ShortestExpectedDelay,
-    /// `nq`.
-    NeverQueue,
-    /// `fo`.
-    Failover,
-    /// `ovf`.
-    Overflow,
-    /// `mh`.
-    KernelMaglev(HashFlags, KernelMaglevTable),
+    /// `sh`: position in `servers` for each of the kernel's 256 buckets; empty without servers.
+    SourceHash(SourceHash, Vec<u32>),
     /// `maglev`.
     Maglev(MaglevTable),
 }
@@ -88,16 +122,6 @@ impl Scheduler {
         match self {
             Scheduler::RoundRobin => "rr",
             Scheduler::WeightedRoundRobin => "wrr",
-            Scheduler::LeastConnections => "lc",
-            Scheduler::WeightedLeastConnections => "wlc",
-            Scheduler::LocalityLeastConnections => "lblc",
-            Scheduler::ReplicatedLocality => "lblcr",
-            Scheduler::DestinationHash(_) => "dh",
-            Scheduler::ShortestExpectedDelay => "sed",
-            Scheduler::NeverQueue => "nq",
-            Scheduler::Failover => "fo",
-            Scheduler::Overflow => "ovf",
-            Scheduler::KernelMaglev(..) => "mh",
             Scheduler::SourceHash(..) => "sh",
             Scheduler::Maglev(_) => "maglev",
         }
@@ -105,12 +129,28 @@ impl Scheduler {
 }
 
 /// What happens to TTL or hop limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TtlPolicy {
+    /// DR keeps it, every other mode that forwards takes one off.
+    #[default]
+    ByMode,
     /// Untouched, as DR's users expect.
     Keep,
     /// Less one, as today's kernel does in every mode.
     Decrement,
+}
+
+impl TtlPolicy {
+    /// Whether packets to and from a server of `mode` lose one.
+    pub fn decrements(self, mode: ForwardMode) -> bool {
+        match self {
+            // What the director's own kernel gets is not forwarded.
+            _ if mode == ForwardMode::Local => false,
+            TtlPolicy::ByMode => mode != ForwardMode::DirectRoute,
+            TtlPolicy::Keep => false,
+            TtlPolicy::Decrement => true,
+        }
+    }
 }
 
 /// How a FULLNAT server learns the client's address.
@@ -207,20 +247,15 @@ pub struct RealServer {
     pub id: ServerId,
     /// RIP.
     pub address: IpAddr,
-    /// Port on the server; the service's own for DR; 0 keeps the port that the client asked for.
+    /// Port on the server; the service's own where the mode leaves ports alone; 0 keeps the port
+    /// that the client asked for.
     pub port: u16,
     /// Share of new flows, 0 to 65535; 0 takes none.
     pub weight: u32,
-    /// The last weight above 0, 0 if there was none: `mh` keeps the slots of a server whose weight
-    /// became 0.
-    pub last_weight: u32,
-    /// Connections, active and inactive, at which the server is overloaded: it takes no new ones
-    /// until they are fewer again (`ipvsadm -x`). 0 is no bound.
-    pub upper_threshold: u32,
-    /// Connections below which it no longer is (`ipvsadm -y`); 0 is three quarters of the upper.
-    pub lower_threshold: u32,
     /// Forwarding mode.
     pub mode: ForwardMode,
+    /// What wraps packets, TUN only.
+    pub tunnel: Tunnel,
     /// Slot of the rewrite data towards `address`.
     pub hop: NextHopId,
     /// Administrative state.
@@ -278,11 +313,6 @@ pub struct VirtualService {
     pub matches: Vec<TrafficMatch>,
     /// Scheduler and its table.
     pub scheduler: Scheduler,
-    /// Number of the step in `changes` from which on `scheduler` has been at work: what a worker
-    /// remembers from before is not its.
-    pub scheduler_since: u64,
-    /// Whether a server has, or had since the service came, a connection threshold.
-    pub is_limited: bool,
     /// Servers in the order they were added; the kernel's list is the reverse.
     pub servers: Vec<RealServer>,
     /// How `servers` came to be, for scheduler cursors.
@@ -291,7 +321,7 @@ pub struct VirtualService {
     pub key_kind: KeyKind,
     /// TTL handling.
     pub ttl: TtlPolicy,
-    /// SYN cookies before the server hears of a client (FULLNAT only).
+    /// SYN cookies before the server hears of a client (NAT and FULLNAT).
     pub synproxy: bool,
     /// How servers learn the client's address (FULLNAT only).
     pub client_address: ClientAddress,

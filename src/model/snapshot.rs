@@ -7,7 +7,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::id::{LipId, NicId, ServerId, ServiceId};
 use super::route::RouteTable;
-use super::service::VirtualService;
+use super::service::{Protocol, VirtualService};
 use super::service_key::{Destination, ServiceKey, Traffic};
 use super::source_port_map::SourcePortMap;
 use super::steering::Steering;
@@ -42,6 +42,17 @@ pub struct NicModel {
     pub addresses: Vec<IpAddr>,
 }
 
+impl NicModel {
+    /// The director's own address of a family on this port: the first one listed that is no
+    /// link-local one.
+    pub fn own_address(&self, is_ipv4: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| match address {
+            IpAddr::V4(_) => is_ipv4,
+            IpAddr::V6(v6) => !is_ipv4 && !v6.is_unicast_link_local(),
+        })
+    }
+}
+
 /// A FULLNAT source address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalAddress {
@@ -64,14 +75,15 @@ pub struct Snapshot {
     pub service_by_key: Arc<HashMap<ServiceKey, ServiceId>>,
     /// Service by destination.
     pub traffic: Arc<Traffic>,
-    /// Services of which a server has, or had, connection thresholds.
-    pub limited_services: Arc<Vec<ServiceId>>,
     /// Every VIP: frames to one that match no service are still "to the VIP".
     pub vips: Arc<HashSet<IpAddr>>,
     /// Local addresses by address.
     pub lips: Arc<HashMap<IpAddr, Arc<LocalAddress>>>,
     /// Servers removed at once (`now`) whose flows may still live: bit set by `ServerId`.
     pub removed_servers: Arc<Vec<u64>>,
+    /// Endpoints whose packets may be replies of NAT flows, those of removed servers included;
+    /// port 0 stands for every port.
+    pub nat_servers: Arc<HashSet<(Protocol, IpAddr, u16)>>,
     /// Routes towards clients.
     pub routes: Arc<RouteTable>,
     /// Ports by `NicId`.
@@ -88,10 +100,10 @@ impl Snapshot {
             services: Vec::new(),
             service_by_key: Arc::default(),
             traffic: Arc::default(),
-            limited_services: Arc::default(),
             vips: Arc::default(),
             lips: Arc::default(),
             removed_servers: Arc::default(),
+            nat_servers: Arc::default(),
             routes: Arc::default(),
             nics: Arc::default(),
             steering: Arc::new(Steering::for_workers(1)),
@@ -113,6 +125,12 @@ impl Snapshot {
     #[inline]
     pub fn service(&self, id: ServiceId) -> Option<&VirtualService> {
         self.services.get(id.index())?.as_deref()
+    }
+
+    /// Whether a packet from there may be a NAT flow's reply.
+    pub fn is_nat_server(&self, protocol: Protocol, (address, src_port): (IpAddr, u16)) -> bool {
+        !self.nat_servers.is_empty()
+            && [src_port, 0].iter().any(|p| self.nat_servers.contains(&(protocol, address, *p)))
     }
 
     /// Whether the server was removed at once; its flows' packets are dropped, as the kernel does.

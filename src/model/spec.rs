@@ -10,7 +10,9 @@ use hashbrown::{HashMap, HashSet};
 
 use super::maglev::is_prime;
 use super::prefix::Prefix;
-use super::service::{self, ClientAddress, ForwardMode, HashFlags, Protocol, Timeouts, TtlPolicy};
+use super::service::{
+    self, ClientAddress, ForwardMode, Protocol, SourceHash, Timeouts, TtlPolicy, Tunnel,
+};
 use super::service_key::{Ports, ServiceKey, TrafficMatch};
 use crate::limits::{MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX};
 
@@ -24,28 +26,8 @@ pub enum SchedulerSpec {
     RoundRobin,
     /// `wrr`.
     WeightedRoundRobin,
-    /// `lc`.
-    LeastConnections,
-    /// `wlc`.
-    WeightedLeastConnections,
-    /// `lblc`.
-    LocalityLeastConnections,
-    /// `lblcr`.
-    ReplicatedLocality,
-    /// `dh`.
-    DestinationHash,
     /// `sh`.
-    SourceHash(HashFlags),
-    /// `sed`.
-    ShortestExpectedDelay,
-    /// `nq`.
-    NeverQueue,
-    /// `fo`.
-    Failover,
-    /// `ovf`.
-    Overflow,
-    /// `mh`.
-    KernelMaglev(HashFlags),
+    SourceHash(SourceHash),
     /// `maglev`.
     Maglev {
         /// Slots of the look-up table, a prime.
@@ -58,30 +40,22 @@ pub enum SchedulerSpec {
 pub struct ServerSpec {
     /// RIP.
     pub address: IpAddr,
-    /// Port on the server; the service's own for DR; 0 keeps the port that the client asked for,
-    /// where a service has several.
+    /// Port on the server; the service's own where the mode leaves ports alone; 0 keeps the port
+    /// that the client asked for, where a service has several.
     pub port: u16,
     /// Share of new flows, 0 to 65535; 0 takes none.
     pub weight: u32,
-    /// Connections at which it takes no new ones; 0 is no bound.
-    pub upper_threshold: u32,
-    /// Connections below which it takes new ones again; 0 is three quarters of the upper.
-    pub lower_threshold: u32,
     /// Forwarding mode.
     pub mode: ForwardMode,
+    /// What wraps packets, TUN only.
+    pub tunnel: Tunnel,
 }
 
 impl ServerSpec {
-    /// A server without thresholds.
+    /// A server with nothing but what every server has.
     pub fn new(endpoint: SocketAddr, weight: u32, mode: ForwardMode) -> Self {
-        ServerSpec {
-            address: endpoint.ip(),
-            port: endpoint.port(),
-            weight,
-            upper_threshold: 0,
-            lower_threshold: 0,
-            mode,
-        }
+        let (address, port) = (endpoint.ip(), endpoint.port());
+        ServerSpec { address, port, weight, mode, tunnel: Tunnel::default() }
     }
 
     /// RIP and port: with the service's key, the server's identity.
@@ -107,7 +81,7 @@ pub struct ServiceSpec {
     pub pool: Option<String>,
     /// TTL handling.
     pub ttl: TtlPolicy,
-    /// SYN cookies (FULLNAT only).
+    /// SYN cookies (NAT and FULLNAT).
     pub synproxy: bool,
     /// How servers learn the client's address (FULLNAT only).
     pub client_address: ClientAddress,
@@ -133,7 +107,7 @@ impl ServiceSpec {
             scheduler,
             forwarding: ForwardMode::DirectRoute,
             pool: None,
-            ttl: TtlPolicy::Keep,
+            ttl: TtlPolicy::ByMode,
             synproxy: false,
             client_address: ClientAddress::None,
             connections_max: None,
@@ -152,6 +126,12 @@ impl ServiceSpec {
     /// The single addresses that it listens on.
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
         self.key.vip().into_iter().chain(self.matches.iter().filter_map(TrafficMatch::vip))
+    }
+
+    /// Whether a server uses NAT, or is meant to unless it says otherwise.
+    pub fn may_use_nat(&self) -> bool {
+        let nat = ForwardMode::Nat;
+        self.forwarding == nat || self.servers.iter().any(|server| server.mode == nat)
     }
 
     /// Whether `other` says the same of everything but the servers.
@@ -256,6 +236,17 @@ impl fmt::Display for SpecProblem {
 fn is_host(address: IpAddr) -> bool {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     !(address.is_unspecified() || address.is_multicast() || broadcast)
+}
+
+/// What people call a mode.
+fn mode_name(mode: ForwardMode) -> &'static str {
+    match mode {
+        ForwardMode::DirectRoute => "DR",
+        ForwardMode::FullNat => "FULLNAT",
+        ForwardMode::Nat => "NAT",
+        ForwardMode::Tunnel => "TUN",
+        ForwardMode::Local => "local delivery",
+    }
 }
 
 const NOT_A_HOST: &str = "give a unicast address";
@@ -440,21 +431,28 @@ impl Validator<'_> {
     /// Options that rewrite the byte stream: replies must pass the director, in TCP.
     fn needs_full_nat(&mut self, at: usize) {
         let service = &self.desired.services[at];
-        let direct = service.servers.iter().any(|server| server.mode != ForwardMode::FullNat);
+        let any = |other: fn(ForwardMode) -> bool| service.servers.iter().any(|s| other(s.mode));
         let tcp = service.key.protocol() != Some(Protocol::Udp);
+        let tells = service.client_address != ClientAddress::None;
+        let direct = any(|mode| !mode.sees_replies());
+        if tells && !direct && any(|mode| mode != ForwardMode::FullNat) {
+            let what = "by NAT a server sees the client's address as it is".into();
+            let remedy = "leave it out, or set forwarding = \"fullnat\" for every server";
+            self.push(Place::Service(at, "client_address"), what, remedy);
+        }
         let asked = [
-            (service.synproxy, "synproxy"),
-            (service.client_address != ClientAddress::None, "client_address"),
+            (service.synproxy, "synproxy", "forwarding = \"fullnat\" or \"nat\""),
+            (tells, "client_address", "forwarding = \"fullnat\""),
         ];
-        for (_, field) in asked.into_iter().filter(|(asked, _)| *asked) {
+        for (_, field, modes) in asked.into_iter().filter(|(asked, ..)| *asked) {
             if !tcp {
                 let what = format!("{field} works on TCP only");
                 self.push(Place::Service(at, field), what, "leave it out for UDP");
             }
             if direct {
                 let what = format!("{field} needs replies to return through gyre");
-                let remedy = "set forwarding = \"fullnat\" for every server, or leave it out";
-                self.push(Place::Service(at, field), what, remedy);
+                let remedy = format!("set {modes} for every server, or leave it out");
+                self.push(Place::Service(at, field), what, &remedy);
             }
         }
         if let ClientAddress::Toa { kind, .. } = service.client_address
@@ -516,14 +514,6 @@ impl Validator<'_> {
                 let what = format!("weight {} is too large", server.weight);
                 self.push(place("weight"), what, "use 0 to 65535");
             }
-            if server.lower_threshold > server.upper_threshold {
-                let what = format!(
-                    "lower threshold {} is above the upper one, {}",
-                    server.lower_threshold, server.upper_threshold
-                );
-                let remedy = "lower it, raise upper_threshold, or leave both out for no bound";
-                self.push(place("lower_threshold"), what, remedy);
-            }
             self.server_address(place("address"), service, server);
         }
     }
@@ -539,26 +529,28 @@ impl Validator<'_> {
             let what = format!("{address} is one of the local_addresses");
             self.push(place, what, "give the server's own address");
         }
-        if address.is_ipv4() != service.is_ipv4() {
-            let what = "the server's address family differs from the service's".into();
-            let remedy = "this version does not translate between IPv4 and IPv6: use one family";
-            self.push(place, what, remedy);
+        let word = mode_name(server.mode);
+        if address.is_ipv4() != service.is_ipv4() && server.mode != ForwardMode::Tunnel {
+            let what = format!("{word} cannot carry packets from one address family to the other");
+            self.push(place, what, "use a server of the service's family, or forwarding = \"tun\"");
         }
         self.server_port(place, service, server);
     }
 
     fn server_port(&mut self, place: Place, service: &ServiceSpec, server: &ServerSpec) {
+        let (word, maps) = (mode_name(server.mode), server.mode.maps_ports());
         match (service.key.port(), server.port) {
             (Some(_), 0) => {
                 let what = format!("{} has no port", server.endpoint());
                 self.push(place, what, "give the server's port, or leave it out");
             }
-            (Some(own), port) if server.mode == ForwardMode::DirectRoute && port != own => {
-                let what = format!("DR cannot change port {own} to {port}");
-                self.push(place, what, "use the service's port, or forwarding = \"fullnat\"");
+            (Some(own), port) if !maps && port != own => {
+                let what = format!("{word} cannot change port {own} to {port}");
+                let remedy = "use the service's port, or forwarding = \"nat\" or \"fullnat\"";
+                self.push(place, what, remedy);
             }
-            (None, port) if server.mode == ForwardMode::DirectRoute && port != 0 => {
-                let what = format!("DR cannot change ports to {port}");
+            (None, port) if !maps && port != 0 => {
+                let what = format!("{word} cannot change ports to {port}");
                 self.push(place, what, "leave the server's port out, or use another forwarding");
             }
             _ => {}

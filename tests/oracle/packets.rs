@@ -365,6 +365,8 @@ fn row(flow: &gyre::message::FlowRow) -> (Row, i64) {
 fn method(mode: ForwardMode) -> &'static str {
     match mode {
         ForwardMode::DirectRoute => "Route",
-        ForwardMode::FullNat => "Masq",
+        ForwardMode::FullNat | ForwardMode::Nat => "Masq",
+        ForwardMode::Tunnel => "Tunnel",
+        ForwardMode::Local => "Local",
     }
 }

@@ -34,7 +34,7 @@ pub fn run(recording: &Value, tally: &mut Tally) {
         return tally.cannot(what, 1);
     }
     let mode = match recording["forward"].as_str().unwrap() {
-        "masq" => ForwardMode::FullNat,
+        "masq" => ForwardMode::Nat,
         _ => ForwardMode::DirectRoute,
     };
     let mut director = lab(mode);
@@ -113,7 +113,7 @@ fn step(
         let tcp = from_server(rip, local.ip()).tcp(80, local.port());
         director.receive(SERVER, &tcp.seq(5000).ack(1001).flags(flags(letters)).build())
     };
-    if side == "c" && outcome.sent_on() == Some(SERVER) && mode == ForwardMode::FullNat {
+    if side == "c" && outcome.sent_on() == Some(SERVER) && mode.sees_replies() {
         let (ip, l4) = Ipv4::parse(&outcome.frame[14..]).unwrap();
         *local = Some((ip.src(), u16::from_be_bytes([l4[0], l4[1]])).into());
     }

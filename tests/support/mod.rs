@@ -70,6 +70,10 @@ pub struct Director {
     hops: Vec<IpAddr>,
 }
 
+/// The director's own addresses by port.
+pub const OWN_ADDRESSES: [[&str; 2]; 2] =
+    [["192.168.100.1", "fd00:64::1"], ["10.2.0.1", "fd00:2::1"]];
+
 fn nic(id: NicId, kernel: KernelMode) -> NicModel {
     NicModel {
         id,
@@ -78,7 +82,7 @@ fn nic(id: NicId, kernel: KernelMode) -> NicModel {
         mtu: 1500,
         kernel,
         vlan: None,
-        addresses: Vec::new(),
+        addresses: OWN_ADDRESSES[id.index()].iter().map(|text| text.parse().unwrap()).collect(),
     }
 }
 

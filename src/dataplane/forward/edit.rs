@@ -6,7 +6,8 @@ use super::super::classify::{Kind, L3, Packet};
 use super::quoted::{self, ErrorEdit};
 use crate::counters::DropReason;
 use crate::model::Protocol;
-use crate::wire::checksum::ChecksumDelta;
+use crate::wire::checksum::{ChecksumDelta, Sum};
+use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::Ipv6;
 use crate::wire::tcp::Tcp;
@@ -59,6 +60,30 @@ pub fn endpoints(bytes: &mut [u8], packet: &Packet, to: &Endpoints) -> Result<()
             udp.set_checksum(delta.apply_udp(udp.checksum()));
         }
     }
+    Ok(())
+}
+
+/// Gives a UDP datagram that came without a checksum one, computed in full.
+pub fn fill_udp_checksum(bytes: &mut [u8], packet: &Packet) -> Result<(), DropReason> {
+    let body = bytes.get(packet.l4..packet.end).ok_or(DropReason::Internal)?;
+    let (udp, _) = Udp::parse(body).map_err(|_| DropReason::Internal)?;
+    if udp.checksum() != 0 {
+        return Ok(());
+    }
+    // RFC 768: the checksum covers what the datagram's own length says.
+    let datagram = body.get(..usize::from(udp.length())).ok_or(DropReason::Internal)?;
+    let l3 = bytes.get(L3..).ok_or(DropReason::Internal)?;
+    let pseudo = if packet.key.src.is_ipv4() {
+        let (ip, _) = Ipv4::parse(l3).map_err(|_| DropReason::Internal)?;
+        Sum::pseudo_v4(ip.src(), ip.dst(), IpProtocol::UDP, udp.length())
+    } else {
+        let (ip, _) = Ipv6::parse(l3).map_err(|_| DropReason::Internal)?;
+        Sum::pseudo_v6(ip.src(), ip.dst(), IpProtocol::UDP, u32::from(udp.length()))
+    };
+    let checksum = pseudo.add_bytes(datagram).udp_checksum();
+    let l4 = bytes.get_mut(packet.l4..).ok_or(DropReason::Internal)?;
+    let (mut udp, _) = Udp::parse_mut(l4).map_err(|_| DropReason::Internal)?;
+    udp.set_checksum(checksum);
     Ok(())
 }
 

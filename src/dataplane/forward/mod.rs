@@ -1,9 +1,9 @@
 //! Forwarding modes. Each file reads alone, both directions included; this `match` is the only
-//! place that compares modes on a packet's way. Next to come here: `nat`, `tunnel`, local.
+//! place that compares modes on a packet's way.
 
 mod direct_route;
 pub(super) mod edit;
-mod full_nat;
+mod nat;
 mod quoted;
 
 use super::burst::{Slot, Verdict};
@@ -28,7 +28,10 @@ pub(super) fn rewrite(
     }
     match core.mode() {
         ForwardMode::DirectRoute => direct_route::rewrite(state, snapshot, slot, &core),
-        ForwardMode::FullNat => full_nat::rewrite(state, snapshot, slot, hit),
+        ForwardMode::Nat | ForwardMode::FullNat => nat::rewrite(state, snapshot, slot, hit),
+        ForwardMode::Tunnel => Err(DropReason::Internal),
+        // As it came: its addresses are the director's own.
+        ForwardMode::Local => Ok(Verdict::ToKernel(slot.rx.nic)),
     }
 }
 
@@ -43,7 +46,7 @@ fn expired(
         return Err(DropReason::TtlExpired);
     }
     let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
-    reply::time_exceeded(slot, nic)?;
+    reply::time_exceeded(slot, nic, snapshot)?;
     state.counters.dropped(DropReason::TtlExpired);
     state.counters.replied(ReplyKind::TimeExceeded);
     Ok(Verdict::Transmit(nic.id))
@@ -67,7 +70,7 @@ fn too_big(
     }
     let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
     let mtu = next_hop::get(state, hop).map_or(nic.mtu, |hop| hop.mtu);
-    reply::too_big(slot, nic, mtu)?;
+    reply::too_big(slot, (nic, snapshot), mtu)?;
     state.counters.dropped(DropReason::TooBig);
     state.counters.replied(ReplyKind::TooBig);
     Ok(Verdict::Transmit(nic.id))

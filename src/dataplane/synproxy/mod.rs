@@ -23,13 +23,13 @@ use super::flow::{Direction, Side, flag};
 use super::flow_table::{FlowId, Hit};
 use super::segment::{self, Options, Timestamps, Words};
 use super::state::WorkerState;
-use super::{client_address, mss, pipeline, reply, track};
+use super::{client_address, mss, pipeline, reply, schedule, track};
 use crate::counters::{DropReason, ReplyKind};
 use crate::limits::{
     SERVICES_MAX, SYNPROXY_RETRY_MS, SYNPROXY_STRAYS_PER_SECOND, SYNPROXY_SYNS_MAX,
 };
 use crate::message::FlowState;
-use crate::model::{ForwardMode, ServiceId, Snapshot, VirtualService};
+use crate::model::{ServiceId, Snapshot, VirtualService};
 use crate::time::{NANOS_PER_MILLI, NANOS_PER_SECOND, Nanos};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 use cookie::{Agreed, Check, Secrets};
@@ -173,7 +173,7 @@ fn offer(
         admit::refused(state, service);
         return Err(reason);
     }
-    if !state.schedulers.any_usable(service, &state.counters) {
+    if !service.servers.iter().any(schedule::is_usable) {
         admit::refused(state, service);
         return admit::no_server(state, snapshot, slot);
     }
@@ -244,7 +244,7 @@ fn begin(
 ) -> Result<FlowId, DropReason> {
     admit::may_enter(state, service, &slot.packet)?;
     let server = admit::pick(state, service, slot).ok_or(DropReason::NoServer)?;
-    if server.mode != ForwardMode::FullNat {
+    if !server.mode.sees_replies() {
         return Err(DropReason::Internal);
     }
     admit::make_flow(state, snapshot, service, server, slot)

@@ -12,13 +12,12 @@ use super::draft::{Draft, endpoint_of, fits, specs_of};
 use super::server_ids::{Drain, ServerKey};
 use super::{Applied, Entry, HopFor, Registry, RetiredService, Round, Usage};
 use crate::model::id::{ServerId, ServiceId};
-use crate::model::kernel_maglev::KernelMaglevTable;
 use crate::model::maglev::MaglevTable;
 use crate::model::prefix::PrefixSet;
 use crate::model::service::{RealServer, Scheduler, ServerState, VirtualService};
 use crate::model::service_key::{ServiceKey, Traffic};
 use crate::model::snapshot::Snapshot;
-use crate::model::source_hash::{destination_hash_table, source_hash_table};
+use crate::model::source_hash::source_hash_table;
 use crate::model::spec::{Removal, SchedulerSpec, ServerSpec, ServiceSpec, SpecProblem};
 use crate::model::steering::KeyKind;
 use crate::time::Nanos;
@@ -116,7 +115,7 @@ impl Registry {
             Removal::Now => {
                 let server = draft.remove(at);
                 let key = ServerKey { service: *key, endpoint: endpoint_of(&server) };
-                self.servers.retire(key, &server, revision);
+                self.servers.retire(key, server.id, revision);
             }
         }
     }
@@ -141,10 +140,8 @@ impl Registry {
             address: server.address,
             port: server.port,
             weight: server.weight,
-            last_weight: if server.weight > 0 { server.weight } else { claim.last_weight },
-            upper_threshold: server.upper_threshold,
-            lower_threshold: server.lower_threshold,
             mode: server.mode,
+            tunnel: server.tunnel,
             hop: hop_for(server.address),
             state: ServerState::Active,
         });
@@ -157,22 +154,19 @@ impl Registry {
         let same_matches = |entry: &Entry| entry.spec.matches == spec.matches;
         round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_matches);
         spec.servers = specs_of(&draft.servers);
-        let known = self.services.get(&spec.key).filter(|known| known.service.id == draft.service);
-        let same = known.filter(|known| known.spec.scheduler == spec.scheduler);
-        let was_limited = known.is_some_and(|known| known.service.is_limited);
-        let has_threshold = |server: &RealServer| server.upper_threshold > 0;
+        let key_kind = self.key_kind(&spec);
+        for server in &draft.servers {
+            self.servers.note_mode(spec.key.protocol(), server);
+        }
         let service = Arc::new(VirtualService {
             id: draft.service,
             name: spec.name.clone(),
             key: spec.key,
             matches: spec.matches.clone(),
             scheduler: scheduler(spec.scheduler, &draft.servers),
-            scheduler_since: same
-                .map_or(draft.changes.next(), |known| known.service.scheduler_since),
-            is_limited: was_limited || draft.servers.iter().any(has_threshold),
             servers: draft.servers,
             changes: draft.changes,
-            key_kind: KeyKind::ClientTuple,
+            key_kind,
             ttl: spec.ttl,
             synproxy: spec.synproxy,
             client_address: spec.client_address,
@@ -184,6 +178,14 @@ impl Registry {
         });
         round.touched.push((service.id, Some(Arc::clone(&service))));
         self.services.insert(spec.key, Entry { spec, service });
+    }
+
+    /// What steers a service. Once a server may have used NAT it stays so while the service lives:
+    /// a change would have flows looked for at workers that do not have them.
+    pub(super) fn key_kind(&self, spec: &ServiceSpec) -> KeyKind {
+        let before = self.services.get(&spec.key).map(|entry| entry.service.key_kind);
+        let nat = before == Some(KeyKind::ClientAddressPort) || spec.may_use_nat();
+        if nat { KeyKind::ClientAddressPort } else { KeyKind::ClientTuple }
     }
 
     /// The slot of a service that joins: its old one while flows still know it by that.
@@ -238,6 +240,7 @@ impl Registry {
         let mut next = Snapshot::clone(&self.snapshot);
         next.revision += 1;
         next.removed_servers = self.servers.removed_bits(&next.removed_servers);
+        next.nat_servers = self.servers.nat_servers(&next.nat_servers);
         next
     }
 
@@ -250,12 +253,6 @@ impl Registry {
                     next.services.resize(id.index() + 1, None);
                 }
                 next.services[id.index()] = service;
-            }
-            let limited = |service: &Arc<VirtualService>| service.is_limited.then_some(service.id);
-            let limited: Vec<ServiceId> =
-                next.services.iter().flatten().filter_map(limited).collect();
-            if *next.limited_services != limited {
-                next.limited_services = Arc::new(limited);
             }
             if round.keys_changed {
                 let ids = self.services.iter().map(|(key, entry)| (*key, entry.service.id));
@@ -287,22 +284,8 @@ fn scheduler(spec: SchedulerSpec, servers: &[RealServer]) -> Scheduler {
     match spec {
         SchedulerSpec::RoundRobin => Scheduler::RoundRobin,
         SchedulerSpec::WeightedRoundRobin => Scheduler::WeightedRoundRobin,
-        SchedulerSpec::LeastConnections => Scheduler::LeastConnections,
-        SchedulerSpec::WeightedLeastConnections => Scheduler::WeightedLeastConnections,
-        SchedulerSpec::LocalityLeastConnections => Scheduler::LocalityLeastConnections,
-        SchedulerSpec::ReplicatedLocality => Scheduler::ReplicatedLocality,
-        SchedulerSpec::DestinationHash => {
-            Scheduler::DestinationHash(destination_hash_table(servers))
-        }
         SchedulerSpec::SourceHash(flags) => {
             Scheduler::SourceHash(flags, source_hash_table(servers))
-        }
-        SchedulerSpec::ShortestExpectedDelay => Scheduler::ShortestExpectedDelay,
-        SchedulerSpec::NeverQueue => Scheduler::NeverQueue,
-        SchedulerSpec::Failover => Scheduler::Failover,
-        SchedulerSpec::Overflow => Scheduler::Overflow,
-        SchedulerSpec::KernelMaglev(flags) => {
-            Scheduler::KernelMaglev(flags, KernelMaglevTable::new(servers))
         }
         SchedulerSpec::Maglev { slots } => {
             let shares: Vec<(IpAddr, u16, u32)> = servers

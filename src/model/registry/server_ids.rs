@@ -1,15 +1,17 @@
 //! Slots of real servers: held, draining, retiring, free.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::slots::Slots;
 use crate::model::id::ServerId;
-use crate::model::service::RealServer;
+use crate::model::service::{ForwardMode, Protocol, RealServer};
 use crate::model::service_key::ServiceKey;
 use crate::time::Nanos;
+
+type NatServers = HashSet<(Protocol, IpAddr, u16)>;
 
 /// What makes a server the same server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +35,6 @@ pub(super) struct Retired {
     pub(super) id: ServerId,
     /// The first revision without it.
     pub(super) revision: u64,
-    /// Its last weight above 0: it comes back with it, as from the kernel's trash.
-    pub(super) last_weight: u32,
 }
 
 /// A slot, and whether it is new to this server.
@@ -42,8 +42,6 @@ pub(super) struct Retired {
 pub(super) struct Claim {
     pub(super) id: ServerId,
     pub(super) fresh: bool,
-    /// The last weight above 0 that it had; 0 when it is new.
-    pub(super) last_weight: u32,
 }
 
 #[derive(Debug)]
@@ -51,11 +49,18 @@ pub(super) struct ServerIds {
     slots: Slots,
     retired: HashMap<ServerKey, Retired>,
     pub(super) draining: HashMap<ServerId, Drain>,
+    /// Slots that had flows by NAT since they were given out.
+    nat: HashMap<ServerId, (Option<Protocol>, SocketAddr)>,
 }
 
 impl ServerIds {
     pub(super) fn new(max: usize) -> Self {
-        ServerIds { slots: Slots::new(max), retired: HashMap::new(), draining: HashMap::new() }
+        ServerIds {
+            slots: Slots::new(max),
+            retired: HashMap::new(),
+            draining: HashMap::new(),
+            nat: HashMap::new(),
+        }
     }
 
     pub(super) fn left(&self) -> usize {
@@ -77,34 +82,48 @@ impl ServerIds {
     /// The slot of a server that joins: its old one while flows still know it by that.
     pub(super) fn claim(&mut self, key: &ServerKey) -> Option<Claim> {
         match self.retired.remove(key) {
-            Some(retired) => {
-                let Retired { id, last_weight, .. } = retired;
-                Some(Claim { id, fresh: false, last_weight })
-            }
-            None => {
-                let id = ServerId(self.slots.take()?);
-                Some(Claim { id, fresh: true, last_weight: 0 })
-            }
+            Some(retired) => Some(Claim { id: retired.id, fresh: false }),
+            None => self.slots.take().map(|slot| Claim { id: ServerId(slot), fresh: true }),
         }
     }
 
     /// The server left the list in `revision`.
-    pub(super) fn retire(&mut self, key: ServerKey, server: &RealServer, revision: u64) {
-        let RealServer { id, last_weight, .. } = *server;
+    pub(super) fn retire(&mut self, key: ServerKey, id: ServerId, revision: u64) {
         self.draining.remove(&id);
-        self.retired.insert(key, Retired { id, revision, last_weight });
+        self.retired.insert(key, Retired { id, revision });
     }
 
     /// Frees what no worker's snapshot lists and no flow holds.
     pub(super) fn reclaim(&mut self, flows: &dyn Fn(ServerId) -> u64, oldest_revision: u64) {
-        let slots = &mut self.slots;
+        let (slots, nat) = (&mut self.slots, &mut self.nat);
         self.retired.retain(|_, retired| {
             let held = retired.revision > oldest_revision || flows(retired.id) > 0;
             if !held {
+                nat.remove(&retired.id);
                 slots.free(retired.id.0);
             }
             held
         });
+    }
+
+    /// Takes note of a server that is listed: what it sends may be a NAT flow's reply from now on,
+    /// until its slot is free, whatever its mode becomes.
+    pub(super) fn note_mode(&mut self, protocol: Option<Protocol>, server: &RealServer) {
+        if server.mode == ForwardMode::Nat {
+            self.nat.insert(server.id, (protocol, SocketAddr::new(server.address, server.port)));
+        }
+    }
+
+    /// `Snapshot::nat_servers`, shared with `before` when nothing changed.
+    pub(super) fn nat_servers(&self, before: &Arc<NatServers>) -> Arc<NatServers> {
+        // A group may be of both protocols.
+        let endpoints = self.nat.values().flat_map(|(protocol, at)| {
+            let all = [Protocol::Tcp, Protocol::Udp].into_iter();
+            let known = all.filter(move |one| protocol.is_none_or(|protocol| protocol == *one));
+            known.map(|one| (one, at.ip(), at.port()))
+        });
+        let now: NatServers = endpoints.collect();
+        if now == **before { Arc::clone(before) } else { Arc::new(now) }
     }
 
     /// `Snapshot::removed_servers`, shared with `before` when nothing changed.

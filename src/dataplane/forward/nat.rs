@@ -1,4 +1,6 @@
-//! FULLNAT: CIP:cport → VIP:vport becomes LIP:lport → RIP:rport, and back.
+//! NAT and FULLNAT. In NAT CIP:cport → VIP:vport becomes CIP:cport → RIP:rport, and back; in
+//! FULLNAT LIP:lport stands for the client. A flow's local address is where replies go, the
+//! client's own in NAT, so that both are one rewrite.
 
 use super::super::burst::{Slot, Verdict};
 use super::super::classify::Kind;
@@ -10,7 +12,7 @@ use super::edit::{self, Endpoints};
 use super::quoted::{self, ErrorEdit};
 use super::{fits, too_big};
 use crate::counters::DropReason;
-use crate::model::{NextHopId, Snapshot};
+use crate::model::{ForwardMode, NextHopId, Protocol, Snapshot};
 
 pub(super) fn rewrite(
     state: &mut WorkerState,
@@ -74,7 +76,12 @@ fn translate(
     if core.decrements_ttl() {
         edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;
     }
-    edit::endpoints(slot.frame.bytes_mut(), &slot.packet, &to)
+    edit::endpoints(slot.frame.bytes_mut(), &slot.packet, &to)?;
+    if core.mode() == ForwardMode::Nat && core.protocol() == Protocol::Udp {
+        // As the kernel's NAT does (recording nat4-udp).
+        edit::fill_udp_checksum(slot.frame.bytes_mut(), &slot.packet)?;
+    }
+    Ok(())
 }
 
 /// What a packet's tuple becomes.
