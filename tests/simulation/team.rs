@@ -1,0 +1,209 @@
+//! The director's workers: each with its own state, its own idea of the newest snapshot, and what
+//! others have handed to it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use gyre::counters::{DropReason, WorkerCounters};
+use gyre::dataplane::{Burst, FlowId, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst};
+use gyre::frame::Frame;
+use gyre::message::FlowRow;
+use gyre::model::*;
+use gyre::time::Nanos;
+
+use crate::plan::Random;
+
+const HEADROOM: usize = 192;
+const FLOWS: usize = 128;
+/// Identities that a run may have at a time.
+pub const IDENTITIES: usize = 64;
+
+/// A frame that waits for a worker's turn.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    pub nic: NicId,
+    pub bytes: Vec<u8>,
+    /// Conversation that it belongs to.
+    pub talk: usize,
+    /// Workers that had it before.
+    pub hops: u8,
+}
+
+/// A decided frame.
+#[derive(Debug)]
+pub struct Decided {
+    pub worker: usize,
+    pub talk: usize,
+    pub verdict: Verdict,
+    pub bytes: Vec<u8>,
+}
+
+/// A next hop and its slot.
+pub type HopUpdate = (NextHopId, NextHop);
+
+/// One worker.
+pub struct Member {
+    pub state: WorkerState,
+    pub snapshot: Arc<Snapshot>,
+    /// Published, not adopted yet, with the next hops that go before.
+    pending: VecDeque<(Vec<HopUpdate>, Arc<Snapshot>)>,
+    pub inbox: VecDeque<Waiting>,
+}
+
+/// All workers.
+pub struct Team {
+    pub members: Vec<Member>,
+    pub hand_offs: u64,
+}
+
+/// Built once for each number of workers: its tables cost more than a run.
+pub fn steering(workers: u8) -> Arc<Steering> {
+    static ALL: LazyLock<Mutex<Vec<Option<Arc<Steering>>>>> =
+        LazyLock::new(|| Mutex::new(vec![None; 9]));
+    let mut all = ALL.lock().unwrap();
+    let slot = &mut all[usize::from(workers)];
+    Arc::clone(slot.get_or_insert_with(|| Arc::new(Steering::for_workers(workers))))
+}
+
+impl Member {
+    /// Adopts the oldest snapshot that waits, if any.
+    pub fn adopt(&mut self) {
+        let Some((hops, snapshot)) = self.pending.pop_front() else { return };
+        for (id, hop) in hops {
+            self.state.set_next_hop(id, hop);
+        }
+        self.state.adopt(&snapshot);
+        self.snapshot = snapshot;
+    }
+
+    /// All flows, as people see them.
+    pub fn rows(&self, now: Nanos) -> impl Iterator<Item = FlowRow> + '_ {
+        let flows = &self.state.flows;
+        let ids = std::iter::successors(flows.next_live(0), |id| flows.next_live(id.0 + 1));
+        ids.filter_map(move |id: FlowId| self.state.row(id, now))
+    }
+
+    /// Extra frames of the last burst or timers.
+    pub fn drain(&mut self) -> Vec<(NicId, Vec<u8>)> {
+        let mut frames = Vec::new();
+        self.state.outbox.drain(|nic, bytes| frames.push((nic, bytes.to_vec())));
+        self.state.events.clear();
+        frames
+    }
+}
+
+impl Team {
+    pub fn new(count: u8, snapshot: &Arc<Snapshot>, now: Nanos) -> Self {
+        let member = |worker: u8| {
+            let config = WorkerConfig {
+                worker: WorkerId(worker),
+                workers: count,
+                flows_v4_max: FLOWS,
+                flows_v6_max: FLOWS,
+                source_port_spaces: 64,
+                seed: u64::from(worker),
+                counters: Arc::new(WorkerCounters::with_bounds(IDENTITIES, IDENTITIES, IDENTITIES)),
+            };
+            let mut state = WorkerState::new(&config, now).unwrap();
+            state.adopt(snapshot);
+            let (pending, inbox) = (VecDeque::new(), VecDeque::new());
+            Member { state, snapshot: Arc::clone(snapshot), pending, inbox }
+        };
+        Team { members: (0..count).map(member).collect(), hand_offs: 0 }
+    }
+
+    /// Sends a snapshot to every worker, behind the next hops that it names.
+    pub fn publish(&mut self, hops: &[HopUpdate], snapshot: &Arc<Snapshot>) {
+        for member in &mut self.members {
+            member.pending.push_back((hops.to_vec(), Arc::clone(snapshot)));
+        }
+    }
+
+    /// Has every worker adopt everything.
+    pub fn catch_up(&mut self) {
+        for member in &mut self.members {
+            while !member.pending.is_empty() {
+                member.adopt();
+            }
+        }
+    }
+
+    /// The oldest revision that a worker has in force.
+    pub fn oldest_revision(&self) -> u64 {
+        self.members.iter().map(|member| member.snapshot.revision).min().unwrap_or(0)
+    }
+
+    /// Flow entries with a server's slot.
+    pub fn count(&self, count: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        self.members.iter().map(|member| count(&member.state.counters)).sum()
+    }
+
+    /// One turn of a worker: a burst of what waits for it. What is handed off waits at its owner
+    /// afterwards; answers with all else, and the owners that got something.
+    pub fn turn(
+        &mut self,
+        at: usize,
+        burst_max: u64,
+        random: &mut Random,
+        now: Nanos,
+    ) -> (Vec<Decided>, Vec<usize>) {
+        let member = &mut self.members[at];
+        if random.one_in(3) {
+            member.adopt();
+        }
+        let count = (1 + random.below(burst_max) as usize).min(member.inbox.len());
+        let waiting: Vec<Waiting> = member.inbox.drain(..count).collect();
+        let decided = member.process(&waiting, now);
+        let mut rest = Vec::new();
+        let mut owners = Vec::new();
+        for (waiting, (verdict, bytes)) in waiting.into_iter().zip(decided) {
+            let Verdict::HandOff(owner, _) = verdict else {
+                rest.push(Decided { worker: at, talk: waiting.talk, verdict, bytes });
+                continue;
+            };
+            assert_ne!(owner.index(), at, "handed to itself");
+            assert_eq!(bytes, waiting.bytes, "a frame is handed off as it came");
+            let hops = waiting.hops + 1;
+            assert!(hops <= hops_max(&waiting), "handed off {hops} times: {waiting:?}");
+            self.hand_offs += 1;
+            self.members[owner.index()].inbox.push_back(Waiting { hops, ..waiting });
+            owners.push(owner.index());
+        }
+        (rest, owners)
+    }
+
+    /// Drops of a reason, all workers together.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.count(|counters| counters.drops[reason as usize].get())
+    }
+}
+
+/// Hand-offs that a frame may see: one to its flow's owner.
+fn hops_max(_waiting: &Waiting) -> u8 {
+    1
+}
+
+impl Member {
+    fn process(&mut self, waiting: &[Waiting], now: Nanos) -> Vec<(Verdict, Vec<u8>)> {
+        let mut buffers: Vec<Vec<u8>> = waiting
+            .iter()
+            .map(|waiting| {
+                let mut buffer = vec![0xee; HEADROOM + waiting.bytes.len() + 256];
+                buffer[HEADROOM..HEADROOM + waiting.bytes.len()].copy_from_slice(&waiting.bytes);
+                buffer
+            })
+            .collect();
+        let mut burst = Burst::new();
+        for (buffer, waiting) in buffers.iter_mut().zip(waiting) {
+            let rx = RxMeta { nic: waiting.nic, hops: waiting.hops, ..RxMeta::default() };
+            let end = HEADROOM + waiting.bytes.len();
+            burst.push(Frame::new(buffer, HEADROOM, end), rx).unwrap();
+        }
+        process_burst(&mut self.state, &self.snapshot, &mut burst, now);
+        burst
+            .slots
+            .iter()
+            .map(|slot| (slot.verdict.unwrap(), slot.frame.bytes().to_vec()))
+            .collect()
+    }
+}
