@@ -218,6 +218,38 @@ pub struct LipCounters {
     pub exhausted: Counter,
 }
 
+/// What the workers besides one hold of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OtherFlows {
+    /// Flows that count as active.
+    pub active: u32,
+    /// All flows.
+    pub flows: u32,
+}
+
+/// What the other workers hold of each server, for schedulers and thresholds: the one part of a
+/// worker's block that control writes, a few times a second, and the worker reads. So a worker
+/// still reads nobody's memory but its own. All zero with one worker.
+#[derive(Debug)]
+pub struct OtherWorkers(Box<[Counter]>);
+
+impl OtherWorkers {
+    /// Tells what the others hold of a server. Only control may call this.
+    pub fn tell(&self, server: usize, others: OtherFlows) {
+        if let Some(cell) = self.0.get(server) {
+            // One store, so that the two numbers belong together.
+            cell.set(u64::from(others.active) << 32 | u64::from(others.flows));
+        }
+    }
+
+    /// What was last told of a server.
+    #[inline]
+    pub fn of(&self, server: usize) -> OtherFlows {
+        let told = self.0.get(server).map_or(0, Counter::get);
+        OtherFlows { active: (told >> 32) as u32, flows: told as u32 }
+    }
+}
+
 /// Everything one worker counts.
 #[derive(Debug)]
 pub struct WorkerCounters {
@@ -243,6 +275,10 @@ pub struct WorkerCounters {
     pub replies: [Counter; ReplyKind::ALL.len()],
     /// Per port.
     pub nics: [NicCounters; NICS_MAX],
+    /// Destinations that `lblc` or `lblcr` had no room to remember.
+    pub locality_full: Counter,
+    /// Per `ServerId`: what other workers hold, told by control.
+    pub others: OtherWorkers,
     /// Per `ServerId`.
     pub servers: Box<[ServerCounters]>,
     /// Per `ServiceId`.
@@ -271,6 +307,8 @@ impl WorkerCounters {
             hand_offs: std::array::from_fn(|_| Counter::default()),
             replies: std::array::from_fn(|_| Counter::default()),
             nics: std::array::from_fn(|_| NicCounters::default()),
+            locality_full: Counter::default(),
+            others: OtherWorkers((0..servers).map(|_| Counter::default()).collect()),
             servers: (0..servers).map(|_| ServerCounters::default()).collect(),
             services: (0..services).map(|_| ServiceCounters::default()).collect(),
             lips: (0..lips).map(|_| LipCounters::default()).collect(),

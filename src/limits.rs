@@ -42,6 +42,11 @@ pub const IPV6_EXTENSIONS_MAX: usize = 8;
 pub const MAGLEV_SLOTS_DEFAULT: usize = 65_537;
 /// Largest Maglev look-up table that may be configured.
 pub const MAGLEV_SLOTS_MAX: usize = 1 << 22;
+/// Destinations that one worker's `lblc` and `lblcr` remember, all services together: as many as
+/// the kernel keeps a service before it collects in haste.
+pub const LOCALITY_ENTRIES_MAX: usize = 1 << 14;
+/// Servers of all those destinations together.
+pub const LOCALITY_MEMBERS_MAX: usize = 1 << 16;
 /// Largest weight of a server; the kernel's.
 pub const WEIGHT_MAX: u32 = 65_535;
 /// Longest idle timeout in milliseconds: flow entries keep 32-bit milliseconds and compare by

@@ -7,9 +7,9 @@ use super::types::{
 use super::values::{ClientPrefix, Endpoint, MatchAddress, ServiceAddress};
 use crate::limits::MAGLEV_SLOTS_DEFAULT;
 use crate::model::{
-    self, Desired, ForwardMode, GUE_PORT_DEFAULT, GroupName, GueChecksum, KernelMode, PoolSpec,
-    Registry, Removal, SchedulerSpec, ServerSpec, ServiceKey, ServiceSpec, SourceHash,
-    TrafficMatch, TtlPolicy,
+    self, Desired, ForwardMode, GUE_PORT_DEFAULT, GroupName, GueChecksum, HashFlags, KernelMode,
+    PoolSpec, Registry, Removal, SchedulerSpec, ServerSpec, ServiceKey, ServiceSpec, TrafficMatch,
+    TtlPolicy,
 };
 
 /// TCP option kind of `toa` unless configured: Alibaba's.
@@ -140,13 +140,28 @@ impl Service {
     }
 
     fn scheduler_spec(&self) -> SchedulerSpec {
+        let flags = |port, fallback| HashFlags {
+            port: self.scheduler_flags.contains(&port),
+            fallback: self.scheduler_flags.contains(&fallback),
+        };
         match self.scheduler {
             Scheduler::Rr => SchedulerSpec::RoundRobin,
             Scheduler::Wrr => SchedulerSpec::WeightedRoundRobin,
-            Scheduler::Sh => SchedulerSpec::SourceHash(SourceHash {
-                port: self.scheduler_flags.contains(&SchedulerFlag::ShPort),
-                fallback: self.scheduler_flags.contains(&SchedulerFlag::ShFallback),
-            }),
+            Scheduler::Lc => SchedulerSpec::LeastConnections,
+            Scheduler::Wlc => SchedulerSpec::WeightedLeastConnections,
+            Scheduler::Lblc => SchedulerSpec::LocalityLeastConnections,
+            Scheduler::Lblcr => SchedulerSpec::ReplicatedLocality,
+            Scheduler::Dh => SchedulerSpec::DestinationHash,
+            Scheduler::Sh => {
+                SchedulerSpec::SourceHash(flags(SchedulerFlag::ShPort, SchedulerFlag::ShFallback))
+            }
+            Scheduler::Sed => SchedulerSpec::ShortestExpectedDelay,
+            Scheduler::Nq => SchedulerSpec::NeverQueue,
+            Scheduler::Fo => SchedulerSpec::Failover,
+            Scheduler::Ovf => SchedulerSpec::Overflow,
+            Scheduler::Mh => {
+                SchedulerSpec::KernelMaglev(flags(SchedulerFlag::MhPort, SchedulerFlag::MhFallback))
+            }
             Scheduler::Maglev => SchedulerSpec::Maglev {
                 slots: self.maglev_slots.map_or(MAGLEV_SLOTS_DEFAULT, |slots| slots as usize),
             },
@@ -175,6 +190,8 @@ impl Server {
             address: self.address.address,
             port: self.address.port.unwrap_or(port),
             weight: self.weight,
+            upper_threshold: self.upper_threshold,
+            lower_threshold: self.lower_threshold,
             mode: self.forwarding.map_or(mode, ForwardMode::from),
             tunnel: self.tunnel_spec(),
         }
@@ -237,14 +254,26 @@ impl From<&ServiceSpec> for Service {
 }
 
 fn written_scheduler(spec: SchedulerSpec) -> (Scheduler, Vec<SchedulerFlag>, Option<u32>) {
+    let plain = |scheduler| (scheduler, Vec::new(), None);
+    // A scheduler's flags are its key's port and its fallback, in this order.
+    let hashing = |scheduler: Scheduler, set: HashFlags| {
+        let flags = scheduler.flags().iter().zip([set.port, set.fallback]);
+        (scheduler, flags.filter(|(_, set)| *set).map(|(flag, _)| *flag).collect(), None)
+    };
     match spec {
-        SchedulerSpec::RoundRobin => (Scheduler::Rr, Vec::new(), None),
-        SchedulerSpec::WeightedRoundRobin => (Scheduler::Wrr, Vec::new(), None),
-        SchedulerSpec::SourceHash(SourceHash { port, fallback }) => {
-            let flags = [(port, SchedulerFlag::ShPort), (fallback, SchedulerFlag::ShFallback)];
-            let set = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect();
-            (Scheduler::Sh, set, None)
-        }
+        SchedulerSpec::RoundRobin => plain(Scheduler::Rr),
+        SchedulerSpec::WeightedRoundRobin => plain(Scheduler::Wrr),
+        SchedulerSpec::LeastConnections => plain(Scheduler::Lc),
+        SchedulerSpec::WeightedLeastConnections => plain(Scheduler::Wlc),
+        SchedulerSpec::LocalityLeastConnections => plain(Scheduler::Lblc),
+        SchedulerSpec::ReplicatedLocality => plain(Scheduler::Lblcr),
+        SchedulerSpec::DestinationHash => plain(Scheduler::Dh),
+        SchedulerSpec::SourceHash(flags) => hashing(Scheduler::Sh, flags),
+        SchedulerSpec::ShortestExpectedDelay => plain(Scheduler::Sed),
+        SchedulerSpec::NeverQueue => plain(Scheduler::Nq),
+        SchedulerSpec::Failover => plain(Scheduler::Fo),
+        SchedulerSpec::Overflow => plain(Scheduler::Ovf),
+        SchedulerSpec::KernelMaglev(flags) => hashing(Scheduler::Mh, flags),
         SchedulerSpec::Maglev { slots } => {
             let written = (slots != MAGLEV_SLOTS_DEFAULT).then_some(slots);
             (Scheduler::Maglev, Vec::new(), written.and_then(|slots| u32::try_from(slots).ok()))
@@ -287,6 +316,8 @@ fn written_server(server: &ServerSpec, service: &ServiceSpec) -> Server {
             port: Some(server.port).filter(|port| *port != 0),
         },
         weight: server.weight,
+        upper_threshold: server.upper_threshold,
+        lower_threshold: server.lower_threshold,
         forwarding: (server.mode != service.forwarding).then_some(server.mode.into()),
         tunnel: (tunnel != Tunnel::Ipip).then_some(tunnel),
         tunnel_port,

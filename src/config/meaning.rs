@@ -139,6 +139,7 @@ fn routes(config: &Config, walk: &mut Walk) {
 
 /// Options that mean something with another option alone.
 pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
+    scheduler_flags(service, path, walk);
     if service.address.is_some() && service.group.is_some() {
         let what = "`address` and `group` both say what the service is".into();
         let remedy = "remove one; a group takes its addresses from [[service.match]]".into();
@@ -149,11 +150,9 @@ pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
         let path = walk.element(&servers, at);
         tunnel_options(server, service.forwarding, &path, walk);
     }
-    let sh = service.scheduler == Scheduler::Sh;
     let maglev = service.scheduler == Scheduler::Maglev;
     let toa = service.client_address == ClientAddress::Toa;
     for (lost, field, needs) in [
-        (!sh && !service.scheduler_flags.is_empty(), "scheduler_flags", "scheduler = \"sh\""),
         (!maglev && service.maglev_slots.is_some(), "maglev_slots", "scheduler = \"maglev\""),
         (!toa && service.toa_kind.is_some(), "toa_kind", "client_address = \"toa\""),
         (!toa && service.toa_on_syn, "toa_on_syn", "client_address = \"toa\""),
@@ -163,6 +162,28 @@ pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
             let what = format!("{field} has no effect without {needs}");
             walk.push(&join(path, field), what, "set that, or remove this".into());
         }
+    }
+}
+
+/// Flags of another scheduler than the service's.
+fn scheduler_flags(service: &Service, path: &str, walk: &mut Walk) {
+    if walk.is_dropped(&join(path, "scheduler")) {
+        return;
+    }
+    let (has, scheduler) = (service.scheduler.flags(), service.scheduler.word());
+    for flag in service.scheduler_flags.iter().filter(|flag| !has.contains(flag)) {
+        let what = format!("the scheduler {scheduler} has no flag {}", flag.word());
+        let needs = flag.scheduler().word();
+        let remedy = match has {
+            [] => format!("set scheduler = \"{needs}\", or leave the flag out"),
+            [port, fallback] => format!(
+                "set scheduler = \"{needs}\", or use {} or {}",
+                port.word(),
+                fallback.word()
+            ),
+            _ => "leave the flag out".into(),
+        };
+        walk.push(&join(path, "scheduler_flags"), what, remedy);
     }
 }
 

@@ -89,7 +89,8 @@ const MAC: Shape = Shape::Parsed(mac, "\"02:00:00:00:01:fe\"");
 const PORT_NAME: Shape = Shape::Parsed(interface_name, "\"wan\", at most 15 letters and digits");
 const FLOWS: Shape = Shape::Integer(1, FLOWS_PER_WORKER_MAX as i64);
 const SECONDS: Shape = Shape::Integer(1, TIMEOUT_MILLIS_MAX as i64 / 1000);
-const FORWARDING: Shape = Shape::Choice(Forwarding::WORDS, &["tun", "local", "group"]);
+const THRESHOLD: Shape = Shape::Integer(0, u32::MAX as i64);
+const FORWARDING: Shape = Shape::Choice(Forwarding::WORDS, &["group"]);
 
 const RUNTIME: &[Field] = &[
     field("workers", Shape::Integer(1, WORKERS_MAX as i64), "number of workers (1)"),
@@ -181,6 +182,16 @@ pub(super) const SERVER: Shape = Shape::Table(&[
         "the server's address, with its port if that is not the service's",
     ),
     field("weight", Shape::Integer(0, WEIGHT_MAX as i64), "share of new flows (1); 0 takes none"),
+    field(
+        "upper_threshold",
+        THRESHOLD,
+        "connections, active and inactive, at which it takes no new ones (unbounded)",
+    ),
+    field(
+        "lower_threshold",
+        THRESHOLD,
+        "connections below which it takes new ones again (three quarters of `upper_threshold`)",
+    ),
     field("forwarding", FORWARDING, "how frames reach it (the service's)"),
     field("tunnel", Shape::Choice(Tunnel::WORDS, &[]), "what wraps packets, by tun (ipip)"),
     field("tunnel_port", Shape::Integer(1, 65_535), "destination port of gue (6080)"),
@@ -225,18 +236,11 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
     ),
     field("match", Shape::List(&Shape::Table(MATCH)), "packets of the group"),
     field("name", Shape::Text, "name for people, unique"),
-    field(
-        "scheduler",
-        Shape::Choice(
-            Scheduler::WORDS,
-            &["lc", "wlc", "sed", "nq", "lblc", "lblcr", "dh", "fo", "ovf", "mh"],
-        ),
-        "who gets a new flow (wrr)",
-    ),
+    field("scheduler", Shape::Choice(Scheduler::WORDS, &[]), "who gets a new flow (wlc)"),
     field(
         "scheduler_flags",
-        Shape::List(&Shape::Choice(SchedulerFlag::WORDS, &["mh-port", "mh-fallback"])),
-        "options of sh",
+        Shape::List(&Shape::Choice(SchedulerFlag::WORDS, &[])),
+        "options of sh (sh-port, sh-fallback) or mh (mh-port, mh-fallback)",
     ),
     field(
         "maglev_slots",

@@ -55,6 +55,8 @@ scheduler = "sh"
 scheduler_flags = ["sh-port"]
   [[service.server]]
   address = "2001:db8::11"
+  upper_threshold = 100
+  lower_threshold = 60
 "#;
 
 /// A port, so that a test's text need not repeat it.
@@ -127,16 +129,45 @@ fn bad_files_are_told_all_at_once_and_where() {
 }
 
 #[test]
+fn a_flag_that_the_scheduler_does_not_have_is_refused_with_the_one_that_does() {
+    let head = "[[service]]\naddress = \"192.0.2.80:80\"\n";
+    let table: &[(&str, &[&str])] = &[
+        (
+            "scheduler_flags = [\"sh-port\"]",
+            &["6:19: service[0].scheduler_flags: the scheduler wlc has no flag \
+             sh-port; set scheduler = \"sh\", or leave the flag out"],
+        ),
+        (
+            "scheduler = \"sh\"\nscheduler_flags = [\"sh-port\", \"mh-fallback\"]",
+            &["7:19: service[0].scheduler_flags: the scheduler sh has no flag \
+             mh-fallback; set scheduler = \"mh\", or use sh-port or sh-fallback"],
+        ),
+        (
+            "scheduler = \"mh\"\nscheduler_flags = [\"mh-prt\"]",
+            &["7:20: service[0].scheduler_flags[0]: \"mh-prt\" is unknown; did you mean \"mh-por"],
+        ),
+        (
+            "[[service.server]]\naddress = \"10.0.0.1\"\nlower_threshold = 5",
+            &["8:19: service[0].server[0].lower_threshold: \
+             lower threshold 5 is above the upper one, 0; lower it, raise upper_threshold"],
+        ),
+    ];
+    for (text, expected) in table {
+        expect(&format!("{PORT}{head}{text}"), expected);
+    }
+}
+
+#[test]
 fn services_without_sense_are_told_all_at_once_and_where() {
     let table: &[(&str, &[&str])] = &[
         (
-            "[[service]]\naddress = \"192.0.2.80:80\"\nscheduler = \"wlc\"\n\
+            "[[service]]\naddress = \"192.0.2.80:80\"\nscheduler = \"wlcc\"\n\
              forwarding = \"group\"\n\
              [[service.server]]\naddress = \"10.0.0.1\"\nweight = 70000\n\
              [[service.server]]\naddress = \"10.0.0.999\"",
             &[
-                "6:13: service[0].scheduler: \"wlc\" is not in this version of gyre; use one of \
-                 \"rr\", \"wrr\", \"sh\", \"maglev\"",
+                "6:13: service[0].scheduler: \"wlcc\" is unknown; did you mean \"wlc\"? \
+                 Possible: \"rr\", \"wrr\", \"lc\", \"wlc\",",
                 "7:14: service[0].forwarding: \"group\" is not in this version of gyre; use one of",
                 "10:10: service[0].server[0].weight: 70000 is out of range; use 0 to 65535",
                 "12:11: service[0].server[1].address: `10.0.0.999` is no address, with or",

@@ -173,10 +173,30 @@ words! {
         /// Round robin.
         Rr = "rr",
         /// Weighted round robin.
-        #[default]
         Wrr = "wrr",
+        /// Least connections.
+        Lc = "lc",
+        /// Weighted least connections.
+        #[default]
+        Wlc = "wlc",
+        /// Locality-based least connections.
+        Lblc = "lblc",
+        /// The same with a set of servers for each destination.
+        Lblcr = "lblcr",
+        /// Destination hashing.
+        Dh = "dh",
         /// Source hashing.
         Sh = "sh",
+        /// Shortest expected delay.
+        Sed = "sed",
+        /// Never queue.
+        Nq = "nq",
+        /// Weighted failover.
+        Fo = "fo",
+        /// Weighted overflow.
+        Ovf = "ovf",
+        /// The kernel's Maglev hashing.
+        Mh = "mh",
         /// Maglev consistent hashing.
         Maglev = "maglev",
     }
@@ -189,6 +209,10 @@ words! {
         ShPort = "sh-port",
         /// Clients of an unusable server go to another.
         ShFallback = "sh-fallback",
+        /// The client's port is part of `mh`'s key.
+        MhPort = "mh-port",
+        /// Clients of an unusable server go to another.
+        MhFallback = "mh-fallback",
     }
 }
 words! {
@@ -254,6 +278,31 @@ words! {
         /// PROXY protocol, binary.
         ProxyV2 = "proxy-v2",
     }
+}
+
+impl Scheduler {
+    /// The options it has.
+    pub const fn flags(self) -> &'static [SchedulerFlag] {
+        match self {
+            Scheduler::Sh => &[SchedulerFlag::ShPort, SchedulerFlag::ShFallback],
+            Scheduler::Mh => &[SchedulerFlag::MhPort, SchedulerFlag::MhFallback],
+            _ => &[],
+        }
+    }
+}
+
+impl SchedulerFlag {
+    /// The scheduler that has it.
+    pub const fn scheduler(self) -> Scheduler {
+        match self {
+            SchedulerFlag::ShPort | SchedulerFlag::ShFallback => Scheduler::Sh,
+            SchedulerFlag::MhPort | SchedulerFlag::MhFallback => Scheduler::Mh,
+        }
+    }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn is_false(yes: &bool) -> bool {
@@ -459,6 +508,12 @@ pub struct Server {
     /// Share of new flows.
     #[serde(default = "Server::default_weight")]
     pub weight: u32,
+    /// Connections at which it takes no new ones; 0 is no bound.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub upper_threshold: u32,
+    /// Connections below which it takes new ones again; 0 is three quarters of the upper.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lower_threshold: u32,
     /// Forwarding, when not the service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<Forwarding>,

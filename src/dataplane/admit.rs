@@ -6,8 +6,7 @@ use super::flow_table::{FlowId, Hit};
 use super::source_ports::{Grant, SpaceKey};
 use super::state::WorkerState;
 use super::{
-    classify::Packet, client_address, flow::Direction, pipeline, reply, schedule, synproxy,
-    takeover, track,
+    classify::Packet, client_address, flow::Direction, pipeline, reply, synproxy, takeover, track,
 };
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{
@@ -113,8 +112,8 @@ pub(super) fn pick<'s>(
     service: &'s VirtualService,
     slot: &Slot,
 ) -> Option<&'s RealServer> {
-    let cursor = state.cursors.get_mut(service.id.index())?;
-    schedule::pick(service, cursor, &slot.packet.key)
+    let WorkerState { schedulers, counters, now, .. } = state;
+    schedulers.pick(service, &slot.packet.key, counters, *now)
 }
 
 /// What the kernel does: ICMP port unreachable, for TCP too.
@@ -256,14 +255,15 @@ fn give_back(state: &mut WorkerState, new: &NewFlow) {
     state.source_ports.release(&key, port);
 }
 
-fn count_opened(state: &WorkerState, new: &NewFlow) {
-    let counters = &state.counters;
+fn count_opened(state: &mut WorkerState, new: &NewFlow) {
+    let WorkerState { counters, schedulers, .. } = state;
     counters.flows.add(1);
     counters.flows_created.add(1);
     if let Some(server) = counters.servers.get(new.server.index()) {
         server.flows.add(1);
         server.connections.add(1);
     }
+    schedulers.bound(new.server, counters);
     if let Some(service) = counters.services.get(new.service.index()) {
         service.flows.add(1);
         service.connections.add(1);

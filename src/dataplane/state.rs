@@ -7,12 +7,12 @@ use arrayvec::ArrayVec;
 
 use super::flow_table::FlowTable;
 use super::outbox::Outbox;
-use super::schedule::Cursor;
+use super::schedule::Schedulers;
 use super::source_ports::SourcePorts;
 use super::sweep::RunningSweep;
 use super::synproxy::Synproxy;
 use crate::counters::WorkerCounters;
-use crate::limits::{EVENTS_MAX, NEXT_HOPS_MAX, SERVICES_MAX};
+use crate::limits::{EVENTS_MAX, NEXT_HOPS_MAX};
 use crate::memory::MemoryError;
 use crate::message::FromWorker;
 use crate::model::{NextHop, NextHopId, NicId, Snapshot, WorkerId};
@@ -52,7 +52,7 @@ pub struct WorkerState {
     /// Its flows.
     pub flows: FlowTable,
     pub(super) source_ports: SourcePorts,
-    pub(super) cursors: Vec<Cursor>,
+    pub(super) schedulers: Schedulers,
     pub(super) hops: Vec<NextHop>,
     /// Extra frames of the last burst.
     pub outbox: Outbox,
@@ -81,7 +81,7 @@ impl WorkerState {
             counters: config.counters.clone(),
             flows: FlowTable::new(config.flows_v4_max, config.flows_v6_max, config.seed, now)?,
             source_ports: SourcePorts::new(config.worker, config.source_port_spaces)?,
-            cursors: vec![Cursor::default(); SERVICES_MAX],
+            schedulers: Schedulers::new(config.counters.servers.len(), config.seed),
             hops: vec![unresolved; NEXT_HOPS_MAX],
             outbox: Outbox::new(),
             events: ArrayVec::new(),
@@ -104,6 +104,7 @@ impl WorkerState {
 
     /// Takes note of a new snapshot between two bursts.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
+        self.schedulers.adopt(snapshot);
         self.counters.revision.set(snapshot.revision);
     }
 

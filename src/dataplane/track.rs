@@ -226,13 +226,15 @@ fn drop_entry(state: &mut WorkerState, id: FlowId) {
 /// is nobody's connection any more and holds no id, only a source port.
 fn uncount(state: &mut WorkerState, id: FlowId) {
     let Some(core) = state.flows.core(id).filter(|core| !core.has(flag::DETACHED)) else { return };
-    if let Some(server) = state.counters.servers.get(core.server().index()) {
+    let WorkerState { counters, schedulers, .. } = state;
+    if let Some(server) = counters.servers.get(core.server().index()) {
         server.flows.sub(1);
         if tcp_state::is_active(core.state()) {
             server.active.sub(1);
         }
+        schedulers.unbound(core.server(), counters);
     }
-    if let Some(service) = state.counters.services.get(core.service().index()) {
+    if let Some(service) = counters.services.get(core.service().index()) {
         service.flows.sub(1);
     }
 }

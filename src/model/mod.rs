@@ -6,6 +6,7 @@
 
 mod change_log;
 mod id;
+mod kernel_maglev;
 mod maglev;
 pub mod next_hops;
 mod prefix;
@@ -21,19 +22,22 @@ mod steering;
 
 pub use change_log::{Change, ChangeLog};
 pub use id::{LipId, NextHopId, NicId, ServerId, ServiceId, WorkerId};
+pub use kernel_maglev::{KERNEL_MAGLEV_SLOTS, KernelMaglevTable};
 pub use maglev::{MaglevTable, MaglevTableError};
 pub use prefix::{Prefix, PrefixError, PrefixSet};
 pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage};
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use service::{
-    ClientAddress, ForwardMode, GUE_PORT_DEFAULT, GueChecksum, Protocol, RealServer, Scheduler,
-    ServerState, SourceHash, Timeouts, TtlPolicy, Tunnel, VirtualService,
+    ClientAddress, ForwardMode, GUE_PORT_DEFAULT, GueChecksum, HashFlags, Protocol, RealServer,
+    Scheduler, ServerState, Timeouts, TtlPolicy, Tunnel, VirtualService,
 };
 pub use service_key::{
     Destination, FTP_DATA_PORT, FTP_PORT, GroupName, Ports, ServiceKey, Traffic, TrafficMatch,
 };
 pub use snapshot::{KernelMode, LocalAddress, NicModel, Snapshot};
-pub use source_hash::{SOURCE_HASH_BUCKETS, source_hash_table};
+pub use source_hash::{
+    HASH_BUCKETS, destination_hash_table, fold_address, hash_bucket, source_hash_table,
+};
 pub use source_port_map::SourcePortMap;
 pub use spec::{
     Desired, Place, PoolSpec, ProblemKind, Removal, SchedulerSpec, ServerSpec, ServiceSpec,

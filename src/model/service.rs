@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::change_log::ChangeLog;
 use super::id::{NextHopId, ServerId, ServiceId, WorkerId};
+use super::kernel_maglev::KernelMaglevTable;
 use super::maglev::MaglevTable;
 use super::prefix::PrefixSet;
 use super::service_key::{ServiceKey, TrafficMatch};
@@ -94,12 +95,12 @@ pub enum GueChecksum {
 /// GUE's port (IANA), and Linux's.
 pub const GUE_PORT_DEFAULT: u16 = 6080;
 
-/// How `sh` keys and recovers (`ipvsadm -b`).
+/// How `sh` and `mh` key and recover (`ipvsadm -b`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SourceHash {
-    /// `sh-port`: the client's port is part of the key.
+pub struct HashFlags {
+    /// `sh-port`, `mh-port`: the client's port is part of the key.
     pub port: bool,
-    /// `sh-fallback`: an unusable server's clients go to other buckets.
+    /// `sh-fallback`, `mh-fallback`: an unusable server's clients go to other buckets.
     pub fallback: bool,
 }
 
@@ -110,8 +111,28 @@ pub enum Scheduler {
     RoundRobin,
     /// `wrr`.
     WeightedRoundRobin,
-    /// `sh`: position in `servers` for each of the kernel's 256 buckets; empty without servers.
-    SourceHash(SourceHash, Vec<u32>),
+    /// `lc`.
+    LeastConnections,
+    /// `wlc`.
+    WeightedLeastConnections,
+    /// `lblc`.
+    LocalityLeastConnections,
+    /// `lblcr`.
+    ReplicatedLocality,
+    /// `dh`: position in `servers` for each of the kernel's 256 buckets; empty without servers.
+    DestinationHash(Vec<u32>),
+    /// `sh`: the same.
+    SourceHash(HashFlags, Vec<u32>),
+    /// `sed`.
+    ShortestExpectedDelay,
+    /// `nq`.
+    NeverQueue,
+    /// `fo`.
+    Failover,
+    /// `ovf`.
+    Overflow,
+    /// `mh`.
+    KernelMaglev(HashFlags, KernelMaglevTable),
     /// `maglev`.
     Maglev(MaglevTable),
 }
@@ -122,6 +143,16 @@ impl Scheduler {
         match self {
             Scheduler::RoundRobin => "rr",
             Scheduler::WeightedRoundRobin => "wrr",
+            Scheduler::LeastConnections => "lc",
+            Scheduler::WeightedLeastConnections => "wlc",
+            Scheduler::LocalityLeastConnections => "lblc",
+            Scheduler::ReplicatedLocality => "lblcr",
+            Scheduler::DestinationHash(_) => "dh",
+            Scheduler::ShortestExpectedDelay => "sed",
+            Scheduler::NeverQueue => "nq",
+            Scheduler::Failover => "fo",
+            Scheduler::Overflow => "ovf",
+            Scheduler::KernelMaglev(..) => "mh",
             Scheduler::SourceHash(..) => "sh",
             Scheduler::Maglev(_) => "maglev",
         }
@@ -252,6 +283,14 @@ pub struct RealServer {
     pub port: u16,
     /// Share of new flows, 0 to 65535; 0 takes none.
     pub weight: u32,
+    /// The last weight above 0, 0 if there was none: `mh` keeps the slots of a server whose weight
+    /// became 0.
+    pub last_weight: u32,
+    /// Connections, active and inactive, at which the server is overloaded: it takes no new ones
+    /// until they are fewer again (`ipvsadm -x`). 0 is no bound.
+    pub upper_threshold: u32,
+    /// Connections below which it no longer is (`ipvsadm -y`); 0 is three quarters of the upper.
+    pub lower_threshold: u32,
     /// Forwarding mode.
     pub mode: ForwardMode,
     /// What wraps packets, TUN only.
@@ -313,6 +352,11 @@ pub struct VirtualService {
     pub matches: Vec<TrafficMatch>,
     /// Scheduler and its table.
     pub scheduler: Scheduler,
+    /// Number of the step in `changes` from which on `scheduler` has been at work: what a worker
+    /// remembers from before is not its.
+    pub scheduler_since: u64,
+    /// Whether a server has, or had since the service came, a connection threshold.
+    pub is_limited: bool,
     /// Servers in the order they were added; the kernel's list is the reverse.
     pub servers: Vec<RealServer>,
     /// How `servers` came to be, for scheduler cursors.

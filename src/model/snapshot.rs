@@ -75,6 +75,8 @@ pub struct Snapshot {
     pub service_by_key: Arc<HashMap<ServiceKey, ServiceId>>,
     /// Service by destination.
     pub traffic: Arc<Traffic>,
+    /// Services of which a server has, or had, connection thresholds.
+    pub limited_services: Arc<Vec<ServiceId>>,
     /// Every VIP: frames to one that match no service are still "to the VIP".
     pub vips: Arc<HashSet<IpAddr>>,
     /// Local addresses by address.
@@ -100,6 +102,7 @@ impl Snapshot {
             services: Vec::new(),
             service_by_key: Arc::default(),
             traffic: Arc::default(),
+            limited_services: Arc::default(),
             vips: Arc::default(),
             lips: Arc::default(),
             removed_servers: Arc::default(),

@@ -11,7 +11,7 @@ use hashbrown::{HashMap, HashSet};
 use super::maglev::is_prime;
 use super::prefix::Prefix;
 use super::service::{
-    self, ClientAddress, ForwardMode, Protocol, SourceHash, Timeouts, TtlPolicy, Tunnel,
+    self, ClientAddress, ForwardMode, HashFlags, Protocol, Timeouts, TtlPolicy, Tunnel,
 };
 use super::service_key::{Ports, ServiceKey, TrafficMatch};
 use crate::limits::{MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX};
@@ -26,8 +26,28 @@ pub enum SchedulerSpec {
     RoundRobin,
     /// `wrr`.
     WeightedRoundRobin,
+    /// `lc`.
+    LeastConnections,
+    /// `wlc`.
+    WeightedLeastConnections,
+    /// `lblc`.
+    LocalityLeastConnections,
+    /// `lblcr`.
+    ReplicatedLocality,
+    /// `dh`.
+    DestinationHash,
     /// `sh`.
-    SourceHash(SourceHash),
+    SourceHash(HashFlags),
+    /// `sed`.
+    ShortestExpectedDelay,
+    /// `nq`.
+    NeverQueue,
+    /// `fo`.
+    Failover,
+    /// `ovf`.
+    Overflow,
+    /// `mh`.
+    KernelMaglev(HashFlags),
     /// `maglev`.
     Maglev {
         /// Slots of the look-up table, a prime.
@@ -45,6 +65,10 @@ pub struct ServerSpec {
     pub port: u16,
     /// Share of new flows, 0 to 65535; 0 takes none.
     pub weight: u32,
+    /// Connections at which it takes no new ones; 0 is no bound.
+    pub upper_threshold: u32,
+    /// Connections below which it takes new ones again; 0 is three quarters of the upper.
+    pub lower_threshold: u32,
     /// Forwarding mode.
     pub mode: ForwardMode,
     /// What wraps packets, TUN only.
@@ -52,10 +76,17 @@ pub struct ServerSpec {
 }
 
 impl ServerSpec {
-    /// A server with nothing but what every server has.
+    /// A server without thresholds.
     pub fn new(endpoint: SocketAddr, weight: u32, mode: ForwardMode) -> Self {
-        let (address, port) = (endpoint.ip(), endpoint.port());
-        ServerSpec { address, port, weight, mode, tunnel: Tunnel::default() }
+        ServerSpec {
+            address: endpoint.ip(),
+            port: endpoint.port(),
+            weight,
+            upper_threshold: 0,
+            lower_threshold: 0,
+            mode,
+            tunnel: Tunnel::default(),
+        }
     }
 
     /// RIP and port: with the service's key, the server's identity.
@@ -513,6 +544,14 @@ impl Validator<'_> {
             if server.weight > WEIGHT_MAX {
                 let what = format!("weight {} is too large", server.weight);
                 self.push(place("weight"), what, "use 0 to 65535");
+            }
+            if server.lower_threshold > server.upper_threshold {
+                let what = format!(
+                    "lower threshold {} is above the upper one, {}",
+                    server.lower_threshold, server.upper_threshold
+                );
+                let remedy = "lower it, raise upper_threshold, or leave both out for no bound";
+                self.push(place("lower_threshold"), what, remedy);
             }
             self.server_address(place("address"), service, server);
         }

@@ -118,6 +118,35 @@ fn endpoint(text: &str, port_default: u16) -> SocketAddr {
     })
 }
 
+/// A scheduler by its name and flags.
+pub fn scheduler(name: &str, flags: &[String]) -> SchedulerSpec {
+    let flags = |port: &str, fallback: &str| HashFlags {
+        port: flags.iter().any(|flag| flag == port),
+        fallback: flags.iter().any(|flag| flag == fallback),
+    };
+    match name {
+        "rr" => SchedulerSpec::RoundRobin,
+        "wrr" => SchedulerSpec::WeightedRoundRobin,
+        "lc" => SchedulerSpec::LeastConnections,
+        "wlc" => SchedulerSpec::WeightedLeastConnections,
+        "lblc" => SchedulerSpec::LocalityLeastConnections,
+        "lblcr" => SchedulerSpec::ReplicatedLocality,
+        "dh" => SchedulerSpec::DestinationHash,
+        "sh" => SchedulerSpec::SourceHash(flags("sh-port", "sh-fallback")),
+        "sed" => SchedulerSpec::ShortestExpectedDelay,
+        "nq" => SchedulerSpec::NeverQueue,
+        "fo" => SchedulerSpec::Failover,
+        "ovf" => SchedulerSpec::Overflow,
+        "mh" => SchedulerSpec::KernelMaglev(flags("mh-port", "mh-fallback")),
+        other => panic!("{other} is no scheduler"),
+    }
+}
+
+/// The service's port; 0 where it has several.
+fn service_port(key: &ServiceKey) -> u16 {
+    key.port().unwrap_or(0)
+}
+
 impl Line {
     fn key(&self) -> Result<ServiceKey, Needs> {
         if let Some(mark) = self.mark {
@@ -132,19 +161,6 @@ impl Line {
         Ok(ServiceKey::new(protocol, place.ip(), place.port()))
     }
 
-    fn scheduler(&self) -> Result<SchedulerSpec, Needs> {
-        let flag = |name: &str| self.flags.iter().any(|flag| flag == name);
-        match self.scheduler.as_deref().unwrap_or("wlc") {
-            "rr" => Ok(SchedulerSpec::RoundRobin),
-            "wrr" => Ok(SchedulerSpec::WeightedRoundRobin),
-            "sh" => Ok(SchedulerSpec::SourceHash(SourceHash {
-                port: flag("sh-port"),
-                fallback: flag("sh-fallback"),
-            })),
-            _ => Err("scheduler"),
-        }
-    }
-
     fn service(&self, marks: &BTreeMap<u32, Vec<MarkMatch>>) -> Result<ServiceSpec, Needs> {
         if self.persistence_s.is_some() || self.netmask.is_some() {
             return Err("persistence");
@@ -152,7 +168,10 @@ impl Line {
         if self.one_packet {
             return Err("one-packet scheduling");
         }
-        let mut spec = ServiceSpec::new(self.key()?, self.scheduler()?);
+        let mut spec = ServiceSpec::new(
+            self.key()?,
+            scheduler(self.scheduler.as_deref().unwrap_or("wlc"), &self.flags),
+        );
         if let Some(mark) = self.mark {
             let any = if self.is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().unwrap();
             let marked = marks.get(&mark).into_iter().flatten();
@@ -168,10 +187,7 @@ impl Line {
     }
 
     fn server(&self, key: &ServiceKey) -> Result<ServerSpec, Needs> {
-        if (self.upper, self.lower) != (0, 0) {
-            return Err("thresholds");
-        }
-        let place = endpoint(self.server.as_deref().expect("a server"), key.port().unwrap_or(0));
+        let place = endpoint(self.server.as_deref().expect("a server"), service_port(key));
         if place.ip().is_loopback() || crate::host::is_own(place.ip()) {
             return Err("local");
         }
@@ -181,8 +197,12 @@ impl Line {
             _ => return Err("tunnel"),
         };
         // DR and TUN servers have the service's port, whatever was given.
-        let port = if mode.maps_ports() { place.port() } else { key.port().unwrap_or(0) };
-        Ok(ServerSpec::new((place.ip(), port).into(), self.weight.unwrap_or(1), mode))
+        let port = if mode.maps_ports() { place.port() } else { service_port(key) };
+        Ok(ServerSpec {
+            upper_threshold: self.upper,
+            lower_threshold: self.lower,
+            ..ServerSpec::new((place.ip(), port).into(), self.weight.unwrap_or(1), mode)
+        })
     }
 }
 
@@ -218,8 +238,7 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
         }
         'd' => {
             let key = line.key()?;
-            let place =
-                endpoint(line.server.as_deref().expect("a server"), key.port().unwrap_or(0));
+            let place = endpoint(line.server.as_deref().expect("a server"), service_port(&key));
             lab.change(|registry, _| registry.remove_server(&key, place, Removal::Now))
         }
         'S' => return Err("timeouts"),

@@ -10,6 +10,7 @@ use gyre::wire::tcp::TcpFlags;
 use serde_json::Value;
 
 use crate::Tally;
+use crate::ipvsadm;
 use crate::support::*;
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -20,22 +21,22 @@ struct Scenario {
     name: String,
     director: Director,
     key: ServiceKey,
-    /// Source port of each client's connection on the local address.
-    local: HashMap<SocketAddr, (SocketAddr, SocketAddr)>,
+    protocol: Protocol,
+    /// Where clients go, unless they say so themselves.
+    vip: Option<SocketAddr>,
+    connections: HashMap<SocketAddr, Connection>,
+}
+
+/// Ends of a client's connection.
+#[derive(Clone, Copy)]
+struct Connection {
+    vip: SocketAddr,
+    local: SocketAddr,
+    server: SocketAddr,
 }
 
 /// What the scenario needs and gyre lacks, if anything.
 fn missing(scenario: &Value) -> Option<&'static str> {
-    if !matches!(scenario["scheduler"].as_str(), Some("rr" | "wrr" | "sh")) {
-        return Some("scheduler");
-    }
-    if scenario["service"].get("fwmark").is_some() {
-        return Some("firewall mark");
-    }
-    let all = scenario["servers"].as_array().into_iter().chain(scenario["events"].as_array());
-    if all.flatten().any(|value| value.get("u_threshold").is_some()) {
-        return Some("thresholds");
-    }
     (scenario["one_packet"] == true).then_some("one-packet scheduling")
 }
 
@@ -61,39 +62,42 @@ fn address(value: &Value) -> SocketAddr {
 }
 
 fn server_spec(value: &Value) -> ServerSpec {
-    let weight = value["weight"].as_u64().unwrap() as u32;
-    server(address(&value["addr"]), weight, ForwardMode::FullNat)
+    let number = |field: &str| value[field].as_u64().unwrap_or(0) as u32;
+    ServerSpec {
+        upper_threshold: number("u_threshold"),
+        lower_threshold: number("l_threshold"),
+        ..server(address(&value["addr"]), number("weight"), ForwardMode::FullNat)
+    }
 }
 
 impl Scenario {
     fn new(name: String, recording: &Value) -> Self {
         let service = &recording["service"];
         let protocol = if recording["protocol"] == "udp" { Protocol::Udp } else { Protocol::Tcp };
-        let vip = service["vip"].as_str().unwrap().parse().unwrap();
-        let key = ServiceKey::new(protocol, vip, service["port"].as_u64().unwrap() as u16);
         let flags = recording["flags"].as_array().unwrap();
-        let scheduler = match recording["scheduler"].as_str().unwrap() {
-            "rr" => SchedulerSpec::RoundRobin,
-            "wrr" => SchedulerSpec::WeightedRoundRobin,
-            _ => SchedulerSpec::SourceHash(SourceHash {
-                port: flags.contains(&"sh-port".into()),
-                fallback: flags.contains(&"sh-fallback".into()),
-            }),
+        let flags: Vec<String> = flags.iter().map(|f| f.as_str().unwrap().into()).collect();
+        let scheduler = ipvsadm::scheduler(recording["scheduler"].as_str().unwrap(), &flags);
+        let (key, matches, vip) = match service["dst"].as_str() {
+            // All packets to that net have the mark.
+            Some(prefix) => {
+                let prefix = prefix.parse().unwrap();
+                let one = |protocol| TrafficMatch { protocol, prefix, ports: Ports::ALL };
+                let both = [Protocol::Tcp, Protocol::Udp].map(one);
+                (ServiceKey::group("mark").unwrap(), both.to_vec(), None)
+            }
+            None => {
+                let vip = service["vip"].as_str().unwrap().parse().unwrap();
+                let port = service["port"].as_u64().unwrap() as u16;
+                let key = ServiceKey::new(protocol, vip, port);
+                (key, Vec::new(), Some(SocketAddr::new(vip, port)))
+            }
         };
-        let mut spec = ServiceSpec::new(key, scheduler);
+        let mut spec = ServiceSpec { matches, ..ServiceSpec::new(key, scheduler) };
         spec.pool = Some("pool".into());
         let mut director = Director::new(KernelMode::Tap);
         let wanted = desired(vec![spec]);
         director.change(|registry, hop_for| registry.apply(&wanted, hop_for)).unwrap();
-        Scenario { name, director, key, local: HashMap::new() }
-    }
-
-    fn vip(&self) -> SocketAddr {
-        SocketAddr::new(self.key.vip().unwrap(), self.key.port().unwrap())
-    }
-
-    fn protocol(&self) -> Protocol {
-        self.key.protocol().unwrap()
+        Scenario { name, director, key, protocol, vip, connections: HashMap::new() }
     }
 
     fn add(&mut self, value: &Value) {
@@ -106,7 +110,9 @@ impl Scenario {
         let key = self.key;
         match event["op"].as_str().unwrap() {
             "conn" => {
-                let picked = self.connect(address(&event["client"]));
+                let vip = event["dst"].as_str().map(|text| text.parse().unwrap());
+                let vip = vip.or(self.vip).expect("somewhere to go");
+                let picked = self.connect(address(&event["client"]), vip);
                 let recorded =
                     event["expect"].as_str().map(|text| text.parse::<SocketAddr>().unwrap());
                 tally.compare(&place, picked, recorded);
@@ -134,9 +140,8 @@ impl Scenario {
     }
 
     /// SYN and, if it went somewhere, the rest of the handshake; or one datagram.
-    fn connect(&mut self, client: SocketAddr) -> Option<SocketAddr> {
-        let vip = self.vip();
-        let frame = match self.protocol() {
+    fn connect(&mut self, client: SocketAddr, vip: SocketAddr) -> Option<SocketAddr> {
+        let frame = match self.protocol {
             Protocol::Udp => {
                 from_client(client.ip(), vip.ip()).udp(client.port(), vip.port()).build()
             }
@@ -151,8 +156,8 @@ impl Scenario {
         }
         let (local, server) = endpoints(&outcome.frame);
         assert_eq!(outcome.frame[..6], server_mac(server.ip()).0);
-        self.local.insert(client, (local, server));
-        if self.protocol() == Protocol::Tcp {
+        self.connections.insert(client, Connection { vip, local, server });
+        if self.protocol == Protocol::Tcp {
             self.server_says(client, SYN | ACK, 5000);
             self.client_says(client, ACK, 1001);
         }
@@ -166,12 +171,13 @@ impl Scenario {
     }
 
     fn client_says(&mut self, client: SocketAddr, flags: TcpFlags, seq: u32) {
-        let tcp = from_client(client.ip(), self.vip().ip()).tcp(client.port(), self.vip().port());
+        let vip = self.connections[&client].vip;
+        let tcp = from_client(client.ip(), vip.ip()).tcp(client.port(), vip.port());
         self.director.receive(CLIENT, &tcp.seq(seq).ack(5001).flags(flags).build());
     }
 
     fn server_says(&mut self, client: SocketAddr, flags: TcpFlags, seq: u32) {
-        let (local, server) = self.local[&client];
+        let Connection { local, server, .. } = self.connections[&client];
         let tcp = from_server(server.ip(), local.ip()).tcp(server.port(), local.port());
         let frame = tcp.seq(seq).ack(1001).flags(flags).build();
         assert_eq!(self.director.receive(SERVER, &frame).sent_on(), Some(CLIENT));

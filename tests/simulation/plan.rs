@@ -98,7 +98,7 @@ fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
     let scheduler = random.pick(&[
         SchedulerSpec::RoundRobin,
         SchedulerSpec::WeightedRoundRobin,
-        SchedulerSpec::SourceHash(SourceHash { port: true, fallback: true }),
+        SchedulerSpec::SourceHash(HashFlags { port: true, fallback: true }),
         SchedulerSpec::Maglev { slots: 251 },
     ]);
     let mut spec = ServiceSpec::new(key, scheduler);

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
-use super::is_usable;
+use super::candidates::Candidates;
 use crate::dataplane::flow::FlowKey;
-use crate::model::{MaglevTable, VirtualService};
+use crate::model::MaglevTable;
 
 /// Fixed, so that all directors behind ECMP agree. Flow tables are keyed per process instead.
 const KEY: (u64, u64) = (0x6779_7265_2066_6c6f, 0x7720_6861_7368_2031);
@@ -26,6 +26,6 @@ fn hash(key: &FlowKey) -> u64 {
     hasher.finish()
 }
 
-pub(super) fn pick(service: &VirtualService, table: &MaglevTable, key: &FlowKey) -> Option<usize> {
-    table.look_up(hash(key)).filter(|at| service.servers.get(*at).is_some_and(is_usable))
+pub(super) fn pick(servers: &mut Candidates, table: &MaglevTable, key: &FlowKey) -> Option<usize> {
+    table.look_up(hash(key)).filter(|at| servers.is_usable(*at))
 }

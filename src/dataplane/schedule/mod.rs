@@ -1,82 +1,114 @@
 //! Schedulers: which server gets a new flow.
 //!
-//! One file each. A scheduler reads the service and moves its own worker's cursor; cursors are
-//! keyed by service and outlive snapshots. Exact (as the kernel picks) with one worker; with
-//! several, each worker walks on its own. Next to come here: lc, wlc, sed, nq (they read the
-//! servers' counters), dh, mh, lblc, lblcr, fo, ovf.
+//! One file a family. A scheduler reads the service, asks `Candidates` how loaded its servers are,
+//! and moves its own worker's cursor or cache; these are keyed by service and outlive snapshots.
+//! Exact (as the kernel picks) with one worker. With several, each worker walks on its own, and
+//! knows what the others carry as of control's last round, see `counters::OtherWorkers`.
 
+mod by_weight;
+mod candidates;
+mod cursor;
+mod hashing;
+mod least_connections;
+mod limits;
+mod locality;
+mod locality_cache;
 mod maglev;
 mod round_robin;
-mod source_hash;
 mod weighted_round_robin;
 
 use super::flow::FlowKey;
-use crate::model::{Change, RealServer, Scheduler, ServerId, VirtualService};
+use crate::counters::WorkerCounters;
+use crate::limits::SERVICES_MAX;
+use crate::model::{RealServer, Scheduler, ServerId, Snapshot, VirtualService};
+use crate::time::Nanos;
+use candidates::Candidates;
+use cursor::Cursor;
+use limits::Limits;
+use locality_cache::{LocalityCache, Place};
 
-/// Where a service's scheduler stands on one worker.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cursor {
-    /// The server picked last; `None` is the list's head.
-    last: Option<ServerId>,
-    /// wrr: the weight of the present round.
-    weight: u32,
-    /// wrr: greatest common divisor of the weights.
-    weight_gcd: u32,
-    /// wrr: the weight a full turn starts with.
-    weight_top: u32,
-    /// Changes of the service replayed so far.
-    seen: u64,
+/// All that one worker's schedulers remember.
+#[derive(Debug)]
+pub struct Schedulers {
+    cursors: Vec<Cursor>,
+    limits: Limits,
+    locality: LocalityCache,
 }
 
-impl Cursor {
-    /// Moves the cursor as the kernel moves it at each add, edit and delete.
-    fn catch_up(&mut self, service: &VirtualService) {
-        if self.seen == service.changes.next() {
-            return;
+impl Schedulers {
+    /// Nothing remembered yet; room for `servers` slots. `seed` keys the cache of `lblc`.
+    pub fn new(servers: usize, seed: u64) -> Self {
+        Schedulers {
+            cursors: vec![Cursor::default(); SERVICES_MAX],
+            limits: Limits::new(servers),
+            locality: LocalityCache::new(seed),
         }
-        for change in service.changes.since(self.seen) {
-            match service.scheduler {
-                Scheduler::WeightedRoundRobin => weighted_round_robin::replay(self, change),
-                _ => self.step_off(change),
+    }
+
+    /// Takes thresholds over from a new snapshot, so that flows which end before the next pick
+    /// are judged by them.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        for id in snapshot.limited_services.iter() {
+            let (Some(service), Some(cursor)) =
+                (snapshot.service(*id), self.cursors.get_mut(id.index()))
+            else {
+                continue;
+            };
+            if cursor.sees_new_limits(service) {
+                service.servers.iter().for_each(|server| self.limits.set(server));
             }
         }
-        self.seen = service.changes.next();
     }
 
-    fn step_off(&mut self, change: &Change) {
-        if change.removed.is_some() && change.removed == self.last {
-            self.last = change.predecessor;
-        }
+    /// Picks a server for a new flow of `service`; `None` when none may take it.
+    pub fn pick<'s>(
+        &mut self,
+        service: &'s VirtualService,
+        key: &FlowKey,
+        counters: &WorkerCounters,
+        now: Nanos,
+    ) -> Option<&'s RealServer> {
+        let Schedulers { cursors, limits, locality } = self;
+        let cursor = cursors.get_mut(service.id.index())?;
+        cursor.catch_up(service);
+        let mut servers = Candidates::new(&service.servers, limits, counters);
+        let servers = &mut servers;
+        let at = match &service.scheduler {
+            Scheduler::RoundRobin => round_robin::pick(servers, cursor),
+            Scheduler::WeightedRoundRobin => weighted_round_robin::pick(servers, cursor),
+            Scheduler::LeastConnections => least_connections::unweighted(servers),
+            Scheduler::WeightedLeastConnections => least_connections::weighted(servers),
+            Scheduler::LocalityLeastConnections => {
+                locality::pick(servers, locality, &Place::of(service, key.dst, now))
+            }
+            Scheduler::ReplicatedLocality => {
+                locality::pick_replicated(servers, locality, &Place::of(service, key.dst, now))
+            }
+            Scheduler::DestinationHash(table) => hashing::by_destination(servers, table, key),
+            Scheduler::SourceHash(flags, table) => hashing::by_source(servers, *flags, table, key),
+            Scheduler::ShortestExpectedDelay => least_connections::shortest_delay(servers),
+            Scheduler::NeverQueue => least_connections::never_queue(servers),
+            Scheduler::Failover => by_weight::failover(servers),
+            Scheduler::Overflow => by_weight::overflow(servers),
+            Scheduler::KernelMaglev(flags, table) => hashing::maglev(servers, *flags, table, key),
+            Scheduler::Maglev(table) => maglev::pick(servers, table, key),
+        }?;
+        service.servers.get(at)
     }
-}
 
-/// Whether the server may take a new flow.
-pub fn is_usable(server: &RealServer) -> bool {
-    server.effective_weight() > 0
-}
+    /// Whether any server of the service may take a new flow.
+    pub fn any_usable(&mut self, service: &VirtualService, counters: &WorkerCounters) -> bool {
+        let mut servers = Candidates::new(&service.servers, &mut self.limits, counters);
+        (0..service.servers.len()).any(|at| servers.is_usable(at))
+    }
 
-/// Picks a server for a new flow of `service`; `None` when no server is usable.
-pub fn pick<'s>(
-    service: &'s VirtualService,
-    cursor: &mut Cursor,
-    key: &FlowKey,
-) -> Option<&'s RealServer> {
-    cursor.catch_up(service);
-    let at = match &service.scheduler {
-        Scheduler::RoundRobin => round_robin::pick(service, cursor),
-        Scheduler::WeightedRoundRobin => weighted_round_robin::pick(service, cursor),
-        Scheduler::SourceHash(flags, table) => source_hash::pick(service, *flags, table, key),
-        Scheduler::Maglev(table) => maglev::pick(service, table, key),
-    }?;
-    service.servers.get(at)
-}
+    /// To be called when a flow of the server has been counted.
+    pub fn bound(&mut self, server: ServerId, counters: &WorkerCounters) {
+        self.limits.bound(server, counters);
+    }
 
-/// Positions of the kernel's list walk that starts behind `last`: the list has the server added
-/// last in front, so it runs from the highest position to the lowest, and ends with `last` itself.
-fn walk(service: &VirtualService, last: Option<ServerId>) -> impl Iterator<Item = usize> + use<> {
-    let count = service.servers.len();
-    let start = last
-        .and_then(|id| service.servers.iter().position(|server| server.id == id))
-        .unwrap_or(count);
-    (0..start).rev().chain((start..count).rev())
+    /// To be called when a flow of the server is no longer counted.
+    pub fn unbound(&mut self, server: ServerId, counters: &WorkerCounters) {
+        self.limits.unbound(server, counters);
+    }
 }

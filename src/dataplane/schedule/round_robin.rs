@@ -1,10 +1,11 @@
-//! rr: servers in turn, weight 0 left out.
+//! rr: servers in turn, those that may not take a flow left out.
 
-use super::{Cursor, is_usable, walk};
-use crate::model::VirtualService;
+use super::candidates::Candidates;
+use super::cursor::Cursor;
 
-pub(super) fn pick(service: &VirtualService, cursor: &mut Cursor) -> Option<usize> {
-    let at = walk(service, cursor.last).find(|at| is_usable(&service.servers[*at]));
-    cursor.last = at.map(|at| service.servers[at].id);
-    at
+/// Where nobody may, the cursor stays where it is.
+pub(super) fn pick(servers: &mut Candidates, cursor: &mut Cursor) -> Option<usize> {
+    let at = servers.walk(cursor.last).find(|at| servers.is_usable(*at))?;
+    cursor.last = Some(servers.servers[at].id);
+    Some(at)
 }

@@ -23,7 +23,7 @@ use super::flow::{Direction, Side, flag};
 use super::flow_table::{FlowId, Hit};
 use super::segment::{self, Options, Timestamps, Words};
 use super::state::WorkerState;
-use super::{client_address, mss, pipeline, reply, schedule, track};
+use super::{client_address, mss, pipeline, reply, track};
 use crate::counters::{DropReason, ReplyKind};
 use crate::limits::{
     SERVICES_MAX, SYNPROXY_RETRY_MS, SYNPROXY_STRAYS_PER_SECOND, SYNPROXY_SYNS_MAX,
@@ -173,7 +173,7 @@ fn offer(
         admit::refused(state, service);
         return Err(reason);
     }
-    if !service.servers.iter().any(schedule::is_usable) {
+    if !state.schedulers.any_usable(service, &state.counters) {
         admit::refused(state, service);
         return admit::no_server(state, snapshot, slot);
     }

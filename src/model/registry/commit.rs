@@ -12,12 +12,13 @@ use super::draft::{Draft, endpoint_of, fits, specs_of};
 use super::server_ids::{Drain, ServerKey};
 use super::{Applied, Entry, HopFor, Registry, RetiredService, Round, Usage};
 use crate::model::id::{ServerId, ServiceId};
+use crate::model::kernel_maglev::KernelMaglevTable;
 use crate::model::maglev::MaglevTable;
 use crate::model::prefix::PrefixSet;
 use crate::model::service::{RealServer, Scheduler, ServerState, VirtualService};
 use crate::model::service_key::{ServiceKey, Traffic};
 use crate::model::snapshot::Snapshot;
-use crate::model::source_hash::source_hash_table;
+use crate::model::source_hash::{destination_hash_table, source_hash_table};
 use crate::model::spec::{Removal, SchedulerSpec, ServerSpec, ServiceSpec, SpecProblem};
 use crate::model::steering::KeyKind;
 use crate::time::Nanos;
@@ -115,7 +116,7 @@ impl Registry {
             Removal::Now => {
                 let server = draft.remove(at);
                 let key = ServerKey { service: *key, endpoint: endpoint_of(&server) };
-                self.servers.retire(key, server.id, revision);
+                self.servers.retire(key, &server, revision);
             }
         }
     }
@@ -140,6 +141,9 @@ impl Registry {
             address: server.address,
             port: server.port,
             weight: server.weight,
+            last_weight: if server.weight > 0 { server.weight } else { claim.last_weight },
+            upper_threshold: server.upper_threshold,
+            lower_threshold: server.lower_threshold,
             mode: server.mode,
             tunnel: server.tunnel,
             hop: hop_for(server.address),
@@ -154,6 +158,10 @@ impl Registry {
         let same_matches = |entry: &Entry| entry.spec.matches == spec.matches;
         round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_matches);
         spec.servers = specs_of(&draft.servers);
+        let known = self.services.get(&spec.key).filter(|known| known.service.id == draft.service);
+        let same = known.filter(|known| known.spec.scheduler == spec.scheduler);
+        let was_limited = known.is_some_and(|known| known.service.is_limited);
+        let has_threshold = |server: &RealServer| server.upper_threshold > 0;
         let key_kind = self.key_kind(&spec);
         for server in &draft.servers {
             self.servers.note_mode(spec.key.protocol(), server);
@@ -164,6 +172,9 @@ impl Registry {
             key: spec.key,
             matches: spec.matches.clone(),
             scheduler: scheduler(spec.scheduler, &draft.servers),
+            scheduler_since: same
+                .map_or(draft.changes.next(), |known| known.service.scheduler_since),
+            is_limited: was_limited || draft.servers.iter().any(has_threshold),
             servers: draft.servers,
             changes: draft.changes,
             key_kind,
@@ -254,6 +265,12 @@ impl Registry {
                 }
                 next.services[id.index()] = service;
             }
+            let limited = |service: &Arc<VirtualService>| service.is_limited.then_some(service.id);
+            let limited: Vec<ServiceId> =
+                next.services.iter().flatten().filter_map(limited).collect();
+            if *next.limited_services != limited {
+                next.limited_services = Arc::new(limited);
+            }
             if round.keys_changed {
                 let ids = self.services.iter().map(|(key, entry)| (*key, entry.service.id));
                 next.service_by_key = Arc::new(ids.collect());
@@ -284,8 +301,22 @@ fn scheduler(spec: SchedulerSpec, servers: &[RealServer]) -> Scheduler {
     match spec {
         SchedulerSpec::RoundRobin => Scheduler::RoundRobin,
         SchedulerSpec::WeightedRoundRobin => Scheduler::WeightedRoundRobin,
+        SchedulerSpec::LeastConnections => Scheduler::LeastConnections,
+        SchedulerSpec::WeightedLeastConnections => Scheduler::WeightedLeastConnections,
+        SchedulerSpec::LocalityLeastConnections => Scheduler::LocalityLeastConnections,
+        SchedulerSpec::ReplicatedLocality => Scheduler::ReplicatedLocality,
+        SchedulerSpec::DestinationHash => {
+            Scheduler::DestinationHash(destination_hash_table(servers))
+        }
         SchedulerSpec::SourceHash(flags) => {
             Scheduler::SourceHash(flags, source_hash_table(servers))
+        }
+        SchedulerSpec::ShortestExpectedDelay => Scheduler::ShortestExpectedDelay,
+        SchedulerSpec::NeverQueue => Scheduler::NeverQueue,
+        SchedulerSpec::Failover => Scheduler::Failover,
+        SchedulerSpec::Overflow => Scheduler::Overflow,
+        SchedulerSpec::KernelMaglev(flags) => {
+            Scheduler::KernelMaglev(flags, KernelMaglevTable::new(servers))
         }
         SchedulerSpec::Maglev { slots } => {
             let shares: Vec<(IpAddr, u16, u32)> = servers

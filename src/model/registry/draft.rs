@@ -57,6 +57,11 @@ impl Draft {
     pub(super) fn edit(&mut self, at: usize, spec: &ServerSpec) {
         let server = &mut self.servers[at];
         server.weight = spec.weight;
+        if spec.weight > 0 {
+            server.last_weight = spec.weight;
+        }
+        server.upper_threshold = spec.upper_threshold;
+        server.lower_threshold = spec.lower_threshold;
         server.mode = spec.mode;
         server.tunnel = spec.tunnel;
         server.state = ServerState::Active;
@@ -106,20 +111,21 @@ pub(super) fn endpoint_of(server: &RealServer) -> SocketAddr {
 
 /// Whether an active server already is what `spec` says.
 pub(super) fn fits(server: &RealServer, spec: &ServerSpec) -> bool {
-    server.state == ServerState::Active
-        && (server.weight, server.mode, server.tunnel) == (spec.weight, spec.mode, spec.tunnel)
+    server.state == ServerState::Active && spec_of(server) == *spec
 }
 
 /// The servers that still count as configured, in list order.
 pub(super) fn specs_of(servers: &[RealServer]) -> Vec<ServerSpec> {
     let active = servers.iter().filter(|server| server.state == ServerState::Active);
-    active
-        .map(|server| ServerSpec {
-            address: server.address,
-            port: server.port,
-            weight: server.weight,
-            mode: server.mode,
-            tunnel: server.tunnel,
-        })
-        .collect()
+    active.map(spec_of).collect()
+}
+
+/// What was asked for to get this server.
+pub(super) fn spec_of(server: &RealServer) -> ServerSpec {
+    ServerSpec {
+        upper_threshold: server.upper_threshold,
+        lower_threshold: server.lower_threshold,
+        tunnel: server.tunnel,
+        ..ServerSpec::new(endpoint_of(server), server.weight, server.mode)
+    }
 }

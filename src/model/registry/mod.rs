@@ -32,7 +32,7 @@ use super::steering::Steering;
 use crate::limits::{LIPS_MAX, SERVERS_MAX, SERVICES_MAX};
 use crate::time::Nanos;
 use checks::{no_service, refusal};
-use draft::{Draft, specs_of};
+use draft::{Draft, spec_of, specs_of};
 use lips::Lips;
 use server_ids::ServerIds;
 use slots::Slots;
@@ -330,8 +330,7 @@ impl Registry {
             let remedy = "add it again first, or wait until it is gone";
             return Err(vec![refusal(ProblemKind::Invalid, key, what, remedy)]);
         }
-        let spec =
-            ServerSpec { tunnel: server.tunnel, ..ServerSpec::new(endpoint, weight, server.mode) };
+        let spec = ServerSpec { weight, ..spec_of(server) };
         self.edit_server(key, &spec)
     }
 

@@ -35,6 +35,8 @@ pub(super) struct Retired {
     pub(super) id: ServerId,
     /// The first revision without it.
     pub(super) revision: u64,
+    /// Its last weight above 0: it comes back with it, as from the kernel's trash.
+    pub(super) last_weight: u32,
 }
 
 /// A slot, and whether it is new to this server.
@@ -42,6 +44,8 @@ pub(super) struct Retired {
 pub(super) struct Claim {
     pub(super) id: ServerId,
     pub(super) fresh: bool,
+    /// The last weight above 0 that it had; 0 when it is new.
+    pub(super) last_weight: u32,
 }
 
 #[derive(Debug)]
@@ -82,15 +86,22 @@ impl ServerIds {
     /// The slot of a server that joins: its old one while flows still know it by that.
     pub(super) fn claim(&mut self, key: &ServerKey) -> Option<Claim> {
         match self.retired.remove(key) {
-            Some(retired) => Some(Claim { id: retired.id, fresh: false }),
-            None => self.slots.take().map(|slot| Claim { id: ServerId(slot), fresh: true }),
+            Some(retired) => {
+                let Retired { id, last_weight, .. } = retired;
+                Some(Claim { id, fresh: false, last_weight })
+            }
+            None => {
+                let id = ServerId(self.slots.take()?);
+                Some(Claim { id, fresh: true, last_weight: 0 })
+            }
         }
     }
 
     /// The server left the list in `revision`.
-    pub(super) fn retire(&mut self, key: ServerKey, id: ServerId, revision: u64) {
+    pub(super) fn retire(&mut self, key: ServerKey, server: &RealServer, revision: u64) {
+        let RealServer { id, last_weight, .. } = *server;
         self.draining.remove(&id);
-        self.retired.insert(key, Retired { id, revision });
+        self.retired.insert(key, Retired { id, revision, last_weight });
     }
 
     /// Frees what no worker's snapshot lists and no flow holds.

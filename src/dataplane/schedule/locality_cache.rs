@@ -1,0 +1,338 @@
+//! What lblc and lblcr remember: for each destination of a service the servers it was sent to.
+//!
+//! One cache a worker for all services, its memory taken at start. What has been idle for a day is
+//! forgotten when it is looked up or when room is needed; in a full cache the entry longest unused
+//! makes way if it has been idle for six minutes (the kernel's figures), else the newcomer is just
+//! not remembered, which is counted. Servers are known by address and port, so that one that is
+//! removed and comes back finds its destinations again.
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+use crate::limits::{LOCALITY_ENTRIES_MAX, LOCALITY_MEMBERS_MAX};
+use crate::model::{RealServer, ServiceId, VirtualService};
+use crate::time::{NANOS_PER_SECOND, Nanos};
+
+/// After so many idle seconds an entry means nothing; and once in so many a set loses a server.
+const EXPIRATION_S: u32 = 24 * 60 * 60;
+/// After so many idle seconds an entry makes way in a full cache.
+const ENTRY_IDLE_S: u32 = 6 * 60;
+const NONE: u32 = u32::MAX;
+
+/// A service's destination at some time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    service: ServiceId,
+    /// A scheduler set anew remembers nothing.
+    since: u64,
+    destination: IpAddr,
+    now_s: u32,
+}
+
+impl Place {
+    pub fn of(service: &VirtualService, destination: IpAddr, now: Nanos) -> Self {
+        Place {
+            service: service.id,
+            since: service.scheduler_since,
+            destination,
+            now_s: (now.0 / NANOS_PER_SECOND) as u32,
+        }
+    }
+}
+
+/// Names an entry until the next one is inserted or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntryId(u32);
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    service: ServiceId,
+    since: u64,
+    destination: IpAddr,
+    used_s: u32,
+    /// When the set last changed.
+    changed_s: u32,
+    members: u32,
+    /// First member; the one that joined last.
+    first: u32,
+    /// Next in the bucket, or of the free ones.
+    next: u32,
+    older: u32,
+    newer: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    address: IpAddr,
+    port: u16,
+    /// Where it was last in the service's list.
+    at: u32,
+    next: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct LocalityCache {
+    seed: u64,
+    buckets: Vec<u32>,
+    entries: Vec<Entry>,
+    members: Vec<Member>,
+    free_entry: u32,
+    free_member: u32,
+    oldest: u32,
+    newest: u32,
+}
+
+impl LocalityCache {
+    pub fn new(seed: u64) -> Self {
+        LocalityCache {
+            seed,
+            buckets: vec![0; LOCALITY_ENTRIES_MAX],
+            entries: Vec::with_capacity(LOCALITY_ENTRIES_MAX),
+            members: Vec::with_capacity(LOCALITY_MEMBERS_MAX),
+            free_entry: NONE,
+            free_member: NONE,
+            oldest: NONE,
+            newest: NONE,
+        }
+    }
+
+    /// The bucket of a destination. What it holds is one more than an entry's number; 0 is none,
+    /// so that fresh memory is an empty cache.
+    fn bucket(&self, service: ServiceId, destination: IpAddr) -> usize {
+        let mut hasher = SipHasher13::new_with_keys(self.seed, !self.seed);
+        hasher.write_u32(service.0);
+        match destination {
+            IpAddr::V4(v4) => hasher.write(&v4.octets()),
+            IpAddr::V6(v6) => hasher.write(&v6.octets()),
+        }
+        hasher.finish() as usize % LOCALITY_ENTRIES_MAX
+    }
+
+    /// The entry of a destination, from now on the one used last.
+    pub fn find(&mut self, place: &Place) -> Option<EntryId> {
+        let mut at = self.buckets[self.bucket(place.service, place.destination)];
+        while at != 0 {
+            let id = at - 1;
+            let entry = &self.entries[id as usize];
+            if (entry.service, entry.since, entry.destination)
+                == (place.service, place.since, place.destination)
+            {
+                if place.now_s.wrapping_sub(entry.used_s) > EXPIRATION_S {
+                    self.remove(EntryId(id));
+                    return None;
+                }
+                self.unlink(id);
+                self.link(id);
+                self.entries[id as usize].used_s = place.now_s;
+                return Some(EntryId(id));
+            }
+            at = entry.next;
+        }
+        None
+    }
+
+    /// Positions in `servers` of an entry's members that are still listed, the newest first.
+    pub fn positions<'a>(
+        &'a self,
+        entry: EntryId,
+        servers: &'a [RealServer],
+    ) -> impl Iterator<Item = usize> + use<'a> {
+        self.members_of(entry).filter_map(move |(_, member)| {
+            let is_it = |server: &RealServer| {
+                (server.address, server.port) == (member.address, member.port)
+            };
+            let hint = member.at as usize;
+            if servers.get(hint).is_some_and(is_it) {
+                return Some(hint);
+            }
+            servers.iter().position(is_it)
+        })
+    }
+
+    fn members_of(&self, entry: EntryId) -> impl Iterator<Item = (u32, &Member)> {
+        let mut at = self.entries[entry.0 as usize].first;
+        std::iter::from_fn(move || {
+            let id = at;
+            let member = self.members.get(id as usize)?;
+            at = member.next;
+            Some((id, member))
+        })
+    }
+
+    /// Remembers a server for a destination that has no entry; `false` when there is no room.
+    pub fn insert(&mut self, place: &Place, server: (usize, &RealServer)) -> bool {
+        let Some(id) = self.take_entry(place.now_s) else { return false };
+        let bucket = self.bucket(place.service, place.destination);
+        self.entries[id as usize] = Entry {
+            service: place.service,
+            since: place.since,
+            destination: place.destination,
+            used_s: place.now_s,
+            changed_s: place.now_s,
+            members: 0,
+            first: NONE,
+            next: self.buckets[bucket],
+            older: NONE,
+            newer: NONE,
+        };
+        self.buckets[bucket] = id + 1;
+        self.link(id);
+        let joined = self.grow(EntryId(id), server, place);
+        if !joined {
+            self.remove(EntryId(id));
+        }
+        joined
+    }
+
+    /// Adds a server to a set, unless it is in it; `false` when there is no room.
+    pub fn grow(
+        &mut self,
+        entry: EntryId,
+        (at, server): (usize, &RealServer),
+        place: &Place,
+    ) -> bool {
+        let endpoint = (server.address, server.port);
+        if self.members_of(entry).any(|(_, member)| (member.address, member.port) == endpoint) {
+            return true;
+        }
+        let Some(id) = self.take_member() else { return false };
+        let entry = &mut self.entries[entry.0 as usize];
+        let next = std::mem::replace(&mut entry.first, id);
+        self.members[id as usize] =
+            Member { address: server.address, port: server.port, at: at as u32, next };
+        entry.members += 1;
+        entry.changed_s = place.now_s;
+        true
+    }
+
+    /// Whether a set of several has not changed for a day.
+    pub fn may_shrink(&self, entry: EntryId, place: &Place) -> bool {
+        let entry = &self.entries[entry.0 as usize];
+        entry.members > 1 && place.now_s.wrapping_sub(entry.changed_s) > EXPIRATION_S
+    }
+
+    /// Takes a server out of a set; without one a member that is no longer listed.
+    pub fn shrink(&mut self, entry: EntryId, server: Option<&RealServer>, place: &Place) {
+        let is_it = |member: &Member| {
+            server
+                .is_none_or(|server| (server.address, server.port) == (member.address, member.port))
+        };
+        let mut before = NONE;
+        let mut found = None;
+        for (id, member) in self.members_of(entry) {
+            if is_it(member) {
+                found = Some(id);
+                break;
+            }
+            before = id;
+        }
+        if let Some(id) = found {
+            self.drop_member(entry, before, id);
+            self.entries[entry.0 as usize].changed_s = place.now_s;
+        }
+    }
+
+    fn drop_member(&mut self, entry: EntryId, before: u32, id: u32) {
+        let next = std::mem::replace(&mut self.members[id as usize].next, self.free_member);
+        self.free_member = id;
+        let entry = &mut self.entries[entry.0 as usize];
+        entry.members -= 1;
+        match before {
+            NONE => entry.first = next,
+            before => self.members[before as usize].next = next,
+        }
+    }
+
+    /// Forgets an entry.
+    pub fn remove(&mut self, EntryId(id): EntryId) {
+        while self.entries[id as usize].first != NONE {
+            self.drop_member(EntryId(id), NONE, self.entries[id as usize].first);
+        }
+        self.unlink(id);
+        let Entry { service, destination, next, .. } = self.entries[id as usize];
+        let bucket = self.bucket(service, destination);
+        if self.buckets[bucket] == id + 1 {
+            self.buckets[bucket] = next;
+        } else {
+            let mut at = self.buckets[bucket];
+            while at != 0 {
+                let entry = &mut self.entries[at as usize - 1];
+                if entry.next == id + 1 {
+                    entry.next = next;
+                    break;
+                }
+                at = entry.next;
+            }
+        }
+        self.entries[id as usize].next = self.free_entry;
+        self.free_entry = id;
+    }
+
+    /// A place for an entry: a free one, a new one, or that of an entry which idled long enough.
+    fn take_entry(&mut self, now_s: u32) -> Option<u32> {
+        if self.free_entry == NONE
+            && self.entries.len() == LOCALITY_ENTRIES_MAX
+            && let Some(oldest) = self.entries.get(self.oldest as usize)
+            && now_s.wrapping_sub(oldest.used_s) > ENTRY_IDLE_S
+        {
+            self.remove(EntryId(self.oldest));
+        }
+        if let Some(entry) = self.entries.get(self.free_entry as usize) {
+            return Some(std::mem::replace(&mut self.free_entry, entry.next));
+        }
+        if self.entries.len() == LOCALITY_ENTRIES_MAX {
+            return None;
+        }
+        self.entries.push(Entry {
+            service: ServiceId(0),
+            since: 0,
+            destination: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            used_s: 0,
+            changed_s: 0,
+            members: 0,
+            first: NONE,
+            next: 0,
+            older: NONE,
+            newer: NONE,
+        });
+        Some(self.entries.len() as u32 - 1)
+    }
+
+    fn take_member(&mut self) -> Option<u32> {
+        if let Some(member) = self.members.get(self.free_member as usize) {
+            return Some(std::mem::replace(&mut self.free_member, member.next));
+        }
+        if self.members.len() == LOCALITY_MEMBERS_MAX {
+            return None;
+        }
+        let address = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        self.members.push(Member { address, port: 0, at: 0, next: NONE });
+        Some(self.members.len() as u32 - 1)
+    }
+
+    /// Puts an entry at the newest end of the row by use.
+    fn link(&mut self, id: u32) {
+        let entry = &mut self.entries[id as usize];
+        (entry.older, entry.newer) = (self.newest, NONE);
+        match self.entries.get_mut(self.newest as usize) {
+            Some(newest) => newest.newer = id,
+            None => self.oldest = id,
+        }
+        self.newest = id;
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let Entry { older, newer, .. } = self.entries[id as usize];
+        match self.entries.get_mut(older as usize) {
+            Some(entry) => entry.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.entries.get_mut(newer as usize) {
+            Some(entry) => entry.older = older,
+            None => self.newest = older,
+        }
+    }
+}
