@@ -90,7 +90,24 @@ counted! {
             "TTL or hop limit used up; time exceeded was answered if allowed";
         ForwardingLoop = "forwarding_loop",
             "a forwarded frame came back: two directors point at each other";
-        Fragment = "fragment", "fragments towards a service are not followed yet";
+        FragmentMalformed = "fragment_malformed",
+            "a fragment that no datagram can have: empty, of odd size or past 64 KiB";
+        FragmentTiny = "fragment_tiny",
+            "a first fragment without all of the transport header (RFC 1858, RFC 8200 4.5)";
+        FragmentOverlap = "fragment_overlap",
+            "fragments of one datagram contradict each other: all are dropped (RFC 5722)";
+        FragmentDuplicate = "fragment_duplicate", "a fragment that had come before";
+        FragmentTimeout = "fragment_timeout",
+            "the fragment waited 30 s, and its datagram's first one did not come";
+        FragmentEvicted = "fragment_evicted",
+            "the fragment waited for its datagram's first one and made way for younger ones";
+        FragmentStoreFull = "fragment_store_full",
+            "no room for a fragment whose datagram's first one has not come";
+        FragmentRefused = "fragment_refused",
+            "its datagram's first fragment was dropped, or answered by the director";
+        FragmentNoFlow = "fragment_no_flow", "its datagram's flow has ended";
+        FragmentInHandshake = "fragment_in_handshake",
+            "a fragmented segment while SYNPROXY or the client's address need it whole";
         BadIcmpChecksum = "bad_icmp_checksum",
             "an ICMP error about a flow whose own checksum is wrong";
         Denied = "denied", "the service's allow or deny list refuses this client";
@@ -134,6 +151,7 @@ counted! {
     HandOffCause {
         Flow = "flow", "a client's frame arrived on a queue that is not its owner's";
         Reply = "reply", "a server's frame arrived on a queue that is not its owner's";
+        Fragment = "fragment", "a fragment: to its datagram's owner, or on to its flow's";
         IcmpError = "icmp_error", "an ICMP error about a flow of another worker";
     }
 }

@@ -36,6 +36,22 @@ pub const OUTBOX_FRAMES_MAX: usize = 256;
 pub const OUTBOX_FRAME_BYTES: usize = 1600;
 /// Room in front of a frame that the packet path may use (options, tunnel headers, tags).
 pub const HEADROOM_BYTES: usize = 128;
+/// Datagrams whose fragments one worker follows at one time.
+pub const FRAGMENT_DATAGRAMS_MAX: usize = 1024;
+/// Pieces that the store of waiting fragments is made of, per worker: 4 MiB in all, as the
+/// kernel's `ipfrag_high_thresh`.
+pub const FRAGMENT_CHUNKS: usize = 2048;
+/// Size of one of them.
+pub const FRAGMENT_CHUNK_BYTES: usize = 2048;
+/// Fragments of one datagram that may wait. The largest one has 119 on a path with the least MTU
+/// that hosts must take (576).
+pub const FRAGMENT_FRAMES_MAX: u16 = 128;
+/// Datagrams looked at for one whose waiting fragments make way.
+pub const FRAGMENTS_SEARCHED_MAX: usize = 16;
+/// How long a datagram is followed: the kernel's `ipfrag_time`.
+pub const FRAGMENT_TIMEOUT_MS: u64 = 30_000;
+/// Largest frame: the largest MTU that a port can have, link header and tag.
+pub const FRAME_BYTES_MAX: usize = 9702 + 14 + 4;
 /// IPv6 extension headers walked over in one packet; more is a counted drop.
 pub const IPV6_EXTENSIONS_MAX: usize = 8;
 /// Slots of a Maglev look-up table unless configured; a prime (Maglev paper, section 3.4).

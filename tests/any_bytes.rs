@@ -130,7 +130,8 @@ proptest! {
             let before = counted(&director);
             let outcome = director.receive(*nic, frame);
             if let Verdict::Drop(reason) = outcome.verdict {
-                prop_assert_eq!(counted(&director), before + 1);
+                // An overlap also ends the fragments that waited.
+                prop_assert!(counted(&director) > before);
                 prop_assert_ne!(reason, DropReason::Internal);
             }
         }

@@ -15,7 +15,7 @@ use gyre::model::*;
 use gyre::wire::build::{IpBuilder, PacketBuilder};
 use gyre::wire::checksum::Sum;
 use gyre::wire::ethernet::{Ethernet, MacAddr};
-use gyre::wire::ip::{Fragment as Piece, IpProtocol};
+use gyre::wire::ip::IpProtocol;
 use gyre::wire::ipv4::Ipv4;
 use gyre::wire::ipv6::Ipv6;
 use gyre::wire::tcp::{Tcp, TcpFlags, TcpOption};
@@ -253,25 +253,6 @@ fn what_is_refused() {
         ),
         ("denied client", syn(LISTED, 0), Verdict::Drop(Denied)),
         ("TTL 0", to(DR, 0).ttl(0).tcp(5, 80).flags(SYN).build(), Verdict::Drop(TtlExpired)),
-    ]);
-}
-
-#[test]
-fn fragments_to_services_are_counted() {
-    use DropReason::*;
-    let fragment = Piece { id: 7, offset_bytes: 0, more: true };
-    let kernel = Verdict::ToKernel(CLIENT);
-    check(vec![
-        (
-            "fragment to a service",
-            to(DR, 0).fragment(fragment).udp(5, 80).build(),
-            Verdict::Drop(Fragment),
-        ),
-        (
-            "fragment to the host",
-            from_client(ip(CLIENTS[0]), ip("192.168.100.1")).fragment(fragment).udp(5, 80).build(),
-            kernel,
-        ),
     ]);
 }
 

@@ -14,6 +14,8 @@ use gyre::dataplane::{Burst, RxMeta, Verdict, WorkerConfig, WorkerState, process
 use gyre::frame::Frame;
 use gyre::model::*;
 use gyre::time::Nanos;
+use gyre::wire::build::IpBuilder;
+use gyre::wire::ip::{Fragment, IpProtocol};
 use gyre::wire::ipv4::Ipv4;
 use gyre::wire::tcp::TcpFlags;
 use proptest::prelude::*;
@@ -48,11 +50,16 @@ impl Team {
                 (11..14u8).map(|n| server(([10, 2, 0, n], 80).into(), 1, mode)).collect();
             spec
         };
-        let mut wanted = desired(vec![
-            service(VIPS[0], ForwardMode::FullNat),
-            service(VIPS[1], ForwardMode::DirectRoute),
-            service(VIPS[2], ForwardMode::Nat),
-        ]);
+        let udp = |mut spec: ServiceSpec, vip: &str| {
+            spec.key = ServiceKey::new(Protocol::Udp, vip.parse().unwrap(), 80);
+            spec
+        };
+        let modes = [ForwardMode::FullNat, ForwardMode::DirectRoute, ForwardMode::Nat];
+        let mut services = Vec::new();
+        for (vip, mode) in VIPS.into_iter().zip(modes) {
+            services.extend([service(vip, mode), udp(service(vip, mode), vip)]);
+        }
+        let mut wanted = desired(services);
         wanted.pools[0].addresses = LIPS.map(|lip| lip.parse().unwrap()).to_vec();
         director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
         let worker = |worker: u8| {
@@ -77,6 +84,44 @@ impl Team {
             now: director.now,
             hand_offs: 0,
         }
+    }
+
+    /// The frame arrives at `worker`, and goes on until nothing waits: a verdict for it and for
+    /// each fragment that it let go, with who decided it and the frame as it then was. A frame is
+    /// handed off once, a fragment once more.
+    fn settle(
+        &mut self,
+        worker: usize,
+        nic: NicId,
+        bytes: &[u8],
+    ) -> Vec<(usize, Verdict, Vec<u8>)> {
+        let first = RxMeta { nic, ..RxMeta::default() };
+        let mut waiting = std::collections::VecDeque::from([(worker, first, bytes.to_vec())]);
+        let mut settled = Vec::new();
+        while let Some((at, rx, bytes)) = waiting.pop_front() {
+            let mut buffer = vec![0; 128 + 2048];
+            buffer[128..128 + bytes.len()].copy_from_slice(&bytes);
+            let mut burst = Burst::new();
+            burst.push(Frame::new(&mut buffer, 128, 128 + bytes.len()), rx).unwrap();
+            process_burst(&mut self.workers[at], &self.snapshot, &mut burst, self.now);
+            let verdict = burst.slots[0].verdict.unwrap();
+            let sent = burst.slots[0].frame.bytes().to_vec();
+            match verdict {
+                Verdict::HandOff(owner, cause) => {
+                    let most = if is_fragment(&bytes) { 2 } else { 1 };
+                    assert!(rx.hops < most, "handed off too often: {cause:?}");
+                    assert_ne!(owner.index(), at);
+                    self.hand_offs += 1;
+                    let rx = RxMeta { nic, hops: rx.hops + 1, ..RxMeta::default() };
+                    waiting.push_back((owner.index(), rx, bytes));
+                }
+                verdict => settled.push((at, verdict, sent)),
+            }
+            self.workers[at].resume_fragments(usize::MAX, |rx, bytes| {
+                waiting.push_back((at, rx, bytes.to_vec()));
+            });
+        }
+        settled
     }
 
     /// The frame arrives at `worker`; answers with who decided it, how, and the frame as sent.
@@ -106,6 +151,10 @@ impl Team {
         }
         unreachable!("the loop ends with a verdict")
     }
+}
+
+fn is_fragment(frame: &[u8]) -> bool {
+    Ipv4::parse(&frame[14..]).is_ok_and(|(ip, _)| ip.fragment().is_some())
 }
 
 /// One step of a client's connection, arriving at some worker.
@@ -233,6 +282,94 @@ proptest! {
             }
         }
         prop_assert!(faces_are_distinct(&flows));
+        prop_assert!(count > 1 || team.hand_offs == 0);
+        prop_assert!(everything_is_given_back(&mut team));
+    }
+}
+
+/// Cuts a UDP datagram into three, none of which fits the next.
+fn pieces(builder: &IpBuilder, ports: (u16, u16), id: u32) -> Vec<Vec<u8>> {
+    let whole = builder.clone().udp(ports.0, ports.1).payload(&[9; 1000]).build();
+    let bytes = &whole[34..];
+    let cut = |from: usize, to: usize| {
+        let place = Fragment { id, offset_bytes: from as u16, more: to < bytes.len() };
+        builder.clone().fragment(place).raw(IpProtocol::UDP, &bytes[from..to]).to_vec()
+    };
+    vec![cut(0, 400), cut(400, 800), cut(800, bytes.len())]
+}
+
+/// All of a datagram's pieces leave, from one worker.
+fn all_leave(
+    team: &mut Team,
+    nics: (NicId, NicId),
+    pieces: &[Vec<u8>],
+    order: &[usize; 3],
+    queues: &[usize],
+) -> (usize, Vec<Vec<u8>>) {
+    let count = team.workers.len();
+    let mut sent = Vec::new();
+    for (n, queue) in order.iter().zip(queues) {
+        for (at, verdict, frame) in team.settle(queue % count, nics.0, &pieces[*n]) {
+            match verdict {
+                Verdict::Parked => {}
+                verdict => {
+                    assert_eq!(verdict, Verdict::Transmit(nics.1));
+                    sent.push((at, frame));
+                }
+            }
+        }
+    }
+    assert_eq!(sent.len(), pieces.len());
+    assert!(sent.iter().all(|(at, _)| *at == sent[0].0), "one worker owns the flow");
+    (sent[0].0, sent.into_iter().map(|(_, frame)| frame).collect())
+}
+
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn fragments_meet_at_their_flows_owner(
+        count in 1..=8u8,
+        datagrams in prop::collection::vec(
+            (0..20u8, 0..3usize, 0..6usize, 0..6usize, any::<[u8; 8]>()), 1..20,
+        ),
+    ) {
+        let mut team = Team::new(count);
+        for (id, (client, service, there, back, queues)) in datagrams.into_iter().enumerate() {
+            let queues = queues.map(usize::from);
+            let client = IpAddr::from([10, 0, 0, client + 1]);
+            let vip: IpAddr = VIPS[service].parse().unwrap();
+            let request = pieces(&from_client(client, vip), (5000, 80), id as u32);
+            let (owner, sent) =
+                all_leave(&mut team, (CLIENT, SERVER), &request, &ORDERS[there], &queues[..3]);
+            if service == 1 {
+                continue;
+            }
+            let word = |frame: &[u8]| Ipv4::parse(&frame[14..]).unwrap().0.fragment_word();
+            let first = sent.iter().find(|frame| word(frame) == 0x2000);
+            let (ip, l4) = Ipv4::parse(&first.unwrap()[14..]).unwrap();
+            let port = u16::from_be_bytes([l4[0], l4[1]]);
+            let (lip, rip) = (ip.src().into(), ip.dst().into());
+            let reply = pieces(&from_server(rip, lip), (80, port), 70 + id as u32);
+            let (replier, _) =
+                all_leave(&mut team, (SERVER, CLIENT), &reply, &ORDERS[back], &queues[3..6]);
+            prop_assert_eq!(replier, owner);
+            // An error about the request, and one about the reply, whole.
+            let quoted = from_client(lip, rip).udp(port, 80).payload(&[9; 40]).build();
+            let error = from_server(rip, lip).port_unreachable(&quoted[14..]).build();
+            let settled = team.settle(queues[6] % usize::from(count), SERVER, &error);
+            prop_assert_eq!((settled[0].0, settled[0].1), (owner, Verdict::Transmit(CLIENT)));
+            let quoted = from_client(vip, client).udp(80, 5000).payload(&[9; 40]).build();
+            let error = from_client(client, vip).port_unreachable(&quoted[14..]).build();
+            let settled = team.settle(queues[7] % usize::from(count), CLIENT, &error);
+            prop_assert_eq!((settled[0].0, settled[0].1), (owner, Verdict::Transmit(SERVER)));
+        }
         prop_assert!(count > 1 || team.hand_offs == 0);
         prop_assert!(everything_is_given_back(&mut team));
     }

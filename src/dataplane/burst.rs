@@ -22,6 +22,8 @@ pub struct RxMeta {
     pub vlan: Option<u16>,
     /// Workers that had it before this one.
     pub hops: u8,
+    /// A fragment that the packet path itself kept for a while (`resume_fragments`).
+    pub resumed: bool,
 }
 
 impl RxMeta {
@@ -47,6 +49,9 @@ pub enum Verdict {
     /// As `AwaitNeighbour`, for an address on this port's link that has no slot yet: park it until
     /// a resolved slot names this neighbour.
     AwaitAddress(NicId, IpAddr),
+    /// Free it: the packet path has a copy, which comes again from
+    /// `WorkerState::resume_fragments`.
+    Parked,
     /// Free it. Already counted.
     Drop(DropReason),
 }

@@ -14,9 +14,9 @@ use crate::wire::WireError;
 use crate::wire::ethernet::{ETHERNET_HEADER_BYTES, EtherType, Ethernet, MacAddr};
 use crate::wire::icmp::{ICMP_HEADER_BYTES, IcmpType};
 use crate::wire::icmpv6::Icmpv6Type;
-use crate::wire::ip::IpProtocol;
+use crate::wire::ip::{Fragment, IpProtocol};
 use crate::wire::ipv4::{IPV4_HEADER_BYTES, Ipv4};
-use crate::wire::ipv6::{IPV6_HEADER_BYTES, Ipv6, walk_extensions};
+use crate::wire::ipv6::{IPV6_HEADER_BYTES, Ipv6, is_extension, walk_extensions};
 use crate::wire::tcp::{SeqNum, Tcp, TcpFlags};
 use crate::wire::transport::{TRANSPORT_START_BYTES, TransportStart};
 use crate::wire::udp::{UDP_HEADER_BYTES, Udp};
@@ -27,13 +27,25 @@ use crate::wire::vlan::{VLAN_TAG_BYTES, Vlan};
 pub enum Kind {
     /// Whole TCP or UDP: `key` is set.
     Transport,
-    /// A piece of a TCP or UDP datagram: addresses are set, ports are 0.
+    /// A piece of a TCP or UDP datagram: `piece` is set, of the tuple only the addresses, until
+    /// its flow is known.
     Fragment,
     /// An ICMP error of a kind that is relayed. `key` is the quoted packet's reversed: the tuple
     /// of packets that go the error's way. `seq` is the quoted one.
     IcmpError,
     /// Nothing gyre forwards: ARP, ND, echo, other protocols, multicast.
     Other,
+}
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its place in the datagram.
+    pub place: Fragment,
+    /// Where its part of the datagram starts in the frame.
+    pub body: usize,
+    /// Identification to send it on with, where the director becomes its sender.
+    pub new_id: Option<u32>,
 }
 
 /// Parsed facts. Offsets count from the frame's first byte.
@@ -57,6 +69,8 @@ pub struct Packet {
     pub seq: SeqNum,
     /// TCP acknowledgment number.
     pub ack: SeqNum,
+    /// Set when it is not the whole datagram.
+    pub piece: Option<Piece>,
 }
 
 /// Start of the IP header: tags are stripped before.
@@ -74,6 +88,7 @@ impl Packet {
         flags: TcpFlags::NONE,
         seq: SeqNum(0),
         ack: SeqNum(0),
+        piece: None,
     };
 
     /// Size of the IP packet in bytes.
@@ -109,8 +124,8 @@ pub fn all(burst: &mut Burst, snapshot: &Snapshot) {
 }
 
 fn one(frame: &mut Frame, rx: &RxMeta, nic: &NicModel) -> Result<Packet, DropReason> {
-    // A frame from another worker was untagged there.
-    if !rx.was_handed_off() {
+    // A frame from another worker, or one that was kept, is untagged already.
+    if !rx.was_handed_off() && !rx.resumed {
         strip_vlan(frame, rx, nic)?;
     }
     let bytes = frame.bytes();
@@ -171,8 +186,11 @@ fn ipv4(l3: &[u8]) -> Result<Packet, DropReason> {
         ttl: ip.ttl(),
         ..Packet::UNSET
     };
-    if ip.fragment().is_some() {
-        return Ok(fragment(packet, ip.protocol()));
+    if let Some(place) = ip.fragment() {
+        return Ok(match transport_protocol(ip.protocol()) {
+            Some(protocol) => fragment(packet, Piece { place, body: l4, new_id: None }, protocol),
+            None => packet,
+        });
     }
     match ip.protocol() {
         IpProtocol::ICMP => {
@@ -195,8 +213,16 @@ fn ipv6(l3: &[u8]) -> Result<Packet, DropReason> {
         ..Packet::UNSET
     };
     let body = payload.get(upper.offset_bytes..).ok_or(DropReason::Truncated)?;
-    if upper.fragment.is_some_and(|piece| !piece.is_atomic()) {
-        return Ok(fragment(packet, upper.protocol));
+    if let Some(place) = upper.fragment.filter(|place| !place.is_atomic()) {
+        let body = L3 + IPV6_HEADER_BYTES + upper.fragmentable_bytes;
+        let piece = Piece { place, body, new_id: None };
+        // A later piece may name an extension header instead: what follows it is not known here.
+        let hides = !place.is_first() && is_extension(upper.protocol);
+        return Ok(match transport_protocol(upper.protocol) {
+            Some(protocol) => fragment(packet, piece, protocol),
+            None if hides => fragment(packet, piece, Protocol::Udp),
+            None => packet,
+        });
     }
     match upper.protocol {
         IpProtocol::ICMPV6 => {
@@ -217,12 +243,20 @@ fn transport_protocol(protocol: IpProtocol) -> Option<Protocol> {
     }
 }
 
-fn fragment(mut packet: Packet, protocol: IpProtocol) -> Packet {
-    if let Some(protocol) = transport_protocol(protocol) {
-        packet.kind = Kind::Fragment;
-        packet.key.protocol = protocol;
-    }
-    packet
+fn fragment(packet: Packet, piece: Piece, protocol: Protocol) -> Packet {
+    let key = FlowKey { protocol, ..packet.key };
+    Packet { kind: Kind::Fragment, key, piece: Some(piece), ..packet }
+}
+
+/// The facts of a datagram's first piece, as a packet's. `FragmentTiny` when the transport header
+/// is not all there.
+pub(super) fn first_piece(bytes: &[u8], packet: &Packet) -> Result<Packet, DropReason> {
+    let body = bytes.get(packet.l4..packet.end).ok_or(DropReason::Internal)?;
+    let protocol = match packet.key.protocol {
+        Protocol::Tcp => IpProtocol::TCP,
+        Protocol::Udp => IpProtocol::UDP,
+    };
+    transport(*packet, protocol, body).map_err(|_| DropReason::FragmentTiny)
 }
 
 fn transport(mut packet: Packet, protocol: IpProtocol, body: &[u8]) -> Result<Packet, DropReason> {
@@ -245,7 +279,8 @@ fn transport(mut packet: Packet, protocol: IpProtocol, body: &[u8]) -> Result<Pa
             packet.key.dst_port = udp.dst_port();
             // RFC 768: header and data. Shorter than the packet is legal, longer is not.
             let length = usize::from(udp.length());
-            if length < UDP_HEADER_BYTES || length > body.len() {
+            let has_all = packet.piece.is_some() || length <= body.len();
+            if length < UDP_HEADER_BYTES || !has_all {
                 return Err(DropReason::BadTransportHeader);
             }
             packet.payload = packet.end - rest.len();

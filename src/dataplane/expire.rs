@@ -14,8 +14,8 @@ impl WorkerState {
     /// (handshakes that go on without their client) is in `outbox`.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Nanos) -> usize {
         self.now = now;
-        let mut handled = 0;
-        while handled < TIMERS_PER_TURN_MAX
+        let mut handled = self.expire_fragments(now);
+        while handled < 2 * TIMERS_PER_TURN_MAX
             && let Some(at) = self.flows.wheel.pop_due(now)
         {
             handled += 1;

@@ -58,7 +58,7 @@ fn fold_multiply(a: u64, b: u64) -> u64 {
 }
 
 /// Hash of a tuple: keyed, so that nobody outside can aim at one bucket.
-fn hash(seed: u64, key: &FlowKey) -> u64 {
+pub(super) fn hash(seed: u64, key: &FlowKey) -> u64 {
     let ports = u64::from(key.src_port) << 32
         | u64::from(key.dst_port) << 8
         | u64::from(key.protocol == Protocol::Udp);
@@ -143,6 +143,11 @@ impl FlowTable {
     #[inline]
     pub fn settle(&self, key: &FlowKey, probe: &Probe) -> Option<Hit> {
         self.find_hashed(key, probe.hash)
+    }
+
+    /// A hint for `settle` about one tuple, without the passes over a burst.
+    pub fn probe(&self, key: &FlowKey) -> Probe {
+        Probe { hash: hash(self.seed, key), ..Probe::default() }
     }
 
     /// The flow of a tuple.

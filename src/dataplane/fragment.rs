@@ -1,14 +1,326 @@
-//! Pieces of datagrams. Towards a service they are counted and dropped for now; following them
-//! (first to the owner of the datagram, then to the flow's) comes with the semantics issue.
+//! Pieces of datagrams (RFC 791, RFC 8200). The first one has the ports and is handled as a packet
+//! is; the others follow it, fragment by fragment, without reassembly.
+//!
+//! Every piece goes first to the owner of its datagram, which alone sees all of them, then to the
+//! owner of the flow that the first piece names. What comes before the first waits as a copy in a
+//! store of fixed size (`store`), and comes again, from `resume_fragments`, once it is known. So
+//! the runtime holds no frame for us, and waiting is tested like everything else. Which bytes of a
+//! datagram were seen, and what becomes of it, is `datagrams`'.
 
-use super::burst::{Slot, Verdict};
-use crate::counters::DropReason;
-use crate::model::Snapshot;
+mod coverage;
+mod datagrams;
+mod store;
 
-pub(super) fn follow(snapshot: &Snapshot, slot: &Slot) -> Result<Verdict, DropReason> {
-    let dst = &slot.packet.key.dst;
-    if snapshot.vips.contains(dst) || snapshot.lips.contains_key(dst) {
-        return Err(DropReason::Fragment);
+use super::burst::{RxMeta, Slot, Verdict};
+use super::classify::{self, Kind, Packet};
+use super::flow::{FlowKey, flag};
+use super::flow_table::Hit;
+use super::state::WorkerState;
+use super::{forward, pipeline, steer, tcp_state, track};
+use crate::counters::{DropReason, HandOffCause, WorkerCounters};
+use crate::limits::{
+    FRAGMENT_FRAMES_MAX, FRAGMENT_TIMEOUT_MS, FRAGMENTS_SEARCHED_MAX, FRAME_BYTES_MAX,
+    TIMERS_PER_TURN_MAX,
+};
+use crate::model::{ClientAddress, Protocol, Snapshot, VirtualService, WorkerId};
+use crate::time::{NANOS_PER_MILLI, Nanos};
+use datagrams::{Datagrams, Fate};
+use store::{Chain, Store};
+
+/// All fragments of one worker.
+#[derive(Debug)]
+pub(super) struct Fragments {
+    datagrams: Datagrams,
+    store: Store,
+    /// Frames that wait no longer.
+    released: Chain,
+    /// Counts the identifications given out.
+    ids: u32,
+    scratch: Vec<u8>,
+}
+
+impl Fragments {
+    /// Takes all memory.
+    pub fn new(seed: u64) -> Self {
+        Fragments {
+            datagrams: Datagrams::new(seed),
+            store: Store::new(),
+            released: Chain::EMPTY,
+            ids: (seed >> 32) as u32,
+            scratch: vec![0; FRAME_BYTES_MAX],
+        }
     }
-    Ok(Verdict::ToKernel(slot.rx.nic))
+
+    /// An identification that no other worker gives out at the same time.
+    fn next_id(&mut self, worker: WorkerId, workers: u8) -> u32 {
+        self.ids = self.ids.wrapping_add(1);
+        let share = u32::from(u16::MAX) / u32::from(workers.max(1));
+        // The low half alone is IPv4's.
+        (self.ids & 0xffff_0000)
+            | (self.ids % share * u32::from(workers.max(1)) + u32::from(worker.0))
+    }
+
+    /// Makes a datagram; the oldest one makes way.
+    fn make(
+        &mut self,
+        key: &FlowKey,
+        id: u32,
+        now: Nanos,
+        counters: &WorkerCounters,
+    ) -> Option<u16> {
+        if let Some(at) = self.datagrams.insert(key, id, now) {
+            return Some(at);
+        }
+        let oldest = self.datagrams.by_age().next().map(|(at, _)| at)?;
+        self.give_up(oldest, DropReason::FragmentEvicted, counters);
+        self.datagrams.insert(key, id, now)
+    }
+
+    /// Forgets a datagram and drops what waits of it.
+    fn give_up(&mut self, at: u16, reason: DropReason, counters: &WorkerCounters) {
+        if let Some(datagram) = self.datagrams.get_mut(at) {
+            while let Some(frame) = self.store.pop(&mut datagram.waiting) {
+                self.store.free(frame);
+                counters.dropped(reason);
+            }
+        }
+        self.datagrams.remove(at);
+    }
+
+    /// Keeps a copy of a frame until its datagram's first piece has come.
+    fn park(&mut self, at: u16, slot: &Slot, counters: &WorkerCounters) -> Result<(), DropReason> {
+        let bytes = slot.frame.bytes().get(..slot.packet.end).ok_or(DropReason::Internal)?;
+        let place = slot.packet.piece.ok_or(DropReason::Internal)?.place.offset_bytes;
+        if bytes.len() > self.scratch.len() {
+            return Err(DropReason::FragmentStoreFull);
+        }
+        if !self.store.has_room(bytes.len()) {
+            let waits = |other: u16, len: u16| other != at && len > 0;
+            let victim = self
+                .datagrams
+                .by_age()
+                .take(FRAGMENTS_SEARCHED_MAX)
+                .find(|(other, datagram)| waits(*other, datagram.waiting.len()));
+            if let Some((victim, _)) = victim {
+                self.give_up(victim, DropReason::FragmentEvicted, counters);
+            }
+        }
+        let datagram = self.datagrams.get_mut(at).ok_or(DropReason::Internal)?;
+        let has_room = datagram.waiting.len() < FRAGMENT_FRAMES_MAX;
+        if !has_room || !self.store.insert(&mut datagram.waiting, bytes, place, &slot.rx) {
+            return Err(DropReason::FragmentStoreFull);
+        }
+        Ok(())
+    }
+
+    /// Decides what becomes of a datagram's pieces, those that wait included.
+    fn decide(&mut self, at: u16, fate: Fate) {
+        let Some(datagram) = self.datagrams.get_mut(at) else { return };
+        datagram.fate = fate;
+        let waiting = std::mem::replace(&mut datagram.waiting, Chain::EMPTY);
+        datagram.resuming += waiting.len();
+        self.store.append(&mut self.released, waiting);
+    }
+}
+
+impl WorkerState {
+    /// Hands fragments that need wait no longer to `take`, as they came in, so many at most; the
+    /// caller runs them through `process_burst` again. Says how many there were.
+    pub fn resume_fragments(&mut self, max: usize, mut take: impl FnMut(RxMeta, &[u8])) -> usize {
+        let Fragments { store, released, scratch, .. } = &mut self.fragments;
+        for count in 0..max {
+            let Some(frame) = store.pop(released) else { return count };
+            let (rx, len) = store.read(frame, scratch);
+            store.free(frame);
+            take(rx, scratch.get(..len).unwrap_or_default());
+        }
+        max
+    }
+
+    /// Gives up datagrams whose first piece came too long ago, a bounded number; how many.
+    pub(super) fn expire_fragments(&mut self, now: Nanos) -> usize {
+        let then = Nanos(now.0.saturating_sub(FRAGMENT_TIMEOUT_MS * NANOS_PER_MILLI));
+        for count in 0..TIMERS_PER_TURN_MAX {
+            let Some(at) = self.fragments.datagrams.overdue(then) else { return count };
+            self.fragments.give_up(at, DropReason::FragmentTimeout, &self.counters);
+        }
+        TIMERS_PER_TURN_MAX
+    }
+}
+
+/// Follows a piece of a TCP or UDP datagram.
+pub(super) fn follow(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    if !may_be_a_services(snapshot, &slot.packet) {
+        return Ok(Verdict::ToKernel(slot.rx.nic));
+    }
+    let key = datagram_key(&slot.packet)?;
+    let owner = owner(snapshot, &key);
+    if owner == state.worker {
+        // This step is besides the one to the flow's owner.
+        slot.rx.hops = 0;
+    } else if !slot.rx.was_handed_off() && !slot.rx.resumed {
+        return Ok(Verdict::HandOff(owner, HandOffCause::Fragment));
+    }
+    let at =
+        if slot.rx.resumed { come_again(state, &key)? } else { enter(state, &key, slot, now)? };
+    let verdict = piece(state, snapshot, slot, (at, now));
+    state.fragments.datagrams.remove_if_done(at);
+    verdict
+}
+
+/// Whether a piece can belong to a flow. Without ports that is to say: to or from an address that
+/// flows have.
+fn may_be_a_services(snapshot: &Snapshot, packet: &Packet) -> bool {
+    let (src, dst) = (packet.key.src, packet.key.dst);
+    snapshot.vips.contains(&dst)
+        || snapshot.lips.contains_key(&dst)
+        || snapshot.nat_addresses.contains(&src)
+        || snapshot.traffic.covers(dst)
+}
+
+/// What a datagram's pieces share (RFC 791; RFC 8200 section 4.5, where the protocol is none of
+/// it): the identification stands where a flow's ports do.
+fn datagram_key(packet: &Packet) -> Result<FlowKey, DropReason> {
+    let id = packet.piece.ok_or(DropReason::Internal)?.place.id;
+    let protocol = if packet.key.src.is_ipv4() { packet.key.protocol } else { Protocol::Udp };
+    Ok(FlowKey { protocol, src_port: (id >> 16) as u16, dst_port: id as u16, ..packet.key })
+}
+
+/// The worker that follows a datagram.
+fn owner(snapshot: &Snapshot, key: &FlowKey) -> WorkerId {
+    let steering = &snapshot.steering;
+    if steering.workers() == 1 {
+        return WorkerId(0);
+    }
+    steering.worker_of_hash(steering.hash(key.src, key.dst, key.src_port, key.dst_port))
+}
+
+/// The datagram of a piece that waited.
+fn come_again(state: &mut WorkerState, key: &FlowKey) -> Result<u16, DropReason> {
+    let Fragments { datagrams, .. } = &mut state.fragments;
+    let at = datagrams.find(key).ok_or(DropReason::FragmentEvicted)?;
+    if let Some(datagram) = datagrams.get_mut(at) {
+        datagram.resuming = datagram.resuming.saturating_sub(1);
+    }
+    Ok(at)
+}
+
+/// The datagram of a piece that has just come, which is noted there.
+fn enter(
+    state: &mut WorkerState,
+    key: &FlowKey,
+    slot: &Slot,
+    now: Nanos,
+) -> Result<u16, DropReason> {
+    let piece = slot.packet.piece.ok_or(DropReason::Internal)?;
+    let bytes = slot.packet.end.saturating_sub(piece.body);
+    let WorkerState { fragments, counters, worker, workers, .. } = state;
+    let at = match fragments.datagrams.find(key) {
+        Some(at) => at,
+        None => {
+            let id = fragments.next_id(*worker, *workers);
+            fragments.make(key, id, now, counters).ok_or(DropReason::Internal)?
+        }
+    };
+    let noted = fragments.datagrams.note(at, &piece.place, bytes);
+    if noted == Err(DropReason::FragmentOverlap) {
+        // The whole datagram goes, what has yet to come of it included (RFC 5722 section 4).
+        fragments.decide(at, Fate::Ended(DropReason::FragmentOverlap));
+    }
+    noted.map(|()| at)
+}
+
+/// What becomes of one piece.
+fn piece(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    (at, now): (u16, Nanos),
+) -> Result<Verdict, DropReason> {
+    let datagram = *state.fragments.datagrams.get(at).ok_or(DropReason::Internal)?;
+    let piece = slot.packet.piece.as_mut().ok_or(DropReason::Internal)?;
+    piece.new_id = Some(datagram.new_id);
+    match datagram.fate {
+        Fate::Waiting if piece.place.is_first() => {
+            let verdict = first(state, snapshot, slot, now);
+            let fate = fate(state, slot, verdict);
+            state.fragments.decide(at, fate);
+            verdict
+        }
+        Fate::Waiting => {
+            let WorkerState { fragments, counters, .. } = state;
+            fragments.park(at, slot, counters).map(|()| Verdict::Parked)
+        }
+        Fate::Flow(tuple) => later(state, snapshot, slot, &tuple),
+        Fate::Elsewhere(worker) => Ok(Verdict::HandOff(worker, HandOffCause::Fragment)),
+        Fate::Kernel => Ok(Verdict::ToKernel(slot.rx.nic)),
+        Fate::Ended(reason) => Err(reason),
+    }
+}
+
+/// The first piece: as a packet, once its ports are read.
+fn first(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    slot.packet = classify::first_piece(slot.frame.bytes(), &slot.packet)?;
+    slot.probe = state.flows.probe(&slot.packet.key);
+    if is_in_handshake(state, snapshot, slot) {
+        return Err(DropReason::FragmentInHandshake);
+    }
+    pipeline::transport(state, snapshot, slot, now)
+}
+
+/// Whether bytes would have to be put into a segment, or it would have to be kept: no piece has
+/// what that takes. Clients send handshakes, and the few bytes behind them, whole.
+fn is_in_handshake(state: &WorkerState, snapshot: &Snapshot, slot: &Slot) -> bool {
+    let key = &slot.packet.key;
+    if key.protocol != Protocol::Tcp {
+        return false;
+    }
+    let begins = |service: &VirtualService| {
+        service.synproxy || service.client_address != ClientAddress::None
+    };
+    match state.flows.find(key).and_then(|hit| state.flows.core(hit.id)) {
+        Some(core) if core.has(flag::SLOW & !flag::ADJUST) => true,
+        Some(core) => {
+            tcp_state::has_ended(core) && snapshot.service(core.service()).is_some_and(begins)
+        }
+        None => {
+            let service = snapshot.match_service(&steer::destination(key));
+            service.is_some_and(begins) && steer::elsewhere(state, snapshot, slot).is_none()
+        }
+    }
+}
+
+/// What becomes of the pieces behind a first one.
+fn fate(state: &WorkerState, slot: &Slot, verdict: Result<Verdict, DropReason>) -> Fate {
+    let key = slot.packet.key;
+    match verdict {
+        Ok(Verdict::HandOff(worker, _)) => Fate::Elsewhere(worker),
+        Ok(Verdict::ToKernel(_)) => Fate::Kernel,
+        Ok(_) if state.flows.find(&key).is_some() => Fate::Flow(key),
+        _ => Fate::Ended(DropReason::FragmentRefused),
+    }
+}
+
+/// A further piece of a flow's datagram.
+fn later(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    tuple: &FlowKey,
+) -> Result<Verdict, DropReason> {
+    let hit: Hit = state.flows.find(tuple).ok_or(DropReason::FragmentNoFlow)?;
+    slot.packet.key = *tuple;
+    slot.packet.kind = Kind::Fragment;
+    track::further_piece(state, &slot.packet, hit);
+    forward::rewrite(state, snapshot, slot, hit)
 }

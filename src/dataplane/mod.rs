@@ -32,7 +32,7 @@ pub mod timer;
 mod track;
 
 pub use burst::{Burst, RxMeta, Slot, Verdict};
-pub use classify::{Kind, Packet};
+pub use classify::{Kind, Packet, Piece};
 pub use flow::{Direction, FlowKey};
 pub use flow_table::{FlowId, FlowTable, Hit};
 pub use next_hop::{finish_next_hop, push_vlan};

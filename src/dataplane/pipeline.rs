@@ -41,14 +41,15 @@ fn decide(
     match slot.packet.kind {
         Kind::Other => Ok(Verdict::ToKernel(slot.rx.nic)),
         Kind::IcmpError => icmp_error::relay(state, snapshot, slot),
-        Kind::Fragment => fragment::follow(snapshot, slot),
+        Kind::Fragment => fragment::follow(state, snapshot, slot, now),
         Kind::Transport => transport(state, snapshot, slot, now),
     }
 }
 
-/// A whole TCP or UDP packet. The flow table is asked before the owner is computed: a hit proves
-/// that this worker owns the flow, so established packets pay for no steering at all.
-fn transport(
+/// A TCP or UDP packet, whole or the first piece of one. The flow table is asked before the owner
+/// is computed: a hit proves that this worker owns the flow, so established packets pay for no
+/// steering at all.
+pub(super) fn transport(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     slot: &mut Slot,

@@ -144,6 +144,7 @@ pub(super) fn write(frame: &mut Frame, key: &FlowKey, words: &Words) -> Result<P
         flags: words.flags,
         seq: words.seq,
         ack: words.ack,
+        piece: None,
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::flow_table::FlowTable;
+use super::fragment::Fragments;
 use super::outbox::Outbox;
 use super::schedule::Schedulers;
 use super::source_ports::SourcePorts;
@@ -60,6 +61,7 @@ pub struct WorkerState {
     pub events: ArrayVec<FromWorker, EVENTS_MAX>,
     pub(super) sweep: Option<RunningSweep>,
     pub(super) synproxy: Synproxy,
+    pub(super) fragments: Fragments,
 }
 
 impl WorkerState {
@@ -87,6 +89,7 @@ impl WorkerState {
             events: ArrayVec::new(),
             sweep: None,
             synproxy: Synproxy::new(config.seed, now),
+            fragments: Fragments::new(config.seed),
         })
     }
 

@@ -43,6 +43,22 @@ pub(super) fn aside(state: &mut WorkerState, packet: &Packet, hit: Hit) {
     }
 }
 
+/// Accounts a fragment behind the first one of its datagram: the same packet goes on.
+pub(super) fn further_piece(state: &mut WorkerState, packet: &Packet, hit: Hit) {
+    let now_ms = state.now.as_millis_u32();
+    let Some(core) = state.flows.core_mut(hit.id) else { return };
+    core.last_seen_ms = now_ms;
+    let server = core.server();
+    let body = packet.piece.map_or(packet.l4, |piece| piece.body);
+    let bytes = packet.end.saturating_sub(body) as u64;
+    if let Some(server) = state.counters.servers.get(server.index()) {
+        match hit.direction {
+            Direction::Inbound => server.in_bytes.add(bytes),
+            Direction::Outbound => server.out_bytes.add(bytes),
+        }
+    }
+}
+
 fn count(state: &WorkerState, server: ServerId, direction: Direction, packet: &Packet) {
     let Some(server) = state.counters.servers.get(server.index()) else { return };
     let bytes = packet.ip_bytes() as u64;
@@ -140,7 +156,9 @@ fn note_fin(state: &mut WorkerState, packet: &Packet, hit: Hit) {
     }
     let is_free = !core.has(flag::INSERTING | flag::CLOSED);
     if let Some(side) = state.flows.side_mut(hit.id).filter(|_| is_free) {
-        side.older = packet.seq.wrapping_add(packet.sequence_bytes()).0;
+        // How long a fragmented segment is, its first piece does not say.
+        let end = packet.seq.wrapping_add(packet.sequence_bytes()).0;
+        side.older = if packet.piece.is_some() { 0 } else { end };
     }
 }
 

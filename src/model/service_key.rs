@@ -237,6 +237,15 @@ impl Matches {
         }
     }
 
+    /// Whether a range or a group's prefix has this address.
+    fn covers(&self, address: IpAddr) -> bool {
+        let lengths = &self.bits[usize::from(!address.is_ipv4())];
+        lengths.iter().filter_map(|bits| Prefix::new(address, *bits)).any(|prefix| {
+            let has = |protocol| self.ranges.contains_key(&(protocol, prefix));
+            has(Protocol::Tcp) || has(Protocol::Udp)
+        })
+    }
+
     #[inline]
     fn exact(&self, to: &Destination) -> Option<ServiceId> {
         self.exact.get(to).copied()
@@ -304,6 +313,11 @@ impl Traffic {
         let ftp = || self.ftp.get(&to.address).copied();
         let data = (to.protocol == Protocol::Tcp && may_be_data).then(ftp).flatten();
         data.or_else(|| self.addresses.range(to))
+    }
+
+    /// Whether a service may take packets to this address besides the VIPs'.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        self.groups.covers(address) || self.addresses.covers(address)
     }
 
     /// Everything that some service takes.

@@ -86,6 +86,8 @@ pub struct Snapshot {
     /// Endpoints whose packets may be replies of NAT flows, those of removed servers included;
     /// port 0 stands for every port.
     pub nat_servers: Arc<HashSet<(Protocol, IpAddr, u16)>>,
+    /// Their addresses: a fragment has no ports.
+    pub nat_addresses: Arc<HashSet<IpAddr>>,
     /// Routes towards clients.
     pub routes: Arc<RouteTable>,
     /// Ports by `NicId`.
@@ -107,6 +109,7 @@ impl Snapshot {
             lips: Arc::default(),
             removed_servers: Arc::default(),
             nat_servers: Arc::default(),
+            nat_addresses: Arc::default(),
             routes: Arc::default(),
             nics: Arc::default(),
             steering: Arc::new(Steering::for_workers(1)),

@@ -236,13 +236,27 @@ impl Replay {
         self.report.frames += 1;
         self.report.cut_frames += u64::from(captured.is_cut);
         self.port(nic).received += 1;
+        self.process(RxMeta { nic, ..RxMeta::default() }, &captured.bytes, now)?;
+        // Fragments that waited for this one, and those that waited for them.
+        while let Some((rx, bytes)) = self.resumed() {
+            self.process(rx, &bytes, now)?;
+        }
+        Ok(())
+    }
+
+    fn resumed(&mut self) -> Option<(RxMeta, Vec<u8>)> {
+        let mut resumed = None;
+        self.state.as_mut()?.resume_fragments(1, |rx, bytes| resumed = Some((rx, bytes.to_vec())));
+        resumed
+    }
+
+    fn process(&mut self, rx: RxMeta, bytes: &[u8], now: Nanos) -> Result<(), ReplayError> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        let len = captured.bytes.len().min(BUFFER_BYTES);
+        let len = bytes.len().min(BUFFER_BYTES);
         let place = HEADROOM_BYTES..HEADROOM_BYTES + len;
-        self.buffer[place.clone()].copy_from_slice(&captured.bytes[..len]);
+        self.buffer[place.clone()].copy_from_slice(&bytes[..len]);
         let decided = {
             let mut burst = Burst::new();
-            let rx = RxMeta { nic, ..RxMeta::default() };
             let frame = Frame::new(&mut self.buffer, place.start, place.end);
             if burst.push(frame, rx).is_ok() {
                 process_burst(state, &self.snapshot, &mut burst, now);
@@ -276,6 +290,7 @@ impl Replay {
             }
             Verdict::AwaitNeighbour(_) | Verdict::AwaitAddress(..) => "await_neighbour",
             Verdict::HandOff(..) => "hand_off",
+            Verdict::Parked => "parked",
             Verdict::Drop(_) => "drop",
         };
         *self.report.verdicts.entry(name).or_default() += 1;

@@ -69,10 +69,12 @@ pub struct WorkerParts {
 }
 
 /// Where a received frame came in, and how many workers had it first.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Origin {
     nic: NicId,
     hops: u8,
+    /// The packet path kept it for a while.
+    resumed: bool,
 }
 
 type Origins = ArrayVec<Origin, BURST_FRAMES_MAX>;
@@ -175,6 +177,7 @@ impl Worker {
             worked |= self.poll_queue(NicId(nic as u8), now);
         }
         worked |= self.poll_peers(now);
+        worked |= self.resume(now);
         worked |= self.poll_kernel();
         worked |= self.exits.flush(&self.counters);
         if self.state.expire(self.control.snapshots.current(), now) > 0 {
@@ -201,7 +204,7 @@ impl Worker {
         nic_counters.rx_frames.add(frames.len() as u64);
         nic_counters.rx_bytes.add(frames.iter().map(Mbuf::len).sum::<usize>() as u64);
         self.set_chained_aside(&mut frames);
-        let origin = Origin { nic, hops: 0 };
+        let origin = Origin { nic, ..Origin::default() };
         let origins = std::iter::repeat_n(origin, frames.len()).collect();
         self.process(frames, &origins, now);
         true
@@ -231,13 +234,34 @@ impl Worker {
             match crossing {
                 Crossing::Steered(nic, hops, mbuf) => {
                     frames.push(mbuf);
-                    origins.push(Origin { nic, hops });
+                    origins.push(Origin { nic, hops, resumed: false });
                 }
                 Crossing::Finished(nic, mbuf) => self.exits.transmit(mbuf, nic, &self.counters),
             }
         }
         self.process(frames, &origins, now);
         true
+    }
+
+    /// Takes up to a burst of fragments whose datagram's first one has come.
+    fn resume(&mut self, now: Nanos) -> bool {
+        let (pool, counters) = (&self.pool, &*self.counters);
+        let mut frames = MbufVec::new();
+        let mut origins = Origins::new();
+        let count =
+            self.state.resume_fragments(BURST_FRAMES_MAX, |rx, bytes| {
+                match Mbuf::alloc_from(pool, bytes) {
+                    Ok(mbuf) => {
+                        frames.push(mbuf);
+                        origins.push(Origin { nic: rx.nic, hops: rx.hops, resumed: true });
+                    }
+                    Err(_) => counters.dropped(DropReason::FragmentStoreFull),
+                }
+            });
+        if count > 0 {
+            self.process(frames, &origins, now);
+        }
+        count > 0
     }
 
     /// Sends up to a burst of the kernel's frames, with the port's tag if it has one.
@@ -280,6 +304,7 @@ impl Worker {
                     },
                     vlan: mbuf.vlan_stripped(),
                     hops: origin.hops,
+                    resumed: origin.resumed,
                 };
                 // Both have room for a burst.
                 let _ = burst.push(mbuf.frame(), rx);
@@ -324,7 +349,7 @@ impl Worker {
             Verdict::AwaitAddress(to, address) => {
                 self.park(mbuf, Awaited::Address(to, address), from.nic, now);
             }
-            Verdict::Drop(_) => exits.free(mbuf),
+            Verdict::Parked | Verdict::Drop(_) => exits.free(mbuf),
         }
     }
 
@@ -355,7 +380,7 @@ impl Worker {
             let verdict = dataplane::finish_next_hop(&self.state, snapshot, &mut frame, id);
             let (start, end) = frame.extent();
             mbuf.set_extent(start, end);
-            self.dispatch(mbuf, verdict, Origin { nic, hops: 0 }, now);
+            self.dispatch(mbuf, verdict, Origin { nic, ..Origin::default() }, now);
         }
         Mbuf::free_bulk(&mut self.exits.dropped);
     }

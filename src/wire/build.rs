@@ -534,6 +534,7 @@ mod tests {
                 protocol: IpProtocol::UDP,
                 offset_bytes: 8 + 16 + 8 + 8,
                 fragment: Some(fragment),
+                fragmentable_bytes: 8 + 16 + 8,
                 segments_left: 2,
             }
         );

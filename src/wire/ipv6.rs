@@ -27,6 +27,8 @@ pub struct UpperLayer {
     pub offset_bytes: usize,
     /// Set when a fragment header was met.
     pub fragment: Option<Fragment>,
+    /// Where a fragment's part of the datagram starts, behind the fragment header; 0 without one.
+    pub fragmentable_bytes: usize,
     /// Segments left in a routing header: when not 0, the destination address is not the one that
     /// the transport checksum was made with.
     pub segments_left: u8,
@@ -180,8 +182,13 @@ impl<H: BorrowMut<[u8; IPV6_HEADER_BYTES]>> Ipv6<H> {
 
 /// Walks extension headers from `first`, which starts at `payload`, to what they carry.
 pub fn walk_extensions(first: IpProtocol, payload: &[u8]) -> Result<UpperLayer, WireError> {
-    let mut upper =
-        UpperLayer { protocol: first, offset_bytes: 0, fragment: None, segments_left: 0 };
+    let mut upper = UpperLayer {
+        protocol: first,
+        offset_bytes: 0,
+        fragment: None,
+        fragmentable_bytes: 0,
+        segments_left: 0,
+    };
     for step in 0..=IPV6_EXTENSIONS_MAX {
         let kind = upper.protocol;
         if !is_extension(kind) {
@@ -203,6 +210,7 @@ pub fn walk_extensions(first: IpProtocol, payload: &[u8]) -> Result<UpperLayer, 
                 upper.offset_bytes += FRAGMENT_HEADER_BYTES;
                 let fragment = read_fragment(&start);
                 upper.fragment = Some(fragment);
+                upper.fragmentable_bytes = upper.offset_bytes;
                 if !fragment.is_first() {
                     return Ok(upper);
                 }
@@ -220,7 +228,8 @@ pub fn walk_extensions(first: IpProtocol, payload: &[u8]) -> Result<UpperLayer, 
     Err(WireError::TooManyExtensions)
 }
 
-fn is_extension(protocol: IpProtocol) -> bool {
+/// Whether this is an extension header that the walk goes over.
+pub fn is_extension(protocol: IpProtocol) -> bool {
     matches!(
         protocol,
         IpProtocol::HOP_BY_HOP
@@ -255,7 +264,13 @@ mod tests {
     }
 
     fn upper(protocol: IpProtocol, offset_bytes: usize) -> UpperLayer {
-        UpperLayer { protocol, offset_bytes, fragment: None, segments_left: 0 }
+        UpperLayer {
+            protocol,
+            offset_bytes,
+            fragment: None,
+            fragmentable_bytes: 0,
+            segments_left: 0,
+        }
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Director {
     pub state: WorkerState,
     pub snapshot: Arc<Snapshot>,
     pub now: Nanos,
+    /// What became of fragments that waited.
+    pub resumed: Vec<Verdict>,
     hops: Vec<IpAddr>,
 }
 
@@ -108,6 +110,7 @@ impl Director {
             state: WorkerState::new(&config, now).unwrap(),
             snapshot: Arc::new(Snapshot::empty()),
             now,
+            resumed: Vec::new(),
             hops: Vec::new(),
         };
         let router = director.hop(CLIENT, "192.168.100.254".parse().unwrap(), ROUTER_MAC);
@@ -197,7 +200,30 @@ impl Director {
             .collect();
         let last = outcomes.last_mut().unwrap();
         self.state.outbox.drain(|nic, bytes| last.extra.push((nic, bytes.to_vec())));
+        let resumed = self.resume();
+        outcomes.last_mut().unwrap().extra.extend(resumed);
         outcomes
+    }
+
+    /// What becomes of fragments whose first one has come: frames sent, those to the kernel not.
+    fn resume(&mut self) -> Vec<(NicId, Vec<u8>)> {
+        let mut sent = Vec::new();
+        loop {
+            let mut waited = Vec::new();
+            self.state.resume_fragments(1, |rx, bytes| waited.push((rx, bytes.to_vec())));
+            let Some((rx, bytes)) = waited.pop() else { return sent };
+            let mut buffer = vec![0xee; 128 + 2048];
+            buffer[128..128 + bytes.len()].copy_from_slice(&bytes);
+            let mut burst = Burst::new();
+            burst.push(Frame::new(&mut buffer, 128, 128 + bytes.len()), rx).unwrap();
+            process_burst(&mut self.state, &self.snapshot, &mut burst, self.now);
+            self.state.outbox.drain(|nic, bytes| sent.push((nic, bytes.to_vec())));
+            let verdict = burst.slots[0].verdict.unwrap();
+            self.resumed.push(verdict);
+            if let Verdict::Transmit(nic) = verdict {
+                sent.push((nic, burst.slots[0].frame.bytes().to_vec()));
+            }
+        }
     }
 
     /// Lets time pass, timers included.

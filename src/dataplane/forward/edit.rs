@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::super::classify::{Kind, L3, Packet};
+use super::super::classify::{Kind, L3, Packet, Piece};
 use super::quoted::{self, ErrorEdit};
 use crate::counters::DropReason;
 use crate::model::Protocol;
@@ -34,8 +34,9 @@ pub fn decrement_ttl(bytes: &mut [u8], packet: &Packet) -> Result<(), DropReason
 }
 
 /// Replaces all four parts of the tuple and patches IP and transport checksums (RFC 1624): a
-/// wrong checksum stays wrong, a UDP checksum of zero stays zero. An ICMP error is translated with
-/// the packet that it quotes.
+/// wrong checksum stays wrong, a UDP checksum of zero stays zero. The first piece of a fragmented
+/// datagram has the checksum for all; a later one just gets its addresses. An ICMP error is
+/// translated with the packet that it quotes.
 ///
 /// The families of old and new addresses must agree.
 pub fn endpoints(bytes: &mut [u8], packet: &Packet, to: &Endpoints) -> Result<(), DropReason> {
@@ -43,6 +44,12 @@ pub fn endpoints(bytes: &mut [u8], packet: &Packet, to: &Endpoints) -> Result<()
         return quoted::translate(bytes, packet, &ErrorEdit::of(to));
     }
     let delta = route(bytes, Some(to.src.0), to.dst.0)?;
+    if let Some(piece) = packet.piece.filter(|_| is_twice_changed(packet, to)) {
+        renumber(bytes, &piece)?;
+    }
+    if packet.kind == Kind::Fragment {
+        return Ok(());
+    }
     let delta =
         delta.replace_u16(packet.key.src_port, to.src.1).replace_u16(packet.key.dst_port, to.dst.1);
     let l4 = bytes.get_mut(packet.l4..).ok_or(DropReason::Internal)?;
@@ -63,8 +70,12 @@ pub fn endpoints(bytes: &mut [u8], packet: &Packet, to: &Endpoints) -> Result<()
     Ok(())
 }
 
-/// Gives a UDP datagram that came without a checksum one, computed in full.
+/// Gives a UDP datagram that came without a checksum one, computed in full. A fragment has not all
+/// that it covers: it goes without.
 pub fn fill_udp_checksum(bytes: &mut [u8], packet: &Packet) -> Result<(), DropReason> {
+    if packet.piece.is_some() {
+        return Ok(());
+    }
     let body = bytes.get(packet.l4..packet.end).ok_or(DropReason::Internal)?;
     let (udp, _) = Udp::parse(body).map_err(|_| DropReason::Internal)?;
     if udp.checksum() != 0 {
@@ -84,6 +95,29 @@ pub fn fill_udp_checksum(bytes: &mut [u8], packet: &Packet) -> Result<(), DropRe
     let l4 = bytes.get_mut(packet.l4..).ok_or(DropReason::Internal)?;
     let (mut udp, _) = Udp::parse_mut(l4).map_err(|_| DropReason::Internal)?;
     udp.set_checksum(checksum);
+    Ok(())
+}
+
+/// Whether neither endpoint stays: FULLNAT.
+fn is_twice_changed(packet: &Packet, to: &Endpoints) -> bool {
+    let key = &packet.key;
+    to.src != (key.src, key.src_port) && to.dst != (key.dst, key.dst_port)
+}
+
+/// Gives a fragment another identification. Many senders' datagrams go between the same two
+/// addresses once the director stands for them; their own numbers would meet.
+fn renumber(bytes: &mut [u8], piece: &Piece) -> Result<(), DropReason> {
+    let Some(id) = piece.new_id else { return Ok(()) };
+    let l3 = bytes.get_mut(L3..).ok_or(DropReason::Internal)?;
+    if let Ok((mut ip, _)) = Ipv4::parse_mut(l3) {
+        let delta = ChecksumDelta::new().replace_u16(ip.id(), id as u16);
+        ip.set_id(id as u16);
+        ip.set_checksum(delta.apply(ip.checksum()));
+        return Ok(());
+    }
+    // The identification ends the fragment header, behind which the piece's body starts.
+    let field = bytes.get_mut(piece.body - 4..piece.body).ok_or(DropReason::Internal)?;
+    field.copy_from_slice(&id.to_be_bytes());
     Ok(())
 }
 

@@ -41,8 +41,8 @@ fn expired(
     snapshot: &Snapshot,
     slot: &mut Slot,
 ) -> Result<Verdict, DropReason> {
-    // A TTL of 0 should never have been sent, and errors are not answered (RFC 1122 3.2.2).
-    if slot.packet.ttl == 0 || slot.packet.kind == Kind::IcmpError {
+    // A TTL of 0 should never have been sent.
+    if slot.packet.ttl == 0 || is_never_answered(slot) {
         return Err(DropReason::TtlExpired);
     }
     let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
@@ -50,6 +50,11 @@ fn expired(
     state.counters.dropped(DropReason::TtlExpired);
     state.counters.replied(ReplyKind::TimeExceeded);
     Ok(Verdict::Transmit(nic.id))
+}
+
+/// Errors and further fragments cause no error (RFC 1122 section 3.2.2).
+fn is_never_answered(slot: &Slot) -> bool {
+    matches!(slot.packet.kind, Kind::IcmpError | Kind::Fragment)
 }
 
 /// Whether a packet of `ip_bytes` fits the path behind `hop`.
@@ -65,7 +70,7 @@ fn too_big(
     slot: &mut Slot,
     hop: NextHopId,
 ) -> Result<Verdict, DropReason> {
-    if slot.packet.kind == Kind::IcmpError {
+    if is_never_answered(slot) {
         return Err(DropReason::TooBig);
     }
     let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;

@@ -30,14 +30,17 @@ pub(super) fn rewrite(
     {
         return too_big(state, snapshot, slot, hop);
     }
-    if slot.packet.kind == Kind::IcmpError {
-        translate_error(state, snapshot, slot, hit)?;
-    } else {
-        if core.has(flag::SLOW) {
-            client_address::adjust(state, snapshot, slot, hit)?;
+    match slot.packet.kind {
+        Kind::IcmpError => translate_error(state, snapshot, slot, hit)?,
+        // Without a transport header there is nothing to adjust.
+        Kind::Fragment => translate(state, slot, hit, &core)?,
+        _ => {
+            if core.has(flag::SLOW) {
+                client_address::adjust(state, snapshot, slot, hit)?;
+            }
+            sequence::note_closing(state, slot, hit);
+            translate(state, slot, hit, &core)?;
         }
-        sequence::note_closing(state, slot, hit);
-        translate(state, slot, hit, &core)?;
     }
     match hop {
         Ok(hop) => next_hop::finish(state, snapshot, &mut slot.frame, hop),

@@ -252,6 +252,10 @@ impl Registry {
         next.revision += 1;
         next.removed_servers = self.servers.removed_bits(&next.removed_servers);
         next.nat_servers = self.servers.nat_servers(&next.nat_servers);
+        if !Arc::ptr_eq(&next.nat_servers, &self.snapshot.nat_servers) {
+            let addresses = next.nat_servers.iter().map(|(_, address, _)| *address);
+            next.nat_addresses = Arc::new(addresses.collect());
+        }
         next
     }
 
