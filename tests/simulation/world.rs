@@ -383,6 +383,7 @@ impl World {
             Verdict::Drop(reason) => self.dropped(worker, talk, reason),
             // A stray segment: the kernel's reset would reach the client, or nobody.
             Verdict::ToKernel(_) => self.left_to_kernel(worker, talk),
+            Verdict::Parked => panic!("no fragments are sent"),
             Verdict::HandOff(..) | Verdict::AwaitNeighbour(_) | Verdict::AwaitAddress(..) => {
                 panic!("all neighbours are known, hand-offs are taken: {verdict:?}");
             }
