@@ -202,13 +202,22 @@ impl Lab {
         self.state.adopt(&self.snapshot);
     }
 
-    /// Sends a frame to the director.
+    /// Sends a frame to the director; fragments that waited for it follow.
     pub fn receive(&mut self, nic: NicId, bytes: &[u8]) -> Received {
+        let mut received = self.process(RxMeta { nic, ..RxMeta::default() }, bytes);
+        loop {
+            let mut waited = None;
+            self.state.resume_fragments(1, |rx, bytes| waited = Some((rx, bytes.to_vec())));
+            let Some((rx, bytes)) = waited else { return received };
+            received.sent.extend(self.process(rx, &bytes).sent);
+        }
+    }
+
+    fn process(&mut self, rx: RxMeta, bytes: &[u8]) -> Received {
         let end = HEADROOM + bytes.len();
         let mut buffer = vec![0xee; end + 2048];
         buffer[HEADROOM..end].copy_from_slice(bytes);
         let mut burst = Burst::new();
-        let rx = RxMeta { nic, ..RxMeta::default() };
         burst.push(Frame::new(&mut buffer, HEADROOM, end), rx).unwrap();
         process_burst(&mut self.state, &self.snapshot, &mut burst, self.now);
         let slot = &burst.slots[0];
