@@ -4,6 +4,7 @@
 //! which on x86 is a plain add; readers see a value that is at most one store old.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
@@ -268,6 +269,30 @@ impl OtherWorkers {
     }
 }
 
+/// Adds up what the workers hold of a server, and tells each what the others do. Only control may
+/// call this.
+pub fn tell_others(workers: &[Arc<WorkerCounters>], server: usize) {
+    let read = |worker: &Arc<WorkerCounters>| {
+        worker.servers.get(server).map_or((0, 0), |own| (own.active.get(), own.flows.get()))
+    };
+    // Gauges may be read in the middle of a change: a sum below a part of it is 0.
+    let rest = |all: u64, own: u64| {
+        let others = all.wrapping_sub(own);
+        if others > u64::MAX / 2 { 0 } else { u32::try_from(others).unwrap_or(u32::MAX) }
+    };
+    let sums = workers
+        .iter()
+        .map(read)
+        .fold((0u64, 0u64), |sum, own| (sum.0.wrapping_add(own.0), sum.1.wrapping_add(own.1)));
+    for worker in workers {
+        let own = read(worker);
+        let others = OtherFlows { active: rest(sums.0, own.0), flows: rest(sums.1, own.1) };
+        if worker.others.of(server) != others {
+            worker.others.tell(server, others);
+        }
+    }
+}
+
 /// Everything one worker counts.
 #[derive(Debug)]
 pub struct WorkerCounters {
@@ -362,6 +387,23 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), DropReason::ALL.len());
+    }
+
+    #[test]
+    fn each_worker_is_told_what_the_others_hold() {
+        let workers: Vec<_> =
+            (0..3).map(|_| Arc::new(WorkerCounters::with_bounds(2, 0, 0))).collect();
+        for (worker, flows) in workers.iter().zip([5, 7, 9]) {
+            worker.servers[1].flows.set(flows);
+            worker.servers[1].active.set(flows - 4);
+        }
+        tell_others(&workers, 1);
+        let told = |worker: usize| workers[worker].others.of(1);
+        assert_eq!(told(0), OtherFlows { active: 8, flows: 16 });
+        assert_eq!(told(2), OtherFlows { active: 4, flows: 12 });
+        assert_eq!(workers[0].others.of(0), OtherFlows::default());
+        // Out of range: nothing to say, nothing to break.
+        tell_others(&workers, 2);
     }
 
     #[test]

@@ -138,6 +138,26 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
+    /// Whether picks depend on how many connections servers have.
+    pub fn weighs_connections(&self) -> bool {
+        match self {
+            Scheduler::LeastConnections
+            | Scheduler::WeightedLeastConnections
+            | Scheduler::LocalityLeastConnections
+            | Scheduler::ReplicatedLocality
+            | Scheduler::ShortestExpectedDelay
+            | Scheduler::NeverQueue
+            | Scheduler::Overflow => true,
+            Scheduler::RoundRobin
+            | Scheduler::WeightedRoundRobin
+            | Scheduler::DestinationHash(_)
+            | Scheduler::SourceHash(..)
+            | Scheduler::Failover
+            | Scheduler::KernelMaglev(..)
+            | Scheduler::Maglev(_) => false,
+        }
+    }
+
     /// The name users write.
     pub fn name(&self) -> &'static str {
         match self {

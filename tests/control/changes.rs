@@ -265,3 +265,35 @@ fn stopping_ends_workers_and_frees_every_snapshot() {
     gyre.join().unwrap();
     assert!(weak.upgrade().is_none(), "a snapshot outlives control");
 }
+
+#[test]
+fn each_worker_hears_what_the_others_hold_where_connections_count() {
+    let gyre = Gyre::start();
+    let added = json!({"service": {
+        "address": "192.0.2.81:443", "scheduler": "wlc", "forwarding": "dr",
+        "server": [{"address": "192.0.2.13"}],
+    }});
+    let (snapshot, _) = change(&gyre, "service.add", added);
+    let counts = service(&snapshot, "192.0.2.81:443").unwrap().servers[0].id.index();
+    let counts_not = service(&snapshot, "192.0.2.80:80").unwrap().servers[0].id.index();
+    for server in [counts, counts_not] {
+        gyre.workers[0].counters.servers[server].flows.set(9);
+        gyre.workers[0].counters.servers[server].active.set(4);
+    }
+    let told = |worker: usize, server: usize| {
+        let others = gyre.workers[worker].counters.others.of(server);
+        (others.active, others.flows)
+    };
+    gyre.wait_for("counts of others", |_| (told(1, counts) == (4, 9)).then_some(()));
+    assert_eq!(told(0, counts), (0, 0));
+    assert_eq!(told(1, counts_not), (0, 0), "rr counts no connections");
+    gyre.workers[0].counters.servers[counts].flows.set(0);
+    gyre.workers[0].counters.servers[counts].active.set(0);
+    gyre.wait_for("counts of others", |_| (told(1, counts) == (0, 0)).then_some(()));
+    // A threshold makes them count under any scheduler.
+    let limited = json!({"service": "web", "server": {
+        "address": "192.0.2.14:8080", "upper_threshold": 10,
+    }});
+    change(&gyre, "server.add", limited);
+    gyre.wait_for("counts of others", |_| (told(1, counts_not) == (4, 9)).then_some(()));
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::counters::{LipCounters, ServerCounters, ServiceCounters, WorkerCounters};
+use crate::counters::{LipCounters, OtherFlows, ServerCounters, ServiceCounters, WorkerCounters};
 use crate::model::{Applied, LipId, ServerId, ServiceId};
 
 /// Counts of a server over all workers.
@@ -64,6 +64,10 @@ impl Counts {
     /// Notes what slots that changed hands had counted. Before workers hear of the new owners.
     pub fn renew(&mut self, applied: &Applied) {
         for id in &applied.fresh_servers {
+            // What was told of the predecessor's flows, the last of which may have just ended.
+            self.workers
+                .iter()
+                .for_each(|worker| worker.others.tell(id.index(), OtherFlows::default()));
             let now = self.server_raw(*id);
             Arc::make_mut(&mut self.servers)
                 .insert(*id, ServerTotals { flows: 0, active: 0, ..now });

@@ -6,6 +6,7 @@ mod baseline;
 mod change;
 mod events;
 mod hops;
+mod loads;
 mod naming;
 mod outgoing;
 mod refusal;
@@ -38,6 +39,7 @@ use crate::model::{NicModel, PoolSpec, Registry, Snapshot};
 use crate::time::Nanos;
 
 use baseline::Counts;
+use loads::{Loads, SHARE_EVERY};
 use outgoing::Outgoing;
 use replies::Replies;
 use sweep::Sweeps;
@@ -65,6 +67,7 @@ struct Core {
     /// Workers that said they ended.
     ended: Vec<bool>,
     counts: Counts,
+    loads: Loads,
     watch: Watch,
     sweeps: Sweeps,
     /// At home unless something is being built with it.
@@ -95,6 +98,7 @@ struct Core {
 struct Times {
     tick: Instant,
     look: Instant,
+    share: Instant,
     reclaim: Instant,
     reclaim_hops: Instant,
 }
@@ -118,6 +122,7 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         workers: inputs.links.into_iter().map(Outgoing::new).collect(),
         watch: Watch::new(&counts.workers, now),
         counts,
+        loads: Loads::default(),
         sweeps: Sweeps::default(),
         snapshot: Arc::clone(inputs.registry.snapshot()),
         nics: inputs.registry.snapshot().nics.to_vec(),
@@ -135,7 +140,13 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         parsed,
         stop: stop.clone(),
         started: now,
-        next: Times { tick: now, look: now, reclaim: now, reclaim_hops: now + RECLAIM_HOPS_EVERY },
+        next: Times {
+            tick: now,
+            look: now,
+            share: now,
+            reclaim: now,
+            reclaim_hops: now + RECLAIM_HOPS_EVERY,
+        },
     };
     let ready = match listen(&socket) {
         Ok(listener) => match kernel.start().await {
@@ -241,6 +252,10 @@ impl Core {
         if now >= self.next.look {
             self.next.look = now + LOOK_EVERY;
             self.look(now);
+        }
+        if now >= self.next.share {
+            self.next.share = now + SHARE_EVERY;
+            self.loads.share(&self.counts.workers, &self.snapshot);
         }
         if now >= self.next.reclaim {
             self.next.reclaim = now + RECLAIM_EVERY;

@@ -336,3 +336,125 @@ impl LocalityCache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ForwardMode, NextHopId, ServerId, ServerState};
+
+    fn server(id: u32) -> RealServer {
+        RealServer {
+            id: ServerId(id),
+            address: [10, 2, 0, 11 + id as u8].into(),
+            port: 80,
+            weight: 1,
+            last_weight: 1,
+            upper_threshold: 0,
+            lower_threshold: 0,
+            mode: ForwardMode::DirectRoute,
+            hop: NextHopId::NONE,
+            state: ServerState::Active,
+        }
+    }
+
+    fn place(destination: u32, now_s: u32) -> Place {
+        let destination = IpAddr::from(destination.to_be_bytes());
+        Place { service: ServiceId(1), since: 0, destination, now_s }
+    }
+
+    fn positions(
+        cache: &mut LocalityCache,
+        at: &Place,
+        servers: &[RealServer],
+    ) -> Option<Vec<usize>> {
+        let entry = cache.find(at)?;
+        Some(cache.positions(entry, servers).collect())
+    }
+
+    #[test]
+    fn a_server_that_comes_back_finds_its_destinations_again() {
+        let mut cache = LocalityCache::new(1);
+        let servers = [server(0), server(1)];
+        assert!(cache.insert(&place(7, 0), (1, &servers[1])));
+        assert_eq!(positions(&mut cache, &place(7, 1), &servers), Some(vec![1]));
+        assert_eq!(positions(&mut cache, &place(7, 2), &servers[..1]), Some(vec![]));
+        // Another place in the list, another slot: the address counts.
+        let back = [RealServer { id: ServerId(9), ..server(1) }, server(0)];
+        assert_eq!(positions(&mut cache, &place(7, 3), &back), Some(vec![0]));
+    }
+
+    #[test]
+    fn another_scheduler_and_another_service_remember_nothing() {
+        let mut cache = LocalityCache::new(1);
+        assert!(cache.insert(&place(7, 0), (0, &server(0))));
+        assert_eq!(cache.find(&Place { since: 1, ..place(7, 0) }), None);
+        assert_eq!(cache.find(&Place { service: ServiceId(2), ..place(7, 0) }), None);
+        assert!(cache.find(&place(7, 0)).is_some());
+    }
+
+    #[test]
+    fn what_is_idle_for_a_day_is_forgotten() {
+        let mut cache = LocalityCache::new(1);
+        cache.insert(&place(7, 0), (0, &server(0)));
+        assert!(cache.find(&place(7, EXPIRATION_S)).is_some(), "and used");
+        assert!(cache.find(&place(7, 2 * EXPIRATION_S)).is_some());
+        assert_eq!(cache.find(&place(7, 3 * EXPIRATION_S + 1)), None);
+    }
+
+    #[test]
+    fn a_full_cache_drops_only_what_idled_for_six_minutes() {
+        let mut cache = LocalityCache::new(1);
+        let all = LOCALITY_ENTRIES_MAX as u32;
+        assert!((0..all).all(|at| cache.insert(&place(at, 0), (0, &server(0)))));
+        assert!(!cache.insert(&place(all, ENTRY_IDLE_S), (0, &server(0))));
+        // All but the second are used again: it is the one to go.
+        let used = (0..all).filter(|at| *at != 1);
+        used.for_each(|at| assert!(cache.find(&place(at, ENTRY_IDLE_S)).is_some()));
+        assert!(cache.insert(&place(all, ENTRY_IDLE_S + 1), (0, &server(0))));
+        assert!(!cache.insert(&place(all + 1, ENTRY_IDLE_S + 1), (0, &server(0))));
+        assert_eq!(cache.find(&place(1, ENTRY_IDLE_S + 1)), None);
+        assert!((2..=all).all(|at| cache.find(&place(at, ENTRY_IDLE_S + 1)).is_some()));
+        assert_eq!(cache.entries.capacity(), LOCALITY_ENTRIES_MAX, "it never grows");
+    }
+
+    #[test]
+    fn sets_grow_without_repetition_and_lose_one_a_day() {
+        let mut cache = LocalityCache::new(1);
+        let servers = [server(0), server(1), server(2)];
+        cache.insert(&place(7, 0), (0, &servers[0]));
+        let entry = cache.find(&place(7, 1)).unwrap();
+        for at in [1, 2, 1] {
+            assert!(cache.grow(entry, (at, &servers[at]), &place(7, 1)));
+        }
+        assert_eq!(positions(&mut cache, &place(7, 1), &servers), Some(vec![2, 1, 0]));
+        assert_eq!(cache.find(&place(7, EXPIRATION_S)), Some(entry), "still in use");
+        assert!(!cache.may_shrink(entry, &place(7, 1 + EXPIRATION_S)));
+        let later = place(7, 2 + EXPIRATION_S);
+        assert!(cache.may_shrink(entry, &later));
+        cache.shrink(entry, Some(&servers[1]), &later);
+        assert!(!cache.may_shrink(entry, &later), "one a day");
+        assert_eq!(positions(&mut cache, &later, &servers), Some(vec![2, 0]));
+        cache.remove(entry);
+        assert_eq!(cache.find(&later), None);
+        let free = std::iter::successors(Some(cache.free_member), |at| {
+            cache.members.get(*at as usize).map(|member| member.next)
+        });
+        assert_eq!(free.count(), 3 + 1, "members are given back, and the row ends");
+    }
+
+    #[test]
+    fn members_are_bounded_too() {
+        let mut cache = LocalityCache::new(1);
+        let servers: Vec<RealServer> = (0..5).map(server).collect();
+        let mut refused = 0;
+        for at in 0..LOCALITY_ENTRIES_MAX as u32 {
+            cache.insert(&place(at, 0), (0, &servers[0]));
+            let Some(entry) = cache.find(&place(at, 0)) else { continue };
+            for (at, server) in servers.iter().enumerate().skip(1) {
+                refused += u32::from(!cache.grow(entry, (at, server), &place(0, 0)));
+            }
+        }
+        assert!(refused > 0);
+        assert_eq!(cache.members.capacity(), LOCALITY_MEMBERS_MAX);
+    }
+}
