@@ -77,6 +77,10 @@ pub struct ServerRow {
     pub forwarding: String,
     /// Share of new flows.
     pub weight: u32,
+    /// Connections, active and inactive, at which it takes no new ones; 0 is no bound.
+    pub upper_threshold: u32,
+    /// Connections below which it takes new ones again; 0 is three quarters of the upper.
+    pub lower_threshold: u32,
     /// `active` or `draining`.
     pub state: String,
     /// Whether its next hop's neighbour is resolved.

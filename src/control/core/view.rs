@@ -208,6 +208,8 @@ impl View {
             address: SocketAddr::new(server.address, server.port).to_string(),
             forwarding: mode_word(server.mode).into(),
             weight: server.weight,
+            upper_threshold: server.upper_threshold,
+            lower_threshold: server.lower_threshold,
             state: state.into(),
             reachable: !unresolved.contains(&server.address),
             active: totals.active,

@@ -340,7 +340,7 @@ impl LocalityCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ForwardMode, NextHopId, ServerId, ServerState};
+    use crate::model::{ForwardMode, NextHopId, ServerId, ServerState, Tunnel};
 
     fn server(id: u32) -> RealServer {
         RealServer {
@@ -352,6 +352,7 @@ mod tests {
             upper_threshold: 0,
             lower_threshold: 0,
             mode: ForwardMode::DirectRoute,
+            tunnel: Tunnel::default(),
             hop: NextHopId::NONE,
             state: ServerState::Active,
         }
