@@ -140,7 +140,8 @@ impl Player {
 
     fn packet(&mut self, at: usize, step: &Value, tally: &mut Tally) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
-        let place = format!("step {at}: {} [{}]", text(&step["in"]["text"]), text(&step["note"]));
+        let (from, note) = (&step["in"], text(&step["note"]));
+        let place = format!("step {at}: {} {} [{note}]", text(&from["side"]), text(&from["text"]));
         let incoming = self.captures.sent(&step["in"]);
         let recorded = step["out"].as_array().unwrap();
         let recorded: Vec<Sent> = recorded.iter().map(|out| self.captures.sent(out)).collect();

@@ -1,7 +1,8 @@
 //! The count of what was compared, and the exceptions: known differences, each with its reason.
 //!
 //! `exceptions.toml` is the only place in which a difference may be excused. An exception that
-//! excuses nothing any more fails the test.
+//! excuses nothing any more fails the test. With `GYRE_ORACLE_EXCUSED` set, what is excused is
+//! shown.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -52,6 +53,9 @@ struct Exception {
     /// What of a step's place it is about; `*` stands for anything.
     #[serde(default = "anything")]
     step: String,
+    /// Scenario names that it is not about, though they fit.
+    #[serde(default)]
+    but_not: String,
     /// Which aspects may differ.
     #[serde(default)]
     differs: Vec<Aspect>,
@@ -63,6 +67,12 @@ struct Exception {
     met: bool,
     #[serde(skip)]
     used: bool,
+}
+
+impl Exception {
+    fn is_about(&self, scenario: &str) -> bool {
+        fits(&self.scenario, scenario) && !fits(&self.but_not, scenario)
+    }
 }
 
 fn anything() -> String {
@@ -134,7 +144,7 @@ impl Tally {
     pub fn cannot(&mut self, needs: &str, steps: usize) {
         let scenario = &self.scenario;
         let mut excused = false;
-        for exception in self.exceptions.iter_mut().filter(|e| fits(&e.scenario, scenario)) {
+        for exception in self.exceptions.iter_mut().filter(|e| e.is_about(scenario)) {
             exception.met = true;
             if exception.needs.as_deref() == Some(needs) {
                 exception.used = true;
@@ -162,7 +172,7 @@ impl Tally {
         self.steps += 1;
         let scenario = self.scenario.clone();
         let mut excused = vec![false; differences.len()];
-        let meant = |e: &&mut Exception| fits(&e.scenario, &scenario) && fits(&e.step, place);
+        let meant = |e: &&mut Exception| e.is_about(&scenario) && fits(&e.step, place);
         for exception in self.exceptions.iter_mut().filter(meant) {
             exception.met = true;
             for (difference, excused) in differences.iter().zip(&mut excused) {
@@ -170,6 +180,13 @@ impl Tally {
                     exception.used = true;
                     *excused = true;
                 }
+            }
+        }
+        if std::env::var_os("GYRE_ORACLE_EXCUSED").is_some() {
+            for (Difference { aspect, text }, _) in
+                differences.iter().zip(&excused).filter(|(_, excused)| **excused)
+            {
+                println!("  excused: {scenario}: {place}: {aspect:?}: {text}");
             }
         }
         if differences.is_empty() {

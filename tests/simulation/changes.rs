@@ -106,9 +106,21 @@ impl Control {
         specs: &[ServiceSpec],
         random: &mut Random,
     ) -> (String, Vec<HopUpdate>) {
-        if let Some(spec) = self.removed.pop() {
+        if let Some(mut spec) = self.removed.pop() {
+            // It may come back with other modes while flows of the old ones live.
+            let tells = spec.client_address != ClientAddress::None;
+            if random.one_in(2) && !tells && !spec.synproxy {
+                let mode = random.pick(&[ForwardMode::FullNat, ForwardMode::Nat]);
+                spec.forwarding = mode;
+                spec.servers.iter_mut().for_each(|server| server.mode = mode);
+            }
+            // Refused where other workers would own the flows that are left.
             let updates = self.change(|registry, hops| registry.add_service(&spec, hops));
-            return (format!("{} is back", spec.key), updates.unwrap());
+            let said = format!("{} comes back: {}", spec.key, updates.is_ok());
+            if updates.is_err() {
+                self.removed.push(spec);
+            }
+            return (said, updates.unwrap_or_default());
         }
         let spec = specs[random.below(specs.len() as u64) as usize].clone();
         let updates = self.change(|registry, _| registry.remove_service(&spec.key)).unwrap();

@@ -12,7 +12,7 @@ use crate::team::Team;
 #[derive(Default)]
 pub struct Meanings {
     servers: HashMap<ServerId, (ServiceKey, SocketAddr)>,
-    services: HashMap<ServiceId, ServiceKey>,
+    services: HashMap<ServiceId, (ServiceKey, KeyKind)>,
     lips: HashMap<LipId, std::net::IpAddr>,
 }
 
@@ -20,10 +20,14 @@ impl Meanings {
     /// Takes note of a new snapshot: no slot may change its meaning while a flow holds it.
     pub fn follow(&mut self, snapshot: &Snapshot, team: &Team) {
         for service in snapshot.services.iter().flatten() {
-            let old = self.services.insert(service.id, service.key);
-            if old.is_some_and(|old| old != service.key) {
+            // With one worker it does not matter what steers.
+            let one = team.members.len() == 1;
+            let kind = if one { KeyKind::ClientTuple } else { service.key_kind };
+            let meaning = (service.key, kind);
+            let old = self.services.insert(service.id, meaning);
+            if old.is_some_and(|old| old != meaning) {
                 let held = team.count(|c| c.services[service.id.index()].flows.get());
-                assert_eq!(held, 0, "{:?} was {old:?}, is {}", service.id, service.key);
+                assert_eq!(held, 0, "{:?} was {old:?}, is {meaning:?}", service.id);
             }
             for server in &service.servers {
                 let meaning = (service.key, SocketAddr::new(server.address, server.port));
@@ -45,7 +49,7 @@ impl Meanings {
 }
 
 /// One owner for each flow, one flow for each source port of a server.
-pub fn tables(team: &Team, steering: &Steering, now: Nanos) {
+pub fn tables(team: &Team, meanings: &Meanings, steering: &Steering, now: Nanos) {
     let mut clients = HashSet::new();
     let mut faces = HashSet::new();
     for (worker, member) in team.members.iter().enumerate() {
@@ -56,8 +60,7 @@ pub fn tables(team: &Team, steering: &Steering, now: Nanos) {
                 let face = (row.protocol, local, row.server);
                 assert!(faces.insert(face), "two flows have the source port of {row:?}");
             }
-            let service = member.snapshot.service(row.service_id);
-            let kind = service.map_or(KeyKind::ClientTuple, |service| service.key_kind);
+            let (_, kind) = meanings.services[&row.service_id];
             let owner = steering.owner(kind, row.client, row.virtual_address);
             assert_eq!(owner.index(), worker, "{row:?} is not its owner's");
         }

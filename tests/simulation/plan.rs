@@ -87,7 +87,7 @@ pub fn rip(family: usize, n: u8) -> IpAddr {
 
 /// A server of a service: the port is the service's own in DR.
 pub fn server_of(spec: &ServiceSpec, n: u8, mode: ForwardMode) -> ServerSpec {
-    let port = if mode == ForwardMode::FullNat { 8080 } else { PORT };
+    let port = if mode.sees_replies() { 8080 } else { PORT };
     let family = usize::from(spec.key.vip().unwrap().is_ipv6());
     server((rip(family, n), port).into(), 1, mode)
 }
@@ -107,10 +107,14 @@ fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
     let modes = random.pick(&[
         &[ForwardMode::FullNat][..],
         &[ForwardMode::DirectRoute],
-        &[ForwardMode::FullNat, ForwardMode::DirectRoute],
+        &[ForwardMode::Nat],
+        &[ForwardMode::Nat, ForwardMode::FullNat],
+        &[ForwardMode::Nat, ForwardMode::DirectRoute, ForwardMode::FullNat],
     ]);
-    if modes == [ForwardMode::FullNat] && protocol == Protocol::Tcp {
+    if modes.iter().all(|mode| mode.sees_replies()) && protocol == Protocol::Tcp {
         spec.synproxy = random.one_in(2);
+    }
+    if modes == [ForwardMode::FullNat] && protocol == Protocol::Tcp {
         spec.client_address = random.pick(&[
             ClientAddress::None,
             ClientAddress::Toa { kind: TOA_KIND, on_syn: false },

@@ -34,6 +34,9 @@ pub struct Waiting {
 pub struct Decided {
     pub worker: usize,
     pub talk: usize,
+    /// Where the frame came in, and as what.
+    pub nic: NicId,
+    pub came: Vec<u8>,
     pub verdict: Verdict,
     pub bytes: Vec<u8>,
 }
@@ -74,6 +77,11 @@ impl Member {
         }
         self.state.adopt(&snapshot);
         self.snapshot = snapshot;
+    }
+
+    /// Whether it has yet to adopt what is published.
+    pub fn lags(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// All flows, as people see them.
@@ -158,7 +166,8 @@ impl Team {
         let mut owners = Vec::new();
         for (waiting, (verdict, bytes)) in waiting.into_iter().zip(decided) {
             let Verdict::HandOff(owner, _) = verdict else {
-                rest.push(Decided { worker: at, talk: waiting.talk, verdict, bytes });
+                let Waiting { nic, talk, bytes: came, .. } = waiting;
+                rest.push(Decided { worker: at, talk, nic, came, verdict, bytes });
                 continue;
             };
             assert_ne!(owner.index(), at, "handed to itself");

@@ -178,7 +178,7 @@ impl World {
         while self.now_us < until {
             self.step();
         }
-        checks::tables(&self.team, &steering(self.plan.workers), self.now());
+        checks::tables(&self.team, &self.meanings, &steering(self.plan.workers), self.now());
         self.expire_all();
         checks::end(&self.team);
         let now = self.now();
@@ -289,7 +289,7 @@ impl World {
             }
             self.speak(at);
         }
-        checks::tables(&self.team, &steering(self.plan.workers), now);
+        checks::tables(&self.team, &self.meanings, &steering(self.plan.workers), now);
     }
 
     fn change(&mut self) {
@@ -376,7 +376,10 @@ impl World {
     }
 
     fn decided(&mut self, decided: Decided) {
-        let Decided { worker, talk, verdict, bytes } = decided;
+        let Decided { worker, talk, nic, came, verdict, bytes } = decided;
+        if nic == SERVER && matches!(verdict, Verdict::ToKernel(_)) {
+            self.must_be_stray(worker, &came);
+        }
         self.tell(|| format!("worker {worker}, talk {talk}: {verdict:?}"));
         match verdict {
             Verdict::Transmit(nic) => self.sent(worker, nic, bytes, Some(talk)),
@@ -387,6 +390,28 @@ impl World {
             Verdict::HandOff(..) | Verdict::AwaitNeighbour(_) | Verdict::AwaitAddress(..) => {
                 panic!("all neighbours are known, hand-offs are taken: {verdict:?}");
             }
+        }
+    }
+
+    /// A reply that was left to the kernel: no worker has its flow. One that has just learned of a
+    /// NAT server may be ahead of this worker.
+    fn must_be_stray(&self, worker: usize, came: &[u8]) {
+        let (protocol, src, dst) = match hear(came) {
+            Heard::Tcp(segment) => (Protocol::Tcp, segment.src.unwrap(), segment.dst.unwrap()),
+            Heard::Udp(src, dst, _) => (Protocol::Udp, src, dst),
+            Heard::Error(..) | Heard::Unreachable(_) => return,
+        };
+        if self.team.members[worker].lags() {
+            return;
+        }
+        for (owner, member) in self.team.members.iter().enumerate() {
+            let face = |row: &FlowRow| {
+                row.local.unwrap_or(row.client) == dst
+                    && row.server == src
+                    && row.protocol == protocol
+            };
+            let row = member.rows(self.now()).find(face);
+            assert!(row.is_none(), "worker {owner} has {row:?}, worker {worker} lets a reply go");
         }
     }
 

@@ -41,14 +41,11 @@ impl Registry {
                 let place = Place::Service(at, "address");
                 push(place, spec.key.to_string(), what, "wait until they have ended");
             }
-            if self.steering.workers() > 1
-                && let Some(entry) = self.services.get(&spec.key)
-                && !entry.service.servers.is_empty()
-                && entry.service.key_kind != self.key_kind(spec)
-            {
+            if self.steering.workers() > 1 && self.moves_flows(spec) {
                 let what = "with a NAT server other workers would own the service's flows".into();
-                let remedy = "remove the service, then add it with forwarding = \"nat\", and \
-                              \"dr\" and the like at the servers that use it";
+                let remedy = "remove the service and wait until its flows have ended, or delete \
+                              them; then add it with forwarding = \"nat\", and \"dr\" and the \
+                              like at the servers that use it";
                 push(Place::Service(at, "forwarding"), spec.key.to_string(), what, remedy);
             }
             let draining = self.services.get(&spec.key).map_or(0, |e| e.service.servers.len());

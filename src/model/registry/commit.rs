@@ -163,6 +163,7 @@ impl Registry {
         let was_limited = known.is_some_and(|known| known.service.is_limited);
         let has_threshold = |server: &RealServer| server.upper_threshold > 0;
         let key_kind = self.key_kind(&spec);
+        self.key_kinds.insert(spec.key, key_kind);
         for server in &draft.servers {
             self.servers.note_mode(spec.key.protocol(), server);
         }
@@ -191,12 +192,22 @@ impl Registry {
         self.services.insert(spec.key, Entry { spec, service });
     }
 
-    /// What steers a service. Once a server may have used NAT it stays so while the service lives:
-    /// a change would have flows looked for at workers that do not have them.
+    /// What steers a service. Once a server may have used NAT it stays so while the service lives,
+    /// and if it comes back while flows do: a change would have flows looked for at workers that
+    /// do not have them.
     pub(super) fn key_kind(&self, spec: &ServiceSpec) -> KeyKind {
-        let before = self.services.get(&spec.key).map(|entry| entry.service.key_kind);
+        let before = self.key_kinds.get(&spec.key).copied();
         let nat = before == Some(KeyKind::ClientAddressPort) || spec.may_use_nat();
         if nat { KeyKind::ClientAddressPort } else { KeyKind::ClientTuple }
+    }
+
+    /// Whether `spec` would have other workers own the flows that the service has, or those that
+    /// servers which left it may have.
+    pub(super) fn moves_flows(&self, spec: &ServiceSpec) -> bool {
+        let listed = self.services.get(&spec.key).is_some_and(|e| !e.service.servers.is_empty());
+        let may_have_flows = listed || self.servers.left_behind(&spec.key);
+        let before = self.key_kinds.get(&spec.key).copied();
+        may_have_flows && before.is_some_and(|before| before != self.key_kind(spec))
     }
 
     /// The slot of a service that joins: its old one while flows still know it by that.

@@ -28,7 +28,7 @@ use super::snapshot::{NicModel, Snapshot};
 use super::spec::{
     Desired, PoolSpec, ProblemKind, Removal, ServerSpec, ServiceSpec, SpecProblem, validate,
 };
-use super::steering::Steering;
+use super::steering::{KeyKind, Steering};
 use crate::limits::{LIPS_MAX, SERVERS_MAX, SERVICES_MAX};
 use crate::time::Nanos;
 use checks::{no_service, refusal};
@@ -128,6 +128,8 @@ pub struct Registry {
     services: BTreeMap<ServiceKey, Entry>,
     service_slots: Slots,
     retired_services: HashMap<ServiceKey, RetiredService>,
+    /// What steers each service's flows, for as long as the service lives or is retired.
+    key_kinds: HashMap<ServiceKey, KeyKind>,
     /// Logs of slots without a service: numbers go on, so that a cursor sees the new steps.
     logs: HashMap<ServiceId, ChangeLog>,
     servers: ServerIds,
@@ -144,6 +146,7 @@ impl Registry {
             services: BTreeMap::new(),
             service_slots: Slots::new(config.services_max),
             retired_services: HashMap::new(),
+            key_kinds: HashMap::new(),
             logs: HashMap::new(),
             servers: ServerIds::new(config.servers_max),
             lips: Lips::new(config.steering, config.lips_max),
@@ -344,12 +347,13 @@ impl Registry {
         now: Nanos,
     ) -> Option<Applied> {
         self.servers.reclaim(&|id| usage.flows_of_server(id), oldest_adopted_revision);
-        let slots = &mut self.service_slots;
-        self.retired_services.retain(|_, retired| {
+        let (slots, key_kinds) = (&mut self.service_slots, &mut self.key_kinds);
+        self.retired_services.retain(|key, retired| {
             let held = retired.revision > oldest_adopted_revision
                 || usage.flows_of_service(retired.id) > 0;
             if !held {
                 slots.free(retired.id.0);
+                key_kinds.remove(key);
             }
             held
         });

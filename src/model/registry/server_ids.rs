@@ -75,6 +75,11 @@ impl ServerIds {
         self.retired.contains_key(key)
     }
 
+    /// Whether servers left this service that flows may still hold.
+    pub(super) fn left_behind(&self, service: &ServiceKey) -> bool {
+        self.retired.keys().any(|key| key.service == *service)
+    }
+
     pub(super) fn retired_count(&self) -> usize {
         self.retired.len()
     }

@@ -387,3 +387,27 @@ proptest! {
         prop_assert!(registry.snapshot().lips.is_empty());
     }
 }
+
+#[test]
+fn a_service_that_comes_back_keeps_what_steers_its_flows() {
+    let mut registry = registry();
+    let kind = |registry: &Registry| registry.service(&key(80)).unwrap().1.key_kind;
+    let by = |mode| {
+        let mut spec = service(80, &[(11, 1)]);
+        spec.servers[0].mode = mode;
+        spec
+    };
+    registry.add_service(&by(ForwardMode::FullNat), &mut hop).unwrap();
+    assert_eq!(kind(&registry), KeyKind::ClientTuple);
+    registry.remove_service(&key(80)).unwrap();
+    // Flows may live, and other workers would own them.
+    let refused = registry.add_service(&by(ForwardMode::Nat), &mut hop).unwrap_err();
+    assert!(refused[0].what.contains("other workers"), "{refused:?}");
+    registry.reclaim(&Flows::default(), u64::MAX, Nanos(0));
+    registry.add_service(&by(ForwardMode::Nat), &mut hop).unwrap();
+    assert_eq!(kind(&registry), KeyKind::ClientAddressPort);
+    // The other way round there is nothing to refuse: the wider kind serves all modes.
+    registry.remove_service(&key(80)).unwrap();
+    registry.add_service(&by(ForwardMode::FullNat), &mut hop).unwrap();
+    assert_eq!(kind(&registry), KeyKind::ClientAddressPort);
+}
