@@ -397,6 +397,7 @@ fn a_service_that_comes_back_keeps_what_steers_its_flows() {
         spec.servers[0].mode = mode;
         spec
     };
+    apply(&mut registry, Vec::new());
     registry.add_service(&by(ForwardMode::FullNat), &mut hop).unwrap();
     assert_eq!(kind(&registry), KeyKind::ClientTuple);
     registry.remove_service(&key(80)).unwrap();
