@@ -15,8 +15,19 @@ use proptest::prelude::*;
 use support::*;
 
 const CLIENT_ADDRESSES: [&str; 2] = ["10.0.0.7", "fd00:c::7"];
-const VIPS: [[&str; 3]; 2] =
-    [["10.1.0.1", "10.1.0.2", "10.1.0.3"], ["fd00:1::1", "fd00:1::2", "fd00:1::3"]];
+const VIPS: [[&str; 5]; 2] = [
+    ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5"],
+    ["fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:1::4", "fd00:1::5"],
+];
+/// Modes of the services: DR, FULLNAT with a header, FULLNAT behind cookies, NAT, NAT behind
+/// cookies.
+const MODES: [ForwardMode; 5] = [
+    ForwardMode::DirectRoute,
+    ForwardMode::FullNat,
+    ForwardMode::FullNat,
+    ForwardMode::Nat,
+    ForwardMode::Nat,
+];
 const RIPS: [&str; 2] = ["10.2.0.11", "fd00:2::b"];
 const LIPS: [&str; 2] = ["10.2.0.1", "fd00:2::1"];
 
@@ -28,17 +39,16 @@ fn director() -> Director {
                 let key = ServiceKey::new(protocol, vip.parse().unwrap(), 80);
                 let mut spec = ServiceSpec::new(key, SchedulerSpec::WeightedRoundRobin);
                 let endpoint = SocketAddr::new(RIPS[family].parse().unwrap(), 80);
-                let nat = at > 0;
-                let mode = if nat { ForwardMode::FullNat } else { ForwardMode::DirectRoute };
-                spec.pool = nat.then(|| "pool".into());
-                spec.synproxy = at == 2 && protocol == Protocol::Tcp;
-                if nat && protocol == Protocol::Tcp {
+                let full_nat = MODES[at] == ForwardMode::FullNat;
+                spec.pool = full_nat.then(|| "pool".into());
+                spec.synproxy = matches!(at, 2 | 4) && protocol == Protocol::Tcp;
+                if full_nat && protocol == Protocol::Tcp {
                     spec.client_address = match at {
                         1 => ClientAddress::ProxyV2,
                         _ => ClientAddress::Toa { kind: 254, on_syn: true },
                     };
                 }
-                spec.servers = vec![server(endpoint, 1, mode)];
+                spec.servers = vec![server(endpoint, 1, MODES[at])];
                 services.push(spec);
             }
         }
@@ -52,7 +62,7 @@ fn director() -> Director {
 /// A frame to start from: which port it comes in on, and its bytes.
 fn seed_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
     let parts =
-        (0..2usize, 0..3usize, 0..5u8, any::<u8>(), 0..4u16, any::<(u32, u32)>(), 0..2000usize);
+        (0..2usize, 0..5usize, 0..6u8, any::<u8>(), 0..4u16, any::<(u32, u32)>(), 0..2000usize);
     parts.prop_map(|(family, vip, shape, flags, port, (seq, ack), payload)| {
         let client: IpAddr = CLIENT_ADDRESSES[family].parse().unwrap();
         let vip: IpAddr = VIPS[family][vip].parse().unwrap();
@@ -65,6 +75,24 @@ fn seed_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
                 let answer = from_server(rip, LIPS[family].parse().unwrap());
                 let answer = answer.tcp(80, 1024 + port).seq(seq).ack(ack).flags(tcp_flags);
                 return (SERVER, answer.payload(&payload).build().to_vec());
+            }
+            // A NAT server's reply, whole or in pieces, and an error about what it got.
+            5 => {
+                let rip: IpAddr = RIPS[family].parse().unwrap();
+                let answer = from_server(rip, client);
+                let frame = match port {
+                    0 => answer.tcp(80, 5000 + port).flags(tcp_flags).seq(seq).ack(ack).build(),
+                    1 => answer.udp(80, 5000 + port).payload(&payload).build(),
+                    2 => {
+                        let piece = Fragment { id: seq, offset_bytes: 0, more: true };
+                        answer.fragment(piece).udp(80, 5000 + port).payload(&payload).build()
+                    }
+                    _ => {
+                        let quoted = from_server(client, rip).tcp(5000 + port, 80).build();
+                        answer.too_big(1300, &quoted[14..]).build()
+                    }
+                };
+                return (SERVER, frame.to_vec());
             }
             2 => {
                 let piece = Fragment { id: seq, offset_bytes: port * 8, more: true };
