@@ -119,6 +119,8 @@ counted! {
         TableFull = "table_full", "the worker's flow table is full";
         NoSourcePort = "no_source_port",
             "every source port of the local addresses is in use; reset answered";
+        NoAddressPair = "no_address_pair",
+            "more pairs of local address and server than runtime.address_pairs; reset answered";
         NoLocalAddress = "no_local_address",
             "no local address of the server's family in the service's pool";
         NextHopPending = "next_hop_pending", "the next hop's neighbour did not resolve in time";
@@ -154,6 +156,8 @@ counted! {
         Reply = "reply", "a server's frame arrived on a queue that is not its owner's";
         Fragment = "fragment", "a fragment: to its datagram's owner, or on to its flow's";
         IcmpError = "icmp_error", "an ICMP error about a flow of another worker";
+        Transmit = "transmit",
+            "a finished frame for a port on which its worker has no queue (fewer than workers)";
     }
 }
 

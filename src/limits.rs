@@ -68,10 +68,14 @@ pub const WEIGHT_MAX: u32 = 65_535;
 /// Longest idle timeout in milliseconds: flow entries keep 32-bit milliseconds and compare by
 /// difference.
 pub const TIMEOUT_MILLIS_MAX: u32 = 2_000_000_000;
-/// Pairs of FULLNAT local address and server that one worker can hold ports for.
-pub const SOURCE_PORT_SPACES_MAX: usize = 1 << 12;
-/// Ports one search may look at before it takes over a closed one or gives up.
-pub const SOURCE_PORT_TRIES_MAX: usize = 4096;
+/// Pairs of FULLNAT local address and server that one worker can hold ports for unless
+/// configured; 8 KiB each.
+pub const SOURCE_PORT_SPACES_DEFAULT: usize = 1 << 12;
+/// The most pairs that may be configured.
+pub const SOURCE_PORT_SPACES_MAX: usize = 1 << 18;
+/// Ports and groups that a search may look at for a port whose reply comes back to the same
+/// queue; after these any free one will do.
+pub const SOURCE_PORT_TRIES_MAX: usize = 2048;
 /// How long a closed FULLNAT flow holds its source port at least: Linux's TIME_WAIT, in ms.
 pub const SOURCE_PORT_HOLD_MS: u32 = 60_000;
 /// How long a PROXY header stays unacknowledged before it is sent again without its client, in

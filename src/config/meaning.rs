@@ -8,7 +8,7 @@ use super::types::{
     ClientAddress, Config, Forwarding, Kernel, Scheduler, Server, Service, Tunnel, TunnelChecksum,
 };
 use crate::limits::{NICS_MAX, WORKERS_MAX};
-use crate::model::{Desired, Place, validate};
+use crate::model::{Desired, Place, address_pairs, validate};
 
 /// Adds what is wrong with `config`, which `walk` left over, and gives what it wants.
 pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
@@ -26,6 +26,15 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
             let path = path_of(problem.place, &desired, walk);
             walk.push(&path, problem.what, problem.remedy);
         }
+    }
+    let pairs = address_pairs(&desired.pools, desired.services.iter());
+    if pairs as u64 > config.runtime.address_pairs {
+        let what = format!(
+            "the services come to {pairs} pairs of local address and server, room is for {}",
+            config.runtime.address_pairs
+        );
+        let remedy = format!("set runtime.address_pairs = {pairs} or more, or use smaller pools");
+        walk.push("runtime.address_pairs", what, remedy);
     }
     desired
 }

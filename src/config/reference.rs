@@ -69,13 +69,13 @@ mod tests {
     #[test]
     fn the_page_in_docs_is_this_one() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md");
-        if std::env::var_os("GYRE_WRITE_DOCS").is_some() {
+        if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(path, super::reference()).unwrap();
         }
         let page = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             page == super::reference(),
-            "docs/CONFIGURATION.md is out of date: run this test with GYRE_WRITE_DOCS=1"
+            "docs/CONFIGURATION.md is out of date: run this test with UPDATE_DOCS=1"
         );
     }
 }

@@ -11,7 +11,8 @@ use super::types::{
 };
 use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
 use crate::limits::{
-    FLOWS_PER_WORKER_MAX, MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX, WORKERS_MAX,
+    FLOWS_PER_WORKER_MAX, MAGLEV_SLOTS_MAX, SOURCE_PORT_SPACES_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX,
+    WORKERS_MAX,
 };
 
 const fn field(name: &'static str, shape: Shape, about: &'static str) -> Field {
@@ -111,6 +112,11 @@ const RUNTIME: &[Field] = &[
     ),
     field("connections", FLOWS, "IPv4 flows per worker, reserved at start (262144)"),
     field("connections_ipv6", FLOWS, "IPv6 flows per worker, reserved at start (65536)"),
+    field(
+        "address_pairs",
+        Shape::Integer(1, SOURCE_PORT_SPACES_MAX as i64),
+        "pairs of local address and server that a worker holds ports for, 8 KiB each (4096)",
+    ),
     field("hugepages", Shape::Choice(Hugepages::WORDS, &[]), "whether to take hugepages (auto)"),
     field("memory_mib", Shape::Integer(64, 1 << 20), "memory for frames without hugepages, MiB"),
     field("multi_process", Shape::Bool, "let dpdk-dumpcap and the like attach (false)"),

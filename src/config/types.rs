@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
+use crate::limits::SOURCE_PORT_SPACES_DEFAULT;
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,8 @@ pub struct Runtime {
     pub connections: u64,
     /// IPv6 flows per worker.
     pub connections_ipv6: u64,
+    /// Pairs of local address and server that a worker can hold source ports for.
+    pub address_pairs: u64,
     /// Whether to take hugepages.
     pub hugepages: Hugepages,
     /// Memory for frames without hugepages, MiB.
@@ -72,6 +75,7 @@ impl Default for Runtime {
             control_socket: "/run/gyre/gyre.sock".into(),
             connections: 1 << 18,
             connections_ipv6: 1 << 16,
+            address_pairs: SOURCE_PORT_SPACES_DEFAULT as u64,
             hugepages: Hugepages::Auto,
             memory_mib: None,
             multi_process: false,

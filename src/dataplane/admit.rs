@@ -137,7 +137,7 @@ fn cannot_open(
     reason: DropReason,
 ) -> Result<Verdict, DropReason> {
     let is_tcp = slot.packet.key.protocol == Protocol::Tcp;
-    if reason != DropReason::NoSourcePort || !is_tcp {
+    if !matches!(reason, DropReason::NoSourcePort | DropReason::NoAddressPair) || !is_tcp {
         return Err(reason);
     }
     let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
@@ -213,24 +213,30 @@ fn take_port<'s>(
     }
     state.next_local = state.next_local.wrapping_add(1);
     let first = state.next_local as usize % count;
+    let mut refusal = DropReason::NoSourcePort;
     for local in locals.clone().cycle().skip(first).take(count) {
         let key = space_key(new, local.address);
         let WorkerState { source_ports, flows, .. } = state;
         match source_ports.take(local, &key, &snapshot.steering, flows) {
-            Some(Grant::Free(port)) => {
+            Ok(Grant::Free(port)) => {
                 count_lip(state, local, |lip| lip.used.add(1));
                 return Ok((local, port, None));
             }
-            Some(Grant::Takeover(port, old)) => {
+            Ok(Grant::Takeover(port, old)) => {
                 count_lip(state, local, |lip| lip.reused.add(1));
                 let heir = takeover::Heir::of(state, old);
                 track::end_for_takeover(state, old);
                 return Ok((local, port, Some(heir)));
             }
-            None => count_lip(state, local, |lip| lip.exhausted.add(1)),
+            Err(reason) => {
+                refusal = reason;
+                if reason == DropReason::NoSourcePort {
+                    count_lip(state, local, |lip| lip.exhausted.add(1));
+                }
+            }
         }
     }
-    Err(DropReason::NoSourcePort)
+    Err(refusal)
 }
 
 fn count_lip(

@@ -5,15 +5,18 @@
 //! TIME_WAIT. Free ports go first; then the port that closed longest ago is taken over, which
 //! the server accepts because the new flow's sequence numbers are shifted above the old one's
 //! (RFC 9293 section 3.6.1, RFC 6191). A port is not freed while its flow entry lives.
+//!
+//! Among free ports one is preferred whose reply the NIC brings back to this worker's queue.
 
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
 use super::flow_table::{FlowId, FlowTable};
+use crate::counters::DropReason;
 use crate::limits::{SOURCE_PORT_SPACES_MAX, SOURCE_PORT_TRIES_MAX};
 use crate::memory::{FixedArray, MemoryError};
-use crate::model::{LipId, LocalAddress, Protocol, Steering, WorkerId};
+use crate::model::{LipId, LocalAddress, PORT_WORDS, Protocol, SourcePortMap, Steering, WorkerId};
 
 /// End of a list of flows.
 const NOBODY: u32 = u32::MAX;
@@ -44,8 +47,8 @@ struct Space {
     newest: u32,
 }
 
-/// 65,536 bits.
-type Bits = [u64; 1024];
+/// A bit for each port.
+type Bits = [u64; PORT_WORDS];
 
 /// A port to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,42 +76,44 @@ impl SourcePorts {
         let empty = Space { lip: LipId(0), cursor: 0, used: 0, oldest: NOBODY, newest: NOBODY };
         Ok(SourcePorts {
             worker,
-            spaces: HashMap::with_capacity(count as usize),
+            // hashbrown allocates anew when more than half of its room is taken and removals
+            // have used up the rest; with twice the room it only tidies up in place.
+            spaces: HashMap::with_capacity(2 * count as usize),
             slots: vec![empty; count as usize],
             unused: (0..count).rev().collect(),
             bits: FixedArray::new(count)?,
         })
     }
 
-    /// A port of `local` towards the server of `key`, or `None` when all are live. The caller
-    /// makes the flow, or gives the port back with `release`.
+    /// A port of `local` towards the server of `key`. The caller makes the flow, or gives the
+    /// port back with `release`. `NoSourcePort` when all are live, `NoAddressPair` when no
+    /// further pair of local address and server has room.
     pub fn take(
         &mut self,
         local: &LocalAddress,
         key: &SpaceKey,
         steering: &Steering,
         flows: &mut FlowTable,
-    ) -> Option<Grant> {
-        let at = self.open(local.id, key)?;
-        let ports = local.ports.ports_of(self.worker);
-        let space = self.slots.get_mut(at as usize)?;
-        if (space.used as usize) < ports.len()
-            && let Some(port) = search(space, self.bits.get_mut(at)?, ports, |port| {
-                // Where several queues exist, a port whose reply comes back to this one.
-                let hash = steering.hash(key.server, key.lip, key.server_port, port);
-                steering.worker_of_hash(hash) == self.worker
-            })
-        {
-            space.used += 1;
-            return Some(Grant::Free(port));
+    ) -> Result<Grant, DropReason> {
+        let at = self.open(local.id, key).ok_or(DropReason::NoAddressPair)?;
+        let ports = &*local.ports;
+        let space = self.slots.get_mut(at as usize).ok_or(DropReason::Internal)?;
+        let bits = self.bits.get_mut(at).ok_or(DropReason::Internal)?;
+        if (space.used as usize) < ports.ports_of(self.worker).len() {
+            let search = Search { worker: self.worker, ports, key, steering };
+            if let Some(port) = search.near(space, bits).or_else(|| search.any(space, bits)) {
+                bits[usize::from(port) / 64] |= 1 << (port % 64);
+                space.used += 1;
+                return Ok(Grant::Free(port));
+            }
         }
         let oldest = FlowId(space.oldest);
         let Some(port) = flows.core(oldest).map(|core| core.local_port) else {
             self.close_if_empty(key, at);
-            return None;
+            return Err(DropReason::NoSourcePort);
         };
         self.unlist(key, oldest, flows);
-        Some(Grant::Takeover(port, oldest))
+        Ok(Grant::Takeover(port, oldest))
     }
 
     /// Gives a port back: its flow entry has ended.
@@ -159,14 +164,13 @@ impl SourcePorts {
         self.slots.get_mut(at as usize)
     }
 
-    /// The space of `key`, opened if there is none. The map never outgrows its first allocation,
-    /// since there are no more slots than that.
+    /// The space of `key`, opened if there is none and a slot is left.
     fn open(&mut self, lip: LipId, key: &SpaceKey) -> Option<u32> {
         if let Some(at) = self.spaces.get(key) {
             return Some(*at);
         }
         let at = self.unused.pop()?;
-        *self.bits.get_mut(at)? = [0; 1024];
+        *self.bits.get_mut(at)? = [0; PORT_WORDS];
         *self.slots.get_mut(at as usize)? =
             Space { lip, cursor: 0, used: 0, oldest: NOBODY, newest: NOBODY };
         self.spaces.insert(*key, at);
@@ -187,35 +191,154 @@ impl SourcePorts {
     }
 }
 
-/// Next free port behind the cursor: one that `is_local` first, any in a second walk. Each walk
-/// is bounded; the cursor stays where it ended, so the next search goes on from there.
-fn search(
-    space: &mut Space,
-    bits: &mut Bits,
-    ports: &[u16],
-    is_local: impl Fn(u16) -> bool,
-) -> Option<u16> {
-    let count = ports.len();
-    let tries = count.min(SOURCE_PORT_TRIES_MAX);
-    let start = space.cursor as usize;
-    let mut fallback = None;
-    for step in 0..tries {
-        let at = (start + step) % count;
-        let port = *ports.get(at)?;
-        if bits[usize::from(port) / 64] >> (port % 64) & 1 == 1 {
-            continue;
+/// What a search for a free port goes by.
+struct Search<'a> {
+    worker: WorkerId,
+    ports: &'a SourcePortMap,
+    key: &'a SpaceKey,
+    steering: &'a Steering,
+}
+
+impl Search<'_> {
+    /// The next free port behind the cursor whose reply comes back to this worker's queue. Looks
+    /// at a bounded number; the cursor stays where it ended, so the next search goes on there.
+    fn near(&self, space: &mut Space, bits: &Bits) -> Option<u16> {
+        let SpaceKey { lip, server, server_port, .. } = *self.key;
+        let base = self.steering.hash(server, lip, server_port, 0);
+        let comes_back = |group: u32| self.steering.worker_of_hash(base ^ group) == self.worker;
+        let owned = self.ports.ports_of(self.worker);
+        let mut at = space.cursor as usize;
+        let mut group = self.ports.group_at(self.worker, at);
+        for _ in 0..SOURCE_PORT_TRIES_MAX {
+            if at >= self.ports.group(self.worker, group).end || !comes_back(group) {
+                group = (group + 1) % self.ports.groups();
+                at = self.ports.group(self.worker, group).start;
+                continue;
+            }
+            let port = *owned.get(at)?;
+            at += 1;
+            if bits[usize::from(port) / 64] >> (port % 64) & 1 == 0 {
+                space.cursor = at as u32;
+                return Some(port);
+            }
         }
-        fallback = fallback.or(Some((at, port)));
-        if is_local(port) {
-            fallback = Some((at, port));
-            break;
+        space.cursor = at as u32;
+        None
+    }
+
+    /// Any free port, wherever it is: 64 at a look, beginning at the cursor's.
+    fn any(&self, space: &Space, bits: &Bits) -> Option<u16> {
+        let at = self.ports.ports_of(self.worker).get(space.cursor as usize);
+        let first = at.map_or(0, |port| usize::from(*port) / 64);
+        let words = self.ports.bits_of(self.worker).iter().zip(bits).enumerate();
+        let mut free = words
+            .cycle()
+            .skip(first)
+            .take(PORT_WORDS)
+            .map(|(word, (owned, used))| (word, owned & !used))
+            .filter(|(_, free)| *free != 0);
+        free.next().map(|(word, free)| (word * 64) as u16 + free.trailing_zeros() as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Family;
+    use crate::time::Nanos;
+    use std::sync::Arc;
+
+    fn local(steering: &Steering, first: u16, last: u16) -> LocalAddress {
+        let ports = Arc::new(SourcePortMap::new(steering, Family::V4, first, last));
+        LocalAddress { id: LipId(0), address: "10.2.0.1".parse().unwrap(), ports }
+    }
+
+    fn key(server_port: u16, protocol: Protocol) -> SpaceKey {
+        let (lip, server) = ("10.2.0.1".parse().unwrap(), "10.2.0.11".parse().unwrap());
+        SpaceKey { lip, server, server_port, protocol }
+    }
+
+    fn flows() -> FlowTable {
+        FlowTable::new(1, 1, 7, Nanos::from_secs(1)).unwrap()
+    }
+
+    #[test]
+    fn a_free_port_is_found_wherever_it_is() {
+        for workers in [1, 2] {
+            let steering = Steering::for_workers(workers);
+            let local = local(&steering, 1024, 65535);
+            let key = key(80, Protocol::Udp);
+            let mut flows = flows();
+            let mut ports = SourcePorts::new(WorkerId(0), 4).unwrap();
+            let all = local.ports.ports_of(WorkerId(0)).to_vec();
+            for _ in &all {
+                let grant = ports.take(&local, &key, &steering, &mut flows);
+                assert!(matches!(grant, Ok(Grant::Free(_))), "{grant:?}");
+            }
+            let none = ports.take(&local, &key, &steering, &mut flows);
+            assert_eq!(none, Err(DropReason::NoSourcePort));
+            for at in [all.len() - 1, 0, all.len() / 2, 5000, 4999] {
+                ports.release(&key, all[at]);
+                let grant = ports.take(&local, &key, &steering, &mut flows);
+                assert_eq!(grant, Ok(Grant::Free(all[at])), "{workers} workers, place {at}");
+            }
         }
     }
-    let Some((at, port)) = fallback else {
-        space.cursor = ((start + tries) % count) as u32;
-        return None;
-    };
-    space.cursor = ((at + 1) % count) as u32;
-    bits[usize::from(port) / 64] |= 1 << (port % 64);
-    Some(port)
+
+    #[test]
+    fn the_first_ports_bring_their_replies_to_this_worker() {
+        let steering = Steering::for_workers(3);
+        let local = local(&steering, 1024, 65535);
+        let key = key(80, Protocol::Tcp);
+        let mut flows = flows();
+        for worker in (0..3).map(WorkerId) {
+            let mut ports = SourcePorts::new(worker, 4).unwrap();
+            for _ in 0..5000 {
+                let grant = ports.take(&local, &key, &steering, &mut flows);
+                let Ok(Grant::Free(port)) = grant else { panic!("{grant:?}") };
+                assert_eq!(local.ports.owner(port), Some(worker));
+                let hash = steering.hash(key.server, key.lip, key.server_port, port);
+                assert_eq!(steering.worker_of_hash(hash), worker);
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_beyond_the_room_are_refused_and_none_is_lost() {
+        let steering = Steering::for_workers(1);
+        let local = local(&steering, 1024, 1031);
+        let mut flows = flows();
+        let mut ports = SourcePorts::new(WorkerId(0), 2).unwrap();
+        let mut take = |ports: &mut SourcePorts, server_port| {
+            ports.take(&local, &key(server_port, Protocol::Tcp), &steering, &mut flows)
+        };
+        let first = take(&mut ports, 1);
+        let Ok(Grant::Free(port)) = first else { panic!("{first:?}") };
+        assert!(take(&mut ports, 2).is_ok());
+        assert_eq!(take(&mut ports, 3), Err(DropReason::NoAddressPair));
+        ports.release(&key(1, Protocol::Tcp), port);
+        assert!(take(&mut ports, 3).is_ok());
+    }
+
+    /// Nothing under `process_burst` may allocate.
+    #[test]
+    fn pairs_that_come_and_go_never_take_new_memory() {
+        let steering = Steering::for_workers(1);
+        let local = local(&steering, 1024, 1024);
+        let mut flows = flows();
+        let count = 4096u32;
+        let key = |n: u32| {
+            let server = std::net::Ipv4Addr::from(0x0a02_0000 + n).into();
+            SpaceKey { server, ..key(80, Protocol::Tcp) }
+        };
+        let mut ports = SourcePorts::new(WorkerId(0), count as usize).unwrap();
+        let room = ports.spaces.allocation_size();
+        for n in 0..if cfg!(miri) { count + 10 } else { 100_000 } {
+            if let Some(oldest) = n.checked_sub(count) {
+                ports.release(&key(oldest), 1024);
+            }
+            ports.take(&local, &key(n), &steering, &mut flows).unwrap();
+            assert_eq!(ports.spaces.allocation_size(), room, "after {n}");
+        }
+    }
 }

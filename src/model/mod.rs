@@ -5,6 +5,7 @@
 //! once, so that no other file compares modes.
 
 mod change_log;
+mod family;
 mod id;
 mod kernel_maglev;
 mod maglev;
@@ -21,11 +22,12 @@ mod spec;
 mod steering;
 
 pub use change_log::{Change, ChangeLog};
+pub use family::Family;
 pub use id::{LipId, NextHopId, NicId, ServerId, ServiceId, WorkerId};
 pub use kernel_maglev::{KERNEL_MAGLEV_SLOTS, KernelMaglevTable};
 pub use maglev::{MaglevTable, MaglevTableError};
 pub use prefix::{Prefix, PrefixError, PrefixSet};
-pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage};
+pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage, address_pairs};
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use service::{
     ClientAddress, ForwardMode, GUE_PORT_DEFAULT, GueChecksum, HashFlags, Protocol, RealServer,
@@ -38,7 +40,7 @@ pub use snapshot::{KernelMode, LocalAddress, NicModel, Snapshot};
 pub use source_hash::{
     HASH_BUCKETS, destination_hash_table, fold_address, hash_bucket, source_hash_table,
 };
-pub use source_port_map::SourcePortMap;
+pub use source_port_map::{PORT_WORDS, SourcePortMap};
 pub use spec::{
     Desired, Place, PoolSpec, ProblemKind, Removal, SchedulerSpec, ServerSpec, ServiceSpec,
     SpecProblem, validate,

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::family::Family;
 use super::id::WorkerId;
 
 /// What of a client's packet decides the owner.
@@ -112,8 +113,12 @@ impl Steering {
     }
 
     /// What the destination port alone contributes to the hash of a tuple of that family.
-    pub fn dst_port_contribution(&self, is_ipv4: bool, dst_port: u16) -> u32 {
-        self.bytes(if is_ipv4 { 10 } else { 34 }, &dst_port.to_be_bytes())
+    pub fn dst_port_contribution(&self, family: Family, dst_port: u16) -> u32 {
+        let at = match family {
+            Family::V4 => 10,
+            Family::V6 => 34,
+        };
+        self.bytes(at, &dst_port.to_be_bytes())
     }
 
     /// The worker whose queue a hash selects.
@@ -190,6 +195,6 @@ mod tests {
         let (src, dst) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         let whole = steering.hash(src, dst, 80, 4242);
         let rest = steering.hash(src, dst, 80, 0);
-        assert_eq!(whole, rest ^ steering.dst_port_contribution(true, 4242));
+        assert_eq!(whole, rest ^ steering.dst_port_contribution(Family::V4, 4242));
     }
 }

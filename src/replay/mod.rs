@@ -158,7 +158,9 @@ impl Replay {
         let mut hops = NextHops::new(links.collect());
         hops.set_static(&config.static_neighbours(), &config.static_routes(|_| true));
         let steering = Arc::new(Steering::for_workers(1));
-        let mut registry = Registry::new(RegistryConfig::new(steering));
+        let address_pairs_max = config.runtime.address_pairs as usize;
+        let bounds = RegistryConfig::new(steering);
+        let mut registry = Registry::new(RegistryConfig { address_pairs_max, ..bounds });
         registry.set_nics(nics.clone());
         registry
             .apply(&checked.desired, &mut |rip: IpAddr| {
@@ -181,7 +183,7 @@ impl Replay {
                 workers: 1,
                 flows_v4_max: flows(config.runtime.connections),
                 flows_v6_max: flows(config.runtime.connections_ipv6),
-                source_port_spaces: 1024,
+                source_port_spaces: config.runtime.address_pairs as usize,
                 // Fixed, so that a replay gives the same frames each time.
                 seed: 0x6779_7265_7265_706c,
                 counters: Arc::new(WorkerCounters::with_bounds(SERVERS_MAX, SERVICES_MAX, 1024)),
@@ -264,10 +266,12 @@ impl Replay {
             burst.slots.first().map(|slot| (slot.verdict, slot.frame.extent()))
         };
         state.events.clear();
+        // As a worker does: a PROXY header precedes the segment that it announces.
+        self.send_outbox(now)?;
         if let Some((Some(verdict), (start, end))) = decided {
             self.carry_out(verdict, start..end, now)?;
         }
-        self.send_outbox(now)
+        Ok(())
     }
 
     fn carry_out(

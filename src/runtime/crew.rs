@@ -13,7 +13,6 @@ use crate::control::WorkerLink;
 use crate::counters::WorkerCounters;
 use crate::dataplane::WorkerConfig;
 use crate::dpdk::{Eal, EalError, MbufPool, TscClock, WorkerThread};
-use crate::limits::SOURCE_PORT_SPACES_MAX;
 use crate::memory::MemoryError;
 use crate::model::{Snapshot, WorkerId};
 
@@ -83,7 +82,7 @@ impl Crew {
                 workers,
                 flows_v4_max: plan.runtime.connections as usize,
                 flows_v6_max: plan.runtime.connections_ipv6 as usize,
-                source_port_spaces: SOURCE_PORT_SPACES_MAX,
+                source_port_spaces: plan.runtime.address_pairs as usize,
                 seed,
                 counters,
             };

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use hashbrown::HashSet;
 
 use super::draft::{Draft, endpoint_of};
+use super::pairs::Beside;
 use super::server_ids::ServerKey;
 use super::{Entry, Registry};
 use crate::model::service_key::ServiceKey;
@@ -119,6 +120,7 @@ impl Registry {
         }
         self.check_live(&desired, &mut problems);
         self.check_room(&desired, &mut problems);
+        self.check_pairs(&desired, Beside::Others, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::slots::Slots;
+use crate::model::family::Family;
 use crate::model::id::LipId;
 use crate::model::snapshot::LocalAddress;
 use crate::model::source_port_map::SourcePortMap;
@@ -25,7 +26,7 @@ pub(super) struct Lips {
     slots: Slots,
     by_address: HashMap<IpAddr, Lip>,
     /// By port range and family: building one walks 65,536 ports.
-    maps: HashMap<(u16, u16, bool), Arc<SourcePortMap>>,
+    maps: HashMap<(u16, u16, Family), Arc<SourcePortMap>>,
     pools: Vec<PoolSpec>,
 }
 
@@ -86,11 +87,11 @@ impl Lips {
     }
 
     fn add(&mut self, address: IpAddr, ports: (u16, u16)) -> Option<LipId> {
-        let v4 = address.is_ipv4();
+        let (family, steering) = (Family::of(address), &self.steering);
         let map = self
             .maps
-            .entry((ports.0, ports.1, v4))
-            .or_insert_with(|| Arc::new(SourcePortMap::new(&self.steering, v4, ports.0, ports.1)));
+            .entry((ports.0, ports.1, family))
+            .or_insert_with(|| Arc::new(SourcePortMap::new(steering, family, ports.0, ports.1)));
         let id = LipId(u16::try_from(self.slots.take()?).ok()?);
         let local = Arc::new(LocalAddress { id, address, ports: Arc::clone(map) });
         self.by_address.insert(address, Lip { local, retired: None });

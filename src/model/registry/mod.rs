@@ -10,6 +10,7 @@ mod checks;
 mod commit;
 mod draft;
 mod lips;
+mod pairs;
 mod server_ids;
 mod slots;
 
@@ -29,11 +30,13 @@ use super::spec::{
     Desired, PoolSpec, ProblemKind, Removal, ServerSpec, ServiceSpec, SpecProblem, validate,
 };
 use super::steering::{KeyKind, Steering};
-use crate::limits::{LIPS_MAX, SERVERS_MAX, SERVICES_MAX};
+use crate::limits::{LIPS_MAX, SERVERS_MAX, SERVICES_MAX, SOURCE_PORT_SPACES_DEFAULT};
 use crate::time::Nanos;
 use checks::{no_service, refusal};
 use draft::{Draft, spec_of, specs_of};
 use lips::Lips;
+use pairs::Beside;
+pub use pairs::address_pairs;
 use server_ids::ServerIds;
 use slots::Slots;
 
@@ -48,6 +51,8 @@ pub struct RegistryConfig {
     pub servers_max: usize,
     /// Local address slots.
     pub lips_max: usize,
+    /// Pairs of local address and server that a worker can hold source ports for.
+    pub address_pairs_max: usize,
 }
 
 impl RegistryConfig {
@@ -58,6 +63,7 @@ impl RegistryConfig {
             services_max: SERVICES_MAX,
             servers_max: SERVERS_MAX,
             lips_max: LIPS_MAX,
+            address_pairs_max: SOURCE_PORT_SPACES_DEFAULT,
         }
     }
 }
@@ -134,6 +140,7 @@ pub struct Registry {
     logs: HashMap<ServiceId, ChangeLog>,
     servers: ServerIds,
     lips: Lips,
+    address_pairs_max: usize,
 }
 
 impl Registry {
@@ -150,6 +157,7 @@ impl Registry {
             logs: HashMap::new(),
             servers: ServerIds::new(config.servers_max),
             lips: Lips::new(config.steering, config.lips_max),
+            address_pairs_max: config.address_pairs_max,
         }
     }
 
@@ -202,6 +210,7 @@ impl Registry {
         let mut problems = validate(desired, self.steering.workers());
         self.check_live(desired, &mut problems);
         self.check_room(desired, &mut problems);
+        self.check_pairs(desired, Beside::Nothing, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 

@@ -71,6 +71,10 @@ impl ServerIds {
         self.slots.left()
     }
 
+    pub(super) fn taken(&self) -> usize {
+        self.slots.taken()
+    }
+
     pub(super) fn is_retired(&self, key: &ServerKey) -> bool {
         self.retired.contains_key(key)
     }

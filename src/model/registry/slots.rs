@@ -23,6 +23,11 @@ impl Slots {
         self.free.len() + (self.max - self.next) as usize
     }
 
+    /// How many are held.
+    pub(super) fn taken(&self) -> usize {
+        self.next as usize - self.free.len()
+    }
+
     /// Takes a slot; `None` when all are held.
     pub(super) fn take(&mut self) -> Option<u32> {
         if let Some(slot) = self.free.pop_front() {
@@ -51,6 +56,7 @@ mod tests {
         let mut slots = Slots::new(2);
         assert_eq!((slots.take(), slots.take(), slots.take()), (Some(0), Some(1), None));
         slots.free(1);
-        assert_eq!((slots.left(), slots.take(), slots.left()), (1, Some(1), 0));
+        assert_eq!((slots.taken(), slots.left()), (1, 1));
+        assert_eq!((slots.take(), slots.taken(), slots.left()), (Some(1), 2, 0));
     }
 }

@@ -234,6 +234,25 @@ fn refusals_say_what_kind_they_are() {
     assert_eq!(registry.snapshot().revision, revision);
 }
 
+/// A worker holds ports for so many pairs; the same server in two services is one.
+#[test]
+fn pairs_of_local_address_and_server_are_bounded() {
+    let bounds = RegistryConfig::new(Arc::clone(&STEERING));
+    let mut registry = Registry::new(RegistryConfig { address_pairs_max: 6, ..bounds });
+    let lips = desired(vec![]).pools[0].addresses.iter().filter(|lip| lip.is_ipv4()).count();
+    assert_eq!(lips, 2);
+    apply(&mut registry, vec![service(80, &[(11, 1), (12, 1)])]);
+    let mut same = service(81, &[(11, 1), (12, 1)]);
+    same.servers.iter_mut().for_each(|server| server.port = 80);
+    registry.add_service(&same, &mut hop).unwrap();
+    registry.add_server(&key(80), &server(13, 1), &mut hop).unwrap();
+    let problems = registry.add_server(&key(80), &server(14, 1), &mut hop).unwrap_err();
+    assert_eq!(problems[0].kind, ProblemKind::Full);
+    assert!(problems[0].what.starts_with("8 pairs of local address and server, room for 6"));
+    let all = vec![service(80, &[(11, 1), (12, 1), (13, 1), (14, 1)])];
+    assert_eq!(registry.apply(&desired(all), &mut hop).unwrap_err(), problems);
+}
+
 /// One random operation.
 #[derive(Clone, Debug)]
 enum Op {
