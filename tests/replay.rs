@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use gyre::wire::build::PacketBuilder;
+use gyre::wire::ethernet::MacAddr;
+use gyre::wire::ipv4::Ipv4;
+use gyre::wire::tcp::{Tcp, TcpFlags, TcpOption};
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 use pcap_file::pcapng::PcapNgWriter;
@@ -103,6 +107,105 @@ fn recorded_frames_come_out_as_the_kernels() {
     assert_eq!(report["verdicts"]["transmit"], kernels.len() as u64);
     assert_eq!(report["ports"]["server"]["sent"], kernels.len() as u64);
     assert!(report["flows"].as_array().unwrap().iter().any(|flow| flow["state"] == "FIN_WAIT"));
+}
+
+/// FULLNAT with a PROXY header, through the one source port 5000.
+const PROXY: &str = r#"
+local_addresses = { pool = { port = "server", addresses = ["10.2.0.8"], ports = [5000, 5000] } }
+
+[[port]]
+name = "client"
+device = "net_null0"
+kernel = "none"
+mac = "02:00:00:00:01:01"
+
+[[port]]
+name = "server"
+device = "net_null1"
+kernel = "none"
+mac = "02:00:00:00:02:01"
+addresses = ["10.2.0.1/24"]
+
+[[neighbour]]
+address = "10.2.0.11"
+mac = "02:00:00:00:02:0b"
+port = "server"
+
+[[neighbour]]
+address = "10.0.0.7"
+mac = "02:00:00:00:01:fe"
+port = "client"
+
+[[route]]
+prefix = "10.0.0.0/24"
+port = "client"
+
+[[service]]
+address = "10.1.0.1:80"
+protocol = "tcp"
+forwarding = "fullnat"
+local_addresses = "pool"
+client_address = "proxy-v2"
+  [[service.server]]
+  address = "10.2.0.11:80"
+"#;
+
+/// The client's first segment is full, so the header goes in a segment of its own before it: a
+/// worker sends what it makes itself first, and so does a replay.
+#[test]
+fn a_proxy_header_comes_out_before_the_segment_it_announces() {
+    let link = |host: [u8; 2], director: u8| {
+        let (host, director) = ([2, 0, 0, 0, host[0], host[1]], [2, 0, 0, 0, director, 1]);
+        PacketBuilder::new().ethernet(MacAddr(host), MacAddr(director))
+    };
+    let client = || {
+        let ip = link([1, 0xfe], 1).ipv4([10, 0, 0, 7].into(), [10, 1, 0, 1].into());
+        ip.tcp(40_000, 80).option(TcpOption::Mss(1460))
+    };
+    // Version 2 for IPv4: 28 bytes, by which the client's numbers are shifted for the server.
+    let server = link([2, 0x0b], 2).ipv4([10, 2, 0, 11].into(), [10, 2, 0, 8].into());
+    let server = server.tcp(80, 5000).seq(7000).ack(1001 - 28).flags(TcpFlags::SYN | TcpFlags::ACK);
+    let bare = |seq: u32| {
+        let ip = link([1, 0xfe], 1).ipv4([10, 0, 0, 7].into(), [10, 1, 0, 1].into());
+        ip.tcp(40_000, 80).seq(seq).ack(7001).flags(TcpFlags::ACK)
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, frames: &[(u64, &[u8])]| {
+        let path = directory.path().join(name);
+        let mut writer = PcapWriter::new(std::fs::File::create(&path).unwrap()).unwrap();
+        for (at_ms, frame) in frames {
+            let at = Duration::from_millis(*at_ms);
+            writer.write_packet(&PcapPacket::new(at, frame.len() as u32, frame)).unwrap();
+        }
+        path
+    };
+    let syn = client().seq(1000).flags(TcpFlags::SYN).build();
+    let answer = server.option(TcpOption::Mss(1460)).build();
+    let full = bare(1001).payload(&[b'x'; 1460]).build();
+    let from_client = write("in.pcap", &[(0, &syn), (20, &full)]);
+    let from_server = write("answer.pcap", &[(10, &answer)]);
+    let config = directory.path().join("gyre.toml");
+    std::fs::write(&config, PROXY).unwrap();
+    let out = directory.path().join("server.pcap");
+    let output = Command::new(env!("CARGO_BIN_EXE_gyre"))
+        .arg("replay")
+        .arg("-c")
+        .arg(&config)
+        .args(["--in", &format!("client={}", from_client.display())])
+        .args(["--in", &format!("server={}", from_server.display())])
+        .args(["--out", &format!("server={}", out.display())])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let payloads: Vec<Vec<u8>> = frames(&out)
+        .iter()
+        .map(|frame| {
+            let (_, l4) = Ipv4::parse(&frame[14..]).unwrap();
+            Tcp::parse(l4).unwrap().1.to_vec()
+        })
+        .collect();
+    assert_eq!(payloads.iter().map(Vec::len).collect::<Vec<_>>(), [0, 28, 1460]);
+    assert!(payloads[1].starts_with(b"\r\n\r\n\0\r\nQUIT\n"));
 }
 
 /// An hour passes between two frames: the capture's clock ends the flow, not ours.

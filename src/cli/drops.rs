@@ -16,13 +16,15 @@ pub struct Args {
     show: ShowArgs,
 }
 
-/// What a device lost before or after the workers.
-fn device_drops(port: &PortRow) -> [(String, u64, String); 4] {
+/// What a device or its kernel interface lost before or after the workers.
+fn device_drops(port: &PortRow) -> [(String, u64, String); 6] {
     [
         ("rx_missed", port.rx_missed, "no worker fetched them in time"),
         ("rx_nombuf", port.rx_nombuf, "no buffer was free"),
         ("rx_errors", port.rx_errors, "received with errors"),
         ("tx_errors", port.tx_errors, "the device failed to send them"),
+        ("kernel_refused", port.kernel_refused, "the kernel interface was down or its queue full"),
+        ("kernel_ring_full", port.kernel_ring_full, "from the kernel; its worker was too slow"),
     ]
     .map(|(name, count, meaning)| (format!("{}:{name}", port.name), count, meaning.to_owned()))
 }

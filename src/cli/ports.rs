@@ -68,6 +68,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
         "#RX-ERRORS",
         "#TX-ERRORS",
         "#TX-FULL",
+        "#KERNEL-LOST",
         "#BUFFERS",
     ]);
     for row in &result.ports {
@@ -81,6 +82,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
             row.rx_errors,
             row.tx_errors,
             row.tx_full,
+            row.kernel_refused + row.kernel_ring_full,
         ];
         let pools = row.mempools.iter().map(|pool| format!("{}/{}", pool.in_use, pool.size));
         let buffers = pools.collect::<Vec<_>>().join(" ");

@@ -35,14 +35,18 @@ pub(super) fn finish(
     Ok(Verdict::Transmit(hop.nic))
 }
 
-/// Finishes a frame that waited for its neighbour: `Transmit`, or `AwaitNeighbour` still.
+/// Finishes a frame that waited for its neighbour: `Transmit`, or `AwaitNeighbour` still, or a
+/// counted `Drop`.
 pub fn finish_next_hop(
     state: &WorkerState,
     snapshot: &Snapshot,
     frame: &mut Frame,
     id: NextHopId,
 ) -> Verdict {
-    finish(state, snapshot, frame, id).unwrap_or_else(Verdict::Drop)
+    finish(state, snapshot, frame, id).unwrap_or_else(|reason| {
+        state.counters.dropped(reason);
+        Verdict::Drop(reason)
+    })
 }
 
 /// Puts the port's 802.1Q tag in, if it has one.

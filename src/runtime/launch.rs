@@ -14,7 +14,7 @@ use super::crew::{Crew, CrewError, CrewPlan};
 use super::idle::IdlePolicy;
 use super::kernel_interface::keeper::{Keeper, KeeperError};
 use super::kernel_interface::nftables::Instance;
-use super::kernel_interface::{self, KernelError, KernelInterface};
+use super::kernel_interface::{self, KernelError, KernelInterface, TapCounters};
 use super::ports::{self, FrameMemory, OpenPort, PortError};
 use super::signals;
 use super::worker::WorkerPort;
@@ -25,10 +25,11 @@ use crate::control::socket::{BoundSocket, SocketLimits};
 use crate::control::{
     self, ControlError, ControlInputs, KernelSource, MempoolInfo, PortInfo, PortInfoSource, Stop,
 };
+use crate::counters::Counter;
 use crate::dpdk::devargs::Device;
 use crate::dpdk::{Eal, EalConfig, EalError, Hugepages, LogLevel, MbufPool, NicError};
 use crate::model::next_hops::NicLink;
-use crate::model::{Registry, RegistryConfig};
+use crate::model::{NicId, Registry, RegistryConfig};
 
 /// Why gyre does not run, or ended with a fault. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +82,7 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     warn_if_crowded(&cores, idle);
     let mut ports = ports::open(plans, &pool, workers)?;
 
-    let registry = registry(&ports, workers);
+    let registry = registry(&ports, &config.runtime, workers);
     let (kernel, rings) =
         KernelInterface::start(&eal, &pool, &ports, workers.into(), other_core(&cores))?;
     let crew = CrewPlan {
@@ -103,7 +104,8 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
 
     let nic_links = ports.iter().map(nic_link).collect();
     let source = kernel_source(&ports);
-    let nics = Arc::new(Mutex::new(Ports { ports, pool: pool.clone() }));
+    let taps = kernel.counters().to_vec();
+    let nics = Arc::new(Mutex::new(Ports { ports, taps, pool: pool.clone() }));
     let outcome = control::run(ControlInputs {
         checked,
         config_path: config_path.to_owned(),
@@ -217,8 +219,10 @@ fn idle_policy(config: &Config, ports: &[PlannedPort]) -> IdlePolicy {
 }
 
 /// The registry with the ports and without services: what workers start with.
-fn registry(ports: &[OpenPort], workers: u8) -> Registry {
-    let mut registry = Registry::new(RegistryConfig::new(ports::steering(ports, workers)));
+fn registry(ports: &[OpenPort], runtime: &config::Runtime, workers: u8) -> Registry {
+    let bounds = RegistryConfig::new(ports::steering(ports, workers));
+    let address_pairs_max = runtime.address_pairs as usize;
+    let mut registry = Registry::new(RegistryConfig { address_pairs_max, ..bounds });
     registry.set_nics(ports.iter().map(OpenPort::model).collect());
     registry
 }
@@ -251,6 +255,7 @@ fn kernel_source(ports: &[OpenPort]) -> KernelSource {
 /// The open ports while workers hold their queues.
 struct Ports {
     ports: Vec<OpenPort>,
+    taps: Vec<(NicId, Arc<TapCounters>)>,
     pool: MbufPool,
 }
 
@@ -262,6 +267,8 @@ impl Ports {
     fn info_of(&self, port: &OpenPort) -> PortInfo {
         let (nic, link) = (&port.nic, port.nic.link());
         let stats = nic.stats().unwrap_or_default();
+        let tap = self.taps.iter().find(|(nic, _)| *nic == port.plan.nic).map(|(_, tap)| tap);
+        let kernel = |read: fn(&TapCounters) -> &Counter| tap.map_or(0, |tap| read(tap).get());
         PortInfo {
             nic: port.plan.nic,
             device: nic.device(),
@@ -275,6 +282,9 @@ impl Ports {
             rx_nombuf: stats.rx_no_mbuf,
             rx_errors: stats.rx_errors,
             tx_errors: stats.tx_errors,
+            kernel_refused: kernel(|tap| &tap.kernel_refused),
+            kernel_ring_full: kernel(|tap| &tap.ring_full),
+            kernel_nombuf: kernel(|tap| &tap.no_mbuf),
             mempools: vec![MempoolInfo {
                 name: self.pool.name().to_owned(),
                 size: self.pool.count(),

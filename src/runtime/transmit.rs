@@ -6,7 +6,7 @@
 use arrayvec::ArrayVec;
 
 use super::crossing::{Crossing, Peers};
-use crate::counters::{DropReason, WorkerCounters};
+use crate::counters::{DropReason, HandOffCause, WorkerCounters};
 use crate::dpdk::{Mbuf, MbufVec, TxQueue};
 use crate::limits::{BURST_FRAMES_MAX, NICS_MAX};
 use crate::model::{NicId, WorkerId};
@@ -70,6 +70,8 @@ impl Outgoing {
         match &mut self.way {
             Way::Queue(queue) => send(queue, &mut self.frames, nic, counters),
             Way::Through(worker) => {
+                let cause = HandOffCause::Transmit as usize;
+                counters.hand_offs[cause].add(self.frames.len() as u64);
                 for frame in self.frames.drain(..) {
                     peers.give(*worker, Crossing::Finished(nic, frame), counters);
                 }

@@ -131,6 +131,7 @@ fn tables_align_and_json_is_the_sockets() {
         ("ports", "ports.list", "300/1024"),
         ("neighbors", "neighbors.list", "192.0.2.11"),
         ("drops", "stats", "wan:rx_missed"),
+        ("drops", "stats", "wan:kernel_refused"),
     ] {
         let (code, out, errors) = ask(&gyre, &[name]);
         assert_eq!((code, errors.as_str()), (0, ""), "{name}");

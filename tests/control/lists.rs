@@ -183,6 +183,8 @@ fn stats_add_up_what_workers_and_devices_count() {
     assert_eq!((&port["rx_frames"], &port["tx_full"]), (&json!(20), &json!(4)));
     assert_eq!((&port["rx_missed"], &port["rx_nombuf"]), (&json!(7), &json!(6)));
     assert_eq!((&port["rx_errors"], &port["tx_errors"]), (&json!(5), &json!(4)));
+    assert_eq!((&port["kernel_refused"], &port["kernel_ring_full"]), (&json!(2), &json!(1)));
+    assert_eq!(port["kernel_nombuf"], json!(3));
     assert_eq!(port["mempools"][0], json!({"name": "mbuf0", "size": 1024, "in_use": 300}));
     let web = &stats["services"][0];
     assert_eq!((&web["name"], &web["connections"]), (&json!("web"), &json!(100)));

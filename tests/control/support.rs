@@ -149,6 +149,9 @@ pub struct Gyre {
 
 fn port_info() -> Vec<PortInfo> {
     vec![PortInfo {
+        kernel_refused: 2,
+        kernel_ring_full: 1,
+        kernel_nombuf: 3,
         nic: NicId(0),
         device: "net_null0".into(),
         driver: "net_null".into(),
@@ -187,7 +190,8 @@ impl Gyre {
         let path = directory.path().join("gyre.sock");
         let steering = Arc::new(Steering::for_workers(2));
         let (services_max, servers_max, lips_max) = (SLOTS, SLOTS, SLOTS);
-        let config = RegistryConfig { steering, services_max, servers_max, lips_max };
+        let bounds = RegistryConfig::new(steering);
+        let config = RegistryConfig { services_max, servers_max, lips_max, ..bounds };
         let mut registry = Registry::new(config);
         registry.set_nics(vec![nic()]);
         let workers: Vec<Arc<Worker>> = (0..2).map(|_| Arc::new(Worker::new())).collect();

@@ -10,7 +10,8 @@ pub struct MempoolRow {
     pub name: String,
     /// Buffers in it.
     pub size: u32,
-    /// Buffers in use: in queues, in rings, in workers' caches.
+    /// Buffers in use: in queues, in rings, in workers' hands. Free ones that workers keep at
+    /// hand count as free.
     pub in_use: u32,
 }
 
@@ -67,6 +68,12 @@ pub struct PortRow {
     pub tx_errors: u64,
     /// Frames that the transmit queues did not take.
     pub tx_full: u64,
+    /// Frames its kernel interface did not take: it was down, or its queue full.
+    pub kernel_refused: u64,
+    /// Frames from the kernel lost because the sending worker's ring was full.
+    pub kernel_ring_full: u64,
+    /// Times a frame from the kernel had to wait because no buffer was free.
+    pub kernel_nombuf: u64,
     /// Its buffers.
     pub mempools: Vec<MempoolRow>,
 }

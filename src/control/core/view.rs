@@ -260,6 +260,9 @@ impl View {
             rx_errors: info.rx_errors,
             tx_errors: info.tx_errors,
             tx_full: sum(|nic| &nic.tx_full),
+            kernel_refused: info.kernel_refused,
+            kernel_ring_full: info.kernel_ring_full,
+            kernel_nombuf: info.kernel_nombuf,
             mempools: info.mempools.into_iter().map(pool).collect(),
         }
     }

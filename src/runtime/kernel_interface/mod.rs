@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::checks::PlannedPort;
 use super::crossing::{KernelRings, kernel_rings};
@@ -23,13 +23,15 @@ use crate::config::Kernel;
 use crate::control::netlink::NetlinkError;
 use crate::control::netlink::interface::BlockingInterfaces;
 use crate::dpdk::{Eal, EalError, MbufPool, WorkerThread};
+use crate::model::NicId;
 use crate::model::Prefix;
 use addresses::{AddressFile, AddressOn, KernelInterfaceSubnets};
 use keeper::KeeperConfig;
 use nftables::Instance;
 use rules::GuardedInterfaces;
 use tap::{MakeTapError, TapPlan};
-use thread::{KernelThread, TapCounters, TapPort};
+pub use thread::TapCounters;
+use thread::{KernelThread, TapPort};
 
 /// Why there is no kernel interface.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +119,7 @@ fn warn_of_addresses(
 pub struct KernelInterface {
     thread: Option<WorkerThread>,
     stop: Arc<AtomicBool>,
-    counters: Vec<(String, Arc<TapCounters>)>,
+    counters: Vec<(NicId, Arc<TapCounters>)>,
 }
 
 impl KernelInterface {
@@ -136,15 +138,17 @@ impl KernelInterface {
             let none = KernelInterface { thread: None, stop, counters: Vec::new() };
             return Ok((none, (0..workers).map(|_| None).collect()));
         }
-        let counters = taps
-            .iter()
-            .map(|port| (port.tap.name().to_owned(), Arc::clone(&port.counters)))
-            .collect();
+        let counters = taps.iter().map(|port| (port.nic, Arc::clone(&port.counters))).collect();
         let (rings, ends) = (0..workers).map(|_| kernel_rings()).unzip::<_, _, Vec<_>, Vec<_>>();
         let thread = KernelThread::new(taps, ends, pool.clone(), Arc::clone(&stop))?;
         let thread = eal.spawn_worker("gyre-kernel", core, move || thread.run())?;
         let running = KernelInterface { thread: Some(thread), stop, counters };
         Ok((running, rings.into_iter().map(Some).collect()))
+    }
+
+    /// What each TAP counts, by its port.
+    pub fn counters(&self) -> &[(NicId, Arc<TapCounters>)] {
+        &self.counters
     }
 }
 
@@ -153,9 +157,6 @@ impl Drop for KernelInterface {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join();
-        }
-        for (name, counters) in &self.counters {
-            debug!("kernel interface {name}: {counters:?}");
         }
     }
 }
