@@ -35,6 +35,10 @@ const FULLNAT: [&str; 2] = ["10.1.0.3", "fd00:1::3"];
 const EMPTY: [&str; 2] = ["10.1.0.4", "fd00:1::4"];
 const LISTED: [&str; 2] = ["10.1.0.5", "fd00:1::5"];
 const SMALL: [&str; 2] = ["10.1.0.6", "fd00:1::6"];
+/// A service that admits clients near the first two of `LISTED_CLIENTS`, and none near the second.
+const ALLOWED: [&str; 2] = ["10.1.0.7", "fd00:1::7"];
+const LISTED_CLIENTS: [[&str; 3]; 2] =
+    [["10.3.1.7", "10.3.2.7", "10.3.3.7"], ["fd00:3:0:1::7", "fd00:3:0:2::7", "fd00:3:0:3::7"]];
 const RIPS: [&str; 2] = ["10.2.0.11", "fd00:2::b"];
 const LIPS: [&str; 2] = ["10.2.0.1", "fd00:2::1"];
 
@@ -67,8 +71,12 @@ fn services() -> Vec<ServiceSpec> {
             listed.deny = vec![Prefix::new(ip(CLIENTS[family]), 16).unwrap()];
             let mut small = dr(SMALL[family]);
             small.connections_max = Some(1);
+            let mut allowed = dr(ALLOWED[family]);
+            let subnet = |n: usize| Prefix::new(ip(LISTED_CLIENTS[family][n]), [24, 64][family]);
+            allowed.allow = vec![subnet(0).unwrap(), subnet(1).unwrap()];
+            allowed.deny = vec![subnet(1).unwrap()];
             let nat = service(FULLNAT[family], protocol, ForwardMode::FullNat, RIPS[family]);
-            all.extend([dr(DR[family]), kernel, nat, empty, listed, small]);
+            all.extend([dr(DR[family]), kernel, nat, empty, listed, small, allowed]);
         }
     }
     all
@@ -218,6 +226,22 @@ fn what_is_malformed() {
         ("data offset of 16 bytes", offset, Verdict::Drop(BadTransportHeader)),
         ("UDP length of 7", udp_length, Verdict::Drop(BadTransportHeader)),
     ]);
+}
+
+#[test]
+fn allow_admits_its_clients_only_and_deny_goes_first() {
+    for family in 0..2 {
+        let mut director = director(KernelMode::Tap);
+        let mut verdict = |client: &str| {
+            let syn = from_client(ip(client), ip(ALLOWED[family])).tcp(5, 80).flags(SYN).build();
+            director.receive(CLIENT, &syn).verdict
+        };
+        let [listed, in_both, in_neither] = LISTED_CLIENTS[family];
+        assert_eq!(verdict(listed), Verdict::Transmit(SERVER));
+        assert_eq!(verdict(in_both), Verdict::Drop(DropReason::Denied));
+        assert_eq!(verdict(in_neither), Verdict::Drop(DropReason::Denied));
+        assert_eq!(director.drops(DropReason::Denied), 2);
+    }
 }
 
 #[test]
@@ -397,7 +421,10 @@ fn shared_port_resets_what_the_kernel_cannot_see() {
         assert_eq!(director.drops(DropReason::Unclassified), 1);
         // A reset is never answered.
         let reset = to(DR, family).tcp(5, 80).flags(RST).build();
-        assert!(matches!(director.receive(CLIENT, &reset).verdict, Verdict::Drop(_)));
+        let out = director.receive(CLIENT, &reset);
+        assert_eq!(out.verdict, Verdict::Drop(DropReason::Unclassified));
+        assert_eq!(director.drops(DropReason::Unclassified), 2);
+        assert_eq!(director.drops(DropReason::StrayReply), 0);
     }
 }
 
@@ -408,6 +435,9 @@ fn reply_without_a_flow_is_told_apart() {
     let out = director.receive(SERVER, &stray.build());
     assert_eq!(tcp(&out.frame), (5, 0, RST));
     assert_eq!(director.drops(DropReason::StrayReply), 1);
+    let reset = from_server(ip(RIPS[0]), ip(LIPS[0])).tcp(80, 2000).flags(RST).build();
+    let out = director.receive(SERVER, &reset);
+    assert_eq!(out.verdict, Verdict::Drop(DropReason::StrayReply));
 }
 
 #[test]

@@ -154,6 +154,11 @@ fn unmatched(
     }
 }
 
+/// Whether a stray segment with these flags gets a reset; a datagram has none.
+fn answers(flags: TcpFlags) -> bool {
+    flags != TcpFlags::NONE && !flags.contains(TcpFlags::RST)
+}
+
 /// A segment to one of gyre's own address-port pairs that is no flow's: the kernel resets it
 /// where it can see it; where nftables keeps it from the kernel, the reset comes from here.
 pub(super) fn leave_to_kernel(
@@ -165,7 +170,8 @@ pub(super) fn leave_to_kernel(
     let nic: &NicModel = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
     match nic.kernel {
         KernelMode::Tap => Ok(Verdict::ToKernel(nic.id)),
-        KernelMode::Shared if slot.packet.flags != TcpFlags::NONE => {
+        // A reset is never answered (RFC 9293 section 3.10.7.1).
+        KernelMode::Shared if answers(slot.packet.flags) => {
             super::reply::reset(slot, nic)?;
             state.counters.dropped(reason);
             state.counters.replied(ReplyKind::TcpReset);

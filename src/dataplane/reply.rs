@@ -153,12 +153,12 @@ fn icmpv6_header(body: &mut [u8], reply: &IcmpReply, pseudo: Sum) -> Result<(), 
     Ok(())
 }
 
-/// A reset in place of the segment it answers (RFC 9293 section 3.10.7.1). A reset is never
-/// answered: `reason` says so to the caller as a plain drop.
+/// A reset in place of the segment it answers (RFC 9293 section 3.10.7.1), which is no reset
+/// itself: those are never answered, and callers have a reason of their own to drop them.
 pub(super) fn reset(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
     let packet = &slot.packet;
     if packet.flags.contains(TcpFlags::RST) {
-        return Err(DropReason::StrayReply);
+        return Err(DropReason::Internal);
     }
     let words = if packet.flags.contains(TcpFlags::ACK) {
         Words { seq: packet.ack, flags: TcpFlags::RST, ..Words::default() }

@@ -174,18 +174,25 @@ impl Director {
 
     /// Sends frames in one burst; extra frames are with the last.
     pub fn receive_burst(&mut self, nic: NicId, frames: &[&[u8]]) -> Vec<Outcome> {
+        let frames: Vec<(NicId, Vec<u8>)> =
+            frames.iter().map(|frame| (nic, frame.to_vec())).collect();
+        self.receive_mixed(&frames)
+    }
+
+    /// As `receive_burst`, with frames of several ports.
+    pub fn receive_mixed(&mut self, frames: &[(NicId, Vec<u8>)]) -> Vec<Outcome> {
         const HEADROOM: usize = 128;
         let mut buffers: Vec<Vec<u8>> = frames
             .iter()
-            .map(|frame| {
+            .map(|(_, frame)| {
                 let mut buffer = vec![0xee; HEADROOM + 2048];
                 buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
                 buffer
             })
             .collect();
         let mut burst = Burst::new();
-        for (buffer, frame) in buffers.iter_mut().zip(frames) {
-            let rx = RxMeta { nic, ..RxMeta::default() };
+        for (buffer, (nic, frame)) in buffers.iter_mut().zip(frames) {
+            let rx = RxMeta { nic: *nic, ..RxMeta::default() };
             burst.push(Frame::new(buffer, HEADROOM, HEADROOM + frame.len()), rx).unwrap();
         }
         process_burst(&mut self.state, &self.snapshot, &mut burst, self.now);
