@@ -190,23 +190,37 @@ stop_gyre() {
 
 need_lab() {
     local why
-    [ "$(id -u)" = 0 ] || die "needs root for network namespaces: sudo -E $0"
+    [ "$(id -u)" = 0 ] || die "needs root for network namespaces: sudo $0"
     why=$(namespaces_unusable)
     # The first reason is enough.
     [ -z "$why" ] || die "cannot run here: ${why%%$'\n'*}"
 }
 
-# Namespaces and directories of runs that were killed.
+# Processes, namespaces and directories of runs that were killed. A laboratory that was kept on
+# purpose has a file "kept" in its directory.
 sweep_dead_labs() {
-    local space pid
-    for space in $(ip netns list | awk '/^gyre-(demo|soak)-[0-9]+-/ {print $1}'); do
-        pid=$(printf '%s' "$space" | cut -d- -f3)
-        [ -e "/proc/$pid" ] || ip netns del "$space"
+    local lab
+    for lab in $(all_labs); do
+        [ -e "/proc/${lab##*-}" ] || [ -e "${TMPDIR:-/tmp}/$lab/kept" ] || remove_spaces "$lab"
     done
-    for space in "${TMPDIR:-/tmp}"/gyre-{demo,soak}-[0-9]*; do
-        pid=${space##*-}
-        [ ! -d "$space" ] || [ -e "/proc/$pid" ] || rm -rf "$space"
+}
+
+# gyre-demo-PID and the like, of which there is a namespace or a directory.
+all_labs() {
+    {
+        ip netns list | awk '{print $1}'
+        ls "${TMPDIR:-/tmp}"
+    } | sed -nE 's/^(gyre-(demo|soak)-[0-9]+)(-.*)?$/\1/p' | sort -u
+}
+
+# remove_spaces LAB: ends what runs in its namespaces (only ours can), and takes all of it away.
+remove_spaces() {
+    local lab=$1 space pid
+    for space in $(ip netns list | awk -v lab="$lab-" 'index($1, lab) == 1 {print $1}'); do
+        for pid in $(ip netns pids "$space"); do kill -KILL "$pid" 2>/dev/null || true; done
+        ip netns del "$space" || true
     done
+    rm -rf "${TMPDIR:-/tmp}/$lab"
 }
 
 make_lab() {
@@ -220,18 +234,14 @@ make_lab() {
 # Ends every process we started, by its pid, and takes the namespaces away.
 remove_lab() {
     [ -n "$LAB_DIR" ] || return 0
-    local pid space end=$((SECONDS + 5))
+    local pid end=$((SECONDS + 5))
     for pid in "${LAB_PIDS[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
     for pid in "${LAB_PIDS[@]}"; do
         while kill -0 "$pid" 2>/dev/null && [ $SECONDS -lt $end ]; do sleep 0.05; done
         kill -KILL "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    for space in $(ip netns list | awk -v lab="$LAB-" 'index($1, lab) == 1 {print $1}'); do
-        # What an interrupted scene had running there: only ours can be in a namespace of ours.
-        for pid in $(ip netns pids "$space"); do kill -KILL "$pid" 2>/dev/null || true; done
-        ip netns del "$space" || true
-    done
-    rm -rf "$LAB_DIR"
+    # What an interrupted scene had running there goes with the namespaces.
+    remove_spaces "$LAB"
     LAB_DIR=
 }

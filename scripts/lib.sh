@@ -76,16 +76,25 @@ apt_quietly() {
     rm -f "$log"
 }
 
+POLICY=/usr/sbin/policy-rc.d
+# How we know it for ours when a run was killed before it could take it away.
+POLICY_MARK='# by gyre/scripts: packages do not start services'
+
 # nginx, haproxy and BIRD start themselves when installed. We want the programs, not the services.
-without_services() {
-    local policy=/usr/sbin/policy-rc.d status=0
-    [ -e "$policy" ] && { "$@"; return; }
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
-    as_root chmod 755 "$policy"
-    "$@" || status=$?
-    as_root rm -f "$policy"
-    return "$status"
-}
+# In a shell of its own, so that an interruption at any time takes the policy away too.
+without_services() (
+    if [ -e "$POLICY" ] && ! grep -qxF "$POLICY_MARK" "$POLICY"; then
+        "$@"
+        exit
+    fi
+    trap 'as_root rm -f "$POLICY"' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" | as_root tee "$POLICY" >/dev/null
+    as_root chmod 755 "$POLICY"
+    # In the foreground: the policy stays as long as apt-get does, which a signal does not shorten.
+    "$@"
+)
 
 keep_services_off() {
     [ -d /run/systemd/system ] || return 0
@@ -98,9 +107,29 @@ keep_services_off() {
     done
 }
 
+# rustup puts cargo where sudo does not look, even with -E: Debian's secure_path. So it is also
+# looked for at home, at that of whoever called sudo included.
 need_rust() {
-    command -v cargo >/dev/null ||
-        die "no cargo: install Rust by https://rustup.rs (1.89 or newer), then open a new shell"
+    local home
+    command -v cargo >/dev/null && return
+    for home in "$HOME" "$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)"; do
+        [ -x "$home/.cargo/bin/cargo" ] || continue
+        # rustup's cargo finds its toolchains by RUSTUP_HOME, not by where it is.
+        export PATH=$home/.cargo/bin:$PATH RUSTUP_HOME=${RUSTUP_HOME:-$home/.rustup}
+        return
+    done
+    die "no cargo: install Rust by https://rustup.rs (1.89 or newer), then open a new shell"
+}
+
+# The release build, by whoever called sudo: it is their clone, and root's files in it would be in
+# their way.
+build_release() {
+    local command=(cargo build --release --quiet)
+    if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER-}" ] &&
+        [ -z "$(find "$ROOT" "$ROOT/target" -maxdepth 0 ! -user "$SUDO_USER" 2>/dev/null)" ]; then
+        command=(sudo -u "$SUDO_USER" -H env "PATH=$PATH" "${command[@]}")
+    fi
+    (cd "$ROOT" && "${command[@]}")
 }
 
 # ---- hugepages -----------------------------------------------------------------------------

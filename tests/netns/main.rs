@@ -14,6 +14,7 @@ mod lab;
 mod life;
 mod link;
 mod relay;
+mod scripts;
 mod server_set;
 mod servers;
 mod site;
@@ -58,6 +59,7 @@ fn main() {
         bad_frames::CASES,
         kernel_side::CASES,
         life::CASES,
+        scripts::CASES,
     ];
     let trials = cases.concat().into_iter().map(|case| trial(case, missing.as_ref(), required));
     libtest_mimic::run(&arguments, trials.collect()).exit();
