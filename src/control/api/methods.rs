@@ -177,6 +177,7 @@ methods! {
             "tx_queues":2,"rx_frames":1800000,"rx_bytes":230000000,"tx_frames":1800000,
             "tx_bytes":230000000,"to_kernel":300,"from_kernel":280,"rx_missed":0,"rx_nombuf":0,
             "rx_errors":0,"tx_errors":0,"tx_full":0,
+            "kernel_refused":0,"kernel_ring_full":0,"kernel_nombuf":0,
             "mempools":[{"name":"mbuf0","size":32768,"in_use":4200}]}]}"#;
     "neighbors.list" => NeighborsList(NoParams) -> NeighborsResult, [],
         "Next hops towards servers, routers and clients, and whether they are resolved.",
