@@ -116,6 +116,8 @@ counted! {
         ServerRemoved = "server_removed", "the flow's server was removed at once";
         ServiceConnectionsMax = "service_connections_max",
             "the service's connections_max is reached";
+        DropPacket = "drop_packet",
+            "a first packet that drop_packet dropped while the worker runs short of flows";
         TableFull = "table_full", "the worker's flow table is full";
         NoSourcePort = "no_source_port",
             "every source port of the local addresses is in use; reset answered";
@@ -310,6 +312,8 @@ pub struct WorkerCounters {
     pub flows_created: Counter,
     /// Flows ended by their timer.
     pub flows_expired: Counter,
+    /// Half-open flows dropped by `drop_entry`.
+    pub flows_shed: Counter,
     /// Snapshot revision in force.
     pub revision: Counter,
     /// Frames waiting for a neighbour right now (gauge).
@@ -348,6 +352,7 @@ impl WorkerCounters {
             flows: Counter::default(),
             flows_created: Counter::default(),
             flows_expired: Counter::default(),
+            flows_shed: Counter::default(),
             revision: Counter::default(),
             pending: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),

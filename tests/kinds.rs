@@ -7,6 +7,7 @@ mod support;
 use std::net::{IpAddr, SocketAddr};
 
 use gyre::config::check;
+use gyre::counters::DropReason;
 use gyre::model::*;
 use gyre::wire::tcp::TcpFlags;
 use support::*;
@@ -135,4 +136,94 @@ fn what_makes_no_service_is_refused_with_a_remedy() {
             .collect();
         assert!(problems.iter().any(|line| line.starts_with(problem)), "{text}: {problems:#?}");
     }
+}
+
+const ONE_DR_SERVER: &str =
+    "[[service]]\naddress = \"10.1.0.1:80\"\n[[service.server]]\naddress = \"10.2.0.11\"\n";
+
+/// A client's segment to the VIP's port 80, and whether it went to a server.
+fn segment(director: &mut Director, client_port: u16, flags: TcpFlags) -> bool {
+    let tcp = from_client(ip("10.0.0.7"), ip(VIP)).tcp(client_port, 80);
+    director.receive(CLIENT, &tcp.flags(flags).build()).sent_on() == Some(SERVER)
+}
+
+/// State and seconds left of the flow of a client's port.
+fn flow(director: &Director, client_port: u16) -> Option<(&'static str, u32)> {
+    let row = director.flow(SocketAddr::new(ip("10.0.0.7"), client_port))?;
+    Some((row.state.name(), row.expires_ms.div_ceil(1000)))
+}
+
+#[test]
+fn a_services_timeouts_go_before_the_general_ones_and_a_change_is_met_with_the_next_packet() {
+    let mut director = director(
+        &("[semantics.timeouts]\nestablished = 700\nsyn_recv = 30\n".to_owned()
+            + ONE_DR_SERVER
+            + "[service.timeouts]\nsyn_recv = 20\n"),
+    );
+    assert!(segment(&mut director, 1, TcpFlags::SYN));
+    assert_eq!(flow(&director, 1), Some(("SYN_RECV", 20)));
+    assert!(segment(&mut director, 1, TcpFlags::ACK));
+    assert_eq!(flow(&director, 1), Some(("ESTABLISHED", 700)));
+    let mut semantics = director.registry.snapshot().semantics;
+    semantics.timeouts.established_ms = 50_000;
+    director.change(|registry, _| Ok(registry.set_semantics(semantics))).unwrap();
+    assert_eq!(flow(&director, 1), Some(("ESTABLISHED", 700)));
+    assert!(segment(&mut director, 1, TcpFlags::ACK));
+    assert_eq!(flow(&director, 1), Some(("ESTABLISHED", 50)));
+}
+
+#[test]
+fn drop_packet_drops_one_first_packet_in_ten() {
+    let text = "[semantics]\ndrop_packet = \"always\"\n".to_owned() + ONE_DR_SERVER;
+    let mut director = director(&text);
+    let passed = (1001..=1100).filter(|port| segment(&mut director, *port, TcpFlags::SYN)).count();
+    assert_eq!((passed, director.drops(DropReason::DropPacket)), (90, 10));
+}
+
+#[test]
+fn a_worker_short_of_flows_drops_first_packets_and_half_open_flows_but_no_established_ones() {
+    let text = "[semantics]\ndrop_packet = \"pressure\"\ndrop_entry = \"pressure\"\n".to_owned()
+        + ONE_DR_SERVER;
+    let mut director = director(&text);
+    for port in 2001..=2500 {
+        assert!(segment(&mut director, port, TcpFlags::SYN), "no pressure yet");
+        assert!(segment(&mut director, port, TcpFlags::ACK));
+    }
+    for port in 2501..=3000 {
+        assert!(segment(&mut director, port, TcpFlags::SYN), "not seen as pressure yet");
+    }
+    // 24 entries of 1024 are free, 64 should be: of the spare ones 40 are missing.
+    director.advance(0.1);
+    let passed = (3001..=3010).filter(|port| segment(&mut director, *port, TcpFlags::SYN)).count();
+    assert!(passed < 10 && director.drops(DropReason::DropPacket) > 0, "{passed} passed");
+    director.advance(40.0);
+    assert!(director.state.counters.flows_shed.get() > 0);
+    let flows = director.flows();
+    let established = flows.iter().filter(|row| row.state.name() == "ESTABLISHED").count();
+    assert_eq!(established, 500);
+    assert!(flows.len() < 961, "{} flows are left", flows.len());
+}
+
+#[test]
+fn switches_are_read_and_written_as_the_kernels() {
+    let text = "[semantics]\nconn_reuse_mode = 2\nexpire_nodest_conn = true\nsloppy_tcp = true\n\
+                secure_tcp = \"always\"\npmtu_disc = false\n[semantics.timeouts]\nudp = 7\n";
+    let director = director(text);
+    let semantics = director.snapshot.semantics;
+    let expected = Semantics {
+        conn_reuse: ConnReuse::EndedOrHalfSeen,
+        expire_nodest_conn: true,
+        sloppy_tcp: true,
+        secure_tcp: Defence::Always,
+        pmtu_disc: false,
+        timeouts: Timeouts { udp_ms: 7000, ..Timeouts::default() },
+        ..Semantics::default()
+    };
+    assert_eq!(semantics, expected);
+    let written = gyre::config::Semantics::from(&semantics);
+    assert_eq!(Semantics::from(&written), expected);
+    let problems = check("[semantics]\nconn_reuse_mode = 3\nsecure_tcp = \"2\"").unwrap_err();
+    let messages: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert!(messages.iter().any(|m| m.contains("3 is out of range")), "{messages:?}");
+    assert!(messages.iter().any(|m| m.contains("\"2\" is unknown")), "{messages:?}");
 }

@@ -55,7 +55,12 @@ fn desired(mode: Mode) -> Desired {
         addresses: (0..LOCALS).map(|at| IpAddr::from([198, 19, 2, at])).collect(),
         ports: (1024, 65_535),
     };
-    Desired { pools: vec![pool], services: vec![service], removal: Removal::Now }
+    Desired {
+        pools: vec![pool],
+        services: vec![service],
+        semantics: Semantics::default(),
+        removal: Removal::Now,
+    }
 }
 
 impl Bench {

@@ -1,15 +1,15 @@
 //! Between the schema's types and the model's: what is written and what is meant.
 
 use super::types::{
-    ClientAddress, Config, Forwarding, Kernel, Match, Protocol, Scheduler, SchedulerFlag, Server,
-    Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
+    ClientAddress, Config, Defence, Forwarding, Kernel, Match, Protocol, Scheduler, SchedulerFlag,
+    Semantics, Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
 };
 use super::values::{ClientPrefix, Endpoint, MatchAddress, ServiceAddress};
 use crate::limits::MAGLEV_SLOTS_DEFAULT;
 use crate::model::{
-    self, Desired, ForwardMode, GUE_PORT_DEFAULT, GroupName, GueChecksum, HashFlags, KernelMode,
-    PoolSpec, Registry, Removal, SchedulerSpec, ServerSpec, ServiceKey, ServiceSpec, TrafficMatch,
-    TtlPolicy,
+    self, ConnReuse, Desired, ForwardMode, GUE_PORT_DEFAULT, GroupName, GueChecksum, HashFlags,
+    KernelMode, PoolSpec, Registry, Removal, SchedulerSpec, ServerSpec, ServiceKey, ServiceSpec,
+    TimeoutOverrides, TrafficMatch, TtlPolicy,
 };
 
 /// TCP option kind of `toa` unless configured: Alibaba's.
@@ -78,6 +78,7 @@ impl Config {
         Desired {
             pools: pools.collect(),
             services: self.service.iter().map(Service::spec).collect(),
+            semantics: (&self.semantics).into(),
             removal: Removal::Drain { deadline: None },
         }
     }
@@ -85,7 +86,8 @@ impl Config {
     /// This configuration with the services as they run now, after changes made one by one.
     pub fn with_services_of(&self, registry: &Registry) -> Config {
         let service = registry.services().map(|(_, spec)| Service::from(spec)).collect();
-        Config { service, ..self.clone() }
+        let semantics = (&registry.snapshot().semantics).into();
+        Config { service, semantics, ..self.clone() }
     }
 }
 
@@ -325,42 +327,102 @@ fn written_server(server: &ServerSpec, service: &ServiceSpec) -> Server {
     }
 }
 
-impl From<Timeouts> for model::Timeouts {
+impl From<Timeouts> for TimeoutOverrides {
     fn from(written: Timeouts) -> Self {
-        let kernel = model::Timeouts::default();
-        let millis = |seconds: Option<u32>, kernel_ms: u32| {
-            seconds.map_or(kernel_ms, |seconds| seconds.saturating_mul(1000))
-        };
-        model::Timeouts {
-            established_ms: millis(written.established, kernel.established_ms),
-            syn_sent_ms: millis(written.syn_sent, kernel.syn_sent_ms),
-            syn_recv_ms: millis(written.syn_recv, kernel.syn_recv_ms),
-            fin_wait_ms: millis(written.fin_wait, kernel.fin_wait_ms),
-            time_wait_ms: millis(written.time_wait, kernel.time_wait_ms),
-            close_ms: millis(written.close, kernel.close_ms),
-            close_wait_ms: millis(written.close_wait, kernel.close_wait_ms),
-            last_ack_ms: millis(written.last_ack, kernel.last_ack_ms),
-            synack_ms: millis(written.synack, kernel.synack_ms),
-            udp_ms: millis(written.udp, kernel.udp_ms),
+        let millis = |seconds: Option<u32>| seconds.map(|seconds| seconds.saturating_mul(1000));
+        TimeoutOverrides {
+            established_ms: millis(written.established),
+            syn_sent_ms: millis(written.syn_sent),
+            syn_recv_ms: millis(written.syn_recv),
+            fin_wait_ms: millis(written.fin_wait),
+            time_wait_ms: millis(written.time_wait),
+            close_ms: millis(written.close),
+            close_wait_ms: millis(written.close_wait),
+            last_ack_ms: millis(written.last_ack),
+            synack_ms: millis(written.synack),
+            udp_ms: millis(written.udp),
         }
     }
 }
 
-impl From<model::Timeouts> for Timeouts {
-    fn from(timeouts: model::Timeouts) -> Self {
-        let kernel = model::Timeouts::default();
-        let seconds = |ms: u32, kernel_ms: u32| (ms != kernel_ms).then_some(ms / 1000);
+impl From<TimeoutOverrides> for Timeouts {
+    fn from(timeouts: TimeoutOverrides) -> Self {
+        let seconds = |millis: Option<u32>| millis.map(|millis| millis / 1000);
         Timeouts {
-            established: seconds(timeouts.established_ms, kernel.established_ms),
-            syn_sent: seconds(timeouts.syn_sent_ms, kernel.syn_sent_ms),
-            syn_recv: seconds(timeouts.syn_recv_ms, kernel.syn_recv_ms),
-            fin_wait: seconds(timeouts.fin_wait_ms, kernel.fin_wait_ms),
-            time_wait: seconds(timeouts.time_wait_ms, kernel.time_wait_ms),
-            close: seconds(timeouts.close_ms, kernel.close_ms),
-            close_wait: seconds(timeouts.close_wait_ms, kernel.close_wait_ms),
-            last_ack: seconds(timeouts.last_ack_ms, kernel.last_ack_ms),
-            synack: seconds(timeouts.synack_ms, kernel.synack_ms),
-            udp: seconds(timeouts.udp_ms, kernel.udp_ms),
+            established: seconds(timeouts.established_ms),
+            syn_sent: seconds(timeouts.syn_sent_ms),
+            syn_recv: seconds(timeouts.syn_recv_ms),
+            fin_wait: seconds(timeouts.fin_wait_ms),
+            time_wait: seconds(timeouts.time_wait_ms),
+            close: seconds(timeouts.close_ms),
+            close_wait: seconds(timeouts.close_wait_ms),
+            last_ack: seconds(timeouts.last_ack_ms),
+            synack: seconds(timeouts.synack_ms),
+            udp: seconds(timeouts.udp_ms),
+        }
+    }
+}
+
+impl From<Defence> for model::Defence {
+    fn from(defence: Defence) -> Self {
+        match defence {
+            Defence::Off => model::Defence::Off,
+            Defence::Pressure => model::Defence::Pressure,
+            Defence::Always => model::Defence::Always,
+        }
+    }
+}
+
+impl From<model::Defence> for Defence {
+    fn from(defence: model::Defence) -> Self {
+        match defence {
+            model::Defence::Off => Defence::Off,
+            model::Defence::Pressure => Defence::Pressure,
+            model::Defence::Always => Defence::Always,
+        }
+    }
+}
+
+impl From<&Semantics> for model::Semantics {
+    fn from(written: &Semantics) -> Self {
+        let timeouts = TimeoutOverrides::from(written.timeouts);
+        model::Semantics {
+            conn_reuse: match written.conn_reuse_mode {
+                0 => ConnReuse::Never,
+                1 => ConnReuse::Ended,
+                _ => ConnReuse::EndedOrHalfSeen,
+            },
+            expire_nodest_conn: written.expire_nodest_conn,
+            expire_quiescent_template: written.expire_quiescent_template,
+            sloppy_tcp: written.sloppy_tcp,
+            secure_tcp: written.secure_tcp.into(),
+            drop_entry: written.drop_entry.into(),
+            drop_packet: written.drop_packet.into(),
+            nat_icmp_send: written.nat_icmp_send,
+            pmtu_disc: written.pmtu_disc,
+            timeouts: timeouts.over(&model::Timeouts::default()),
+        }
+    }
+}
+
+impl From<&model::Semantics> for Semantics {
+    fn from(semantics: &model::Semantics) -> Self {
+        let (kernel, ours) = (model::Timeouts::default(), semantics.timeouts);
+        Semantics {
+            conn_reuse_mode: match semantics.conn_reuse {
+                ConnReuse::Never => 0,
+                ConnReuse::Ended => 1,
+                ConnReuse::EndedOrHalfSeen => 2,
+            },
+            expire_nodest_conn: semantics.expire_nodest_conn,
+            expire_quiescent_template: semantics.expire_quiescent_template,
+            sloppy_tcp: semantics.sloppy_tcp,
+            secure_tcp: semantics.secure_tcp.into(),
+            drop_entry: semantics.drop_entry.into(),
+            drop_packet: semantics.drop_packet.into(),
+            nat_icmp_send: semantics.nat_icmp_send,
+            pmtu_disc: semantics.pmtu_disc,
+            timeouts: TimeoutOverrides::between(&kernel, &ours).into(),
         }
     }
 }

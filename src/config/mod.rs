@@ -29,9 +29,9 @@ use shape::{Shape, Walk};
 pub use problem::{Position, Problem};
 pub use reference::reference;
 pub use types::{
-    ClientAddress, Config, Forwarding, Hugepages, Idle, Kernel, LogLevel, Match, Neighbour, Pool,
-    Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag, Server, Service, Timeouts, Ttl,
-    Tunnel, TunnelChecksum,
+    ClientAddress, Config, Defence, Forwarding, Hugepages, Idle, Kernel, LogLevel, Match,
+    Neighbour, Pool, Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag, Semantics, Server,
+    Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
 };
 pub use values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::shape::{Field, Shape};
 use super::types::{
-    ClientAddress, Forwarding, Hugepages, Idle, Kernel, LogLevel, Protocol, Scheduler,
+    ClientAddress, Defence, Forwarding, Hugepages, Idle, Kernel, LogLevel, Protocol, Scheduler,
     SchedulerFlag, Ttl, Tunnel, TunnelChecksum,
 };
 use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
@@ -180,6 +180,48 @@ const TIMEOUTS: &[Field] = &[
     field("udp", SECONDS, "seconds (300)"),
 ];
 
+const SEMANTICS: &[Field] = &[
+    field(
+        "conn_reuse_mode",
+        Shape::Integer(0, 2),
+        "a SYN on an old tuple is a new connection: never, after TIME_WAIT or CLOSE, or also \
+         after FIN_WAIT of which one direction was seen (1)",
+    ),
+    field(
+        "expire_nodest_conn",
+        Shape::Bool,
+        "the next packet of a flow whose server is gone ends it, instead of being dropped (false)",
+    ),
+    field(
+        "expire_quiescent_template",
+        Shape::Bool,
+        "persistence does not hold to servers of weight 0 (false)",
+    ),
+    field("sloppy_tcp", Shape::Bool, "a flow may begin with anything but a RST (false)"),
+    field(
+        "secure_tcp",
+        Shape::Choice(Defence::WORDS, &[]),
+        "only the server's segments establish a flow (off)",
+    ),
+    field(
+        "drop_entry",
+        Shape::Choice(Defence::WORDS, &[]),
+        "drop half-open flows, a part of the table each second (off)",
+    ),
+    field(
+        "drop_packet",
+        Shape::Choice(Defence::WORDS, &[]),
+        "drop a part of the packets that would open flows (off)",
+    ),
+    field(
+        "nat_icmp_send",
+        Shape::Bool,
+        "answer a NAT server's packet without a flow by port unreachable (false)",
+    ),
+    field("pmtu_disc", Shape::Bool, "discover the path MTU in tunnels (true)"),
+    field("timeouts", Shape::Table(TIMEOUTS), "idle timeouts of services that do not say, seconds"),
+];
+
 /// A server, by itself for `server.add`.
 pub(super) const SERVER: Shape = Shape::Table(&[
     required(
@@ -293,6 +335,11 @@ pub(super) const CONFIG: Shape = Shape::Table(&[
         "route",
         Shape::List(&Shape::Table(ROUTE)),
         "static routes: they go before the kernel's, and are all that `replay` has",
+    ),
+    field(
+        "semantics",
+        Shape::Table(SEMANTICS),
+        "the switches of Linux IPVS, for all services; its defaults",
     ),
     field("service", Shape::List(&SERVICE), "virtual services"),
 ]);

@@ -75,7 +75,7 @@ fn a_good_file_means_what_it_says() {
     assert_eq!(web.key.to_string(), "tcp 192.0.2.80:80");
     let servers: Vec<String> = web.servers.iter().map(|s| s.endpoint().to_string()).collect();
     assert_eq!(servers, ["192.0.2.11:8080", "192.0.2.12:80"]);
-    assert_eq!((web.timeouts.established_ms, web.timeouts.close_ms), (600_000, 10_000));
+    assert_eq!((web.timeouts.established_ms, web.timeouts.close_ms), (Some(600_000), None));
     assert_eq!(web.client_address, crate::model::ClientAddress::Toa { kind: 253, on_syn: false });
     assert_eq!(desired.services[1].servers[0].port, 53);
     assert_eq!(desired.pools[0].ports, (2048, 4095));

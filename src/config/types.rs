@@ -29,6 +29,9 @@ pub struct Config {
     /// Static routes; they go before the kernel's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Route>,
+    /// The kernel's switches, for all services.
+    #[serde(skip_serializing_if = "Semantics::is_default")]
+    pub semantics: Semantics,
     /// Virtual services.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub service: Vec<Service>,
@@ -423,6 +426,58 @@ pub struct Timeouts {
 impl Timeouts {
     fn is_default(&self) -> bool {
         *self == Timeouts::default()
+    }
+}
+
+words! {
+    /// When a defence is up.
+    Defence {
+        /// Never.
+        #[default]
+        Off = "off",
+        /// While a worker runs short of flow entries.
+        Pressure = "pressure",
+        /// Always.
+        Always = "always",
+    }
+}
+
+/// The kernel's switches, for all services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Semantics {
+    /// Which ended connections a SYN may follow.
+    pub conn_reuse_mode: u8,
+    /// End flows whose server is gone.
+    pub expire_nodest_conn: bool,
+    /// Persistence does not hold to servers of weight 0.
+    pub expire_quiescent_template: bool,
+    /// Flows may begin in the middle.
+    pub sloppy_tcp: bool,
+    /// Strict states.
+    pub secure_tcp: Defence,
+    /// Drop half-open flows.
+    pub drop_entry: Defence,
+    /// Drop a part of first packets.
+    pub drop_packet: Defence,
+    /// Answer a server's stray segments.
+    pub nat_icmp_send: bool,
+    /// Path MTU discovery in tunnels.
+    pub pmtu_disc: bool,
+    /// Idle timeouts of services that do not say.
+    #[serde(skip_serializing_if = "Timeouts::is_default")]
+    pub timeouts: Timeouts,
+}
+
+impl Default for Semantics {
+    fn default() -> Self {
+        (&crate::model::Semantics::default()).into()
+    }
+}
+
+impl Semantics {
+    fn is_default(&self) -> bool {
+        *self == Semantics::default()
     }
 }
 

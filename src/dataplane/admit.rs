@@ -6,7 +6,8 @@ use super::flow_table::{FlowId, Hit};
 use super::source_ports::{Grant, SpaceKey};
 use super::state::WorkerState;
 use super::{
-    classify::Packet, client_address, flow::Direction, pipeline, reply, synproxy, takeover, track,
+    classify::Packet, client_address, defence, flow::Direction, pipeline, reply, synproxy,
+    takeover, track,
 };
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{
@@ -28,8 +29,11 @@ pub(super) fn admit(
     if service.synproxy && is_tcp && slot.packet.key.src_port != FTP_DATA_PORT {
         return synproxy::admit(state, snapshot, service, slot);
     }
-    if !is_first_packet(&slot.packet) {
+    if !is_first_packet(snapshot, &slot.packet) {
         return pipeline::leave_to_kernel(state, snapshot, slot, DropReason::Unclassified);
+    }
+    if defence::drops_packet(state, snapshot, slot.packet.key.src.is_ipv4()) {
+        return Err(DropReason::DropPacket);
     }
     if let Err(reason) = may_enter(state, service, &slot.packet) {
         refused(state, service);
@@ -38,10 +42,12 @@ pub(super) fn admit(
     open(state, snapshot, service, slot, now)
 }
 
-/// TCP needs a SYN without RST (SYN-ACK and SYN-FIN schedule too, as recorded); UDP needs nothing.
-fn is_first_packet(packet: &Packet) -> bool {
-    let opens = packet.key.protocol == Protocol::Udp
-        || packet.flags.contains(TcpFlags::SYN) && !packet.flags.contains(TcpFlags::RST);
+/// TCP needs a SYN without RST (SYN-ACK and SYN-FIN schedule too, as recorded), with `sloppy_tcp`
+/// anything but a RST; UDP needs nothing.
+fn is_first_packet(snapshot: &Snapshot, packet: &Packet) -> bool {
+    let has_syn = snapshot.semantics.sloppy_tcp || packet.flags.contains(TcpFlags::SYN);
+    let opens =
+        packet.key.protocol == Protocol::Udp || has_syn && !packet.flags.contains(TcpFlags::RST);
     opens && packet.key.src_port != FTP_DATA_PORT
 }
 

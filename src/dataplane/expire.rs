@@ -14,6 +14,7 @@ impl WorkerState {
     /// (handshakes that go on without their client) is in `outbox`.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Nanos) -> usize {
         self.now = now;
+        self.defend(snapshot, now);
         let mut handled = self.expire_fragments(now);
         while handled < 2 * TIMERS_PER_TURN_MAX
             && let Some(at) = self.flows.wheel.pop_due(now)
@@ -27,7 +28,7 @@ impl WorkerState {
     fn timer_fired(&mut self, snapshot: &Snapshot, id: FlowId, now: Nanos) {
         let Some(core) = self.flows.core(id) else { return };
         let now_ms = now.as_millis_u32();
-        if core.remaining_ms(now_ms) > 0 {
+        if core.remaining_ms(now_ms) > 0 && !core.is_doomed() {
             let next_ms = if core.has(flag::AWAITS_SERVER) {
                 synproxy::retry(self, snapshot, id)
             } else if core.has(flag::INSERTING) {

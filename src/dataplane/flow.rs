@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::limits::SERVICES_MAX;
 use crate::message::FlowState;
 use crate::model::{ForwardMode, GueChecksum, NextHopId, Protocol, ServerId, ServiceId, Tunnel};
 use crate::pod_struct;
@@ -72,7 +73,9 @@ pod_struct! {
     #[derive(Debug)]
     pub struct FlowCore {
         server: u32,
-        service: u32,
+        service: u16,
+        /// `Snapshot::timeouts_epoch` when `timeout_ms` was set.
+        pub epoch: u16,
         /// Slot of the next hop towards the server.
         hop_in: u16,
         /// Slot of the next hop towards the client; `NextHopId::NONE` until looked up.
@@ -196,6 +199,14 @@ const TUNNEL_SHIFT: u32 = 3;
 const TUNNEL: u8 = 0b111 << TUNNEL_SHIFT;
 /// Bit of `FlowCore::mode` beside the mode itself.
 const DECREMENTS_TTL: u8 = 1 << 7;
+/// The bits of `FlowCore::state` that are the state itself.
+const STATE: u8 = 0b1111;
+/// Bit of `FlowCore::state`: told to end at once.
+const DOOMED: u8 = 1 << 7;
+/// Bit of `FlowCore::mode`: a persistence template counts the flow.
+const CONTROLLED: u8 = 1 << 6;
+
+const _: () = assert!(SERVICES_MAX <= 1 << 16, "a flow keeps its service in 16 bits");
 
 const MODES: [ForwardMode; 5] = [
     ForwardMode::DirectRoute,
@@ -272,7 +283,8 @@ impl FlowCore {
         let ttl = if new.decrements_ttl { DECREMENTS_TTL } else { 0 };
         FlowCore {
             server: new.server.0,
-            service: new.service.0,
+            service: new.service.0 as u16,
+            epoch: 0,
             hop_in: new.hop.0,
             hop_out: NextHopId::NONE.0,
             last_seen_ms: 0,
@@ -304,7 +316,7 @@ impl FlowCore {
     /// Slot of the service.
     #[inline]
     pub fn service(&self) -> ServiceId {
-        ServiceId(self.service)
+        ServiceId(u32::from(self.service))
     }
 
     /// Next hop for one direction.
@@ -331,13 +343,13 @@ impl FlowCore {
     /// Connection state.
     #[inline]
     pub fn state(&self) -> FlowState {
-        FlowState::ALL.get(usize::from(self.state)).copied().unwrap_or_default()
+        FlowState::ALL.get(usize::from(self.state & STATE)).copied().unwrap_or_default()
     }
 
     /// Sets the connection state; timeouts and counts are the caller's.
     #[inline]
     pub fn set_state(&mut self, state: FlowState) {
-        self.state = state as u8;
+        self.state = self.state & !STATE | state as u8;
     }
 
     /// Forwarding mode.
@@ -350,6 +362,23 @@ impl FlowCore {
     #[inline]
     pub fn tunnel(&self) -> Tunnel {
         tunnel_of((self.mode & TUNNEL) >> TUNNEL_SHIFT, self.local_port)
+    }
+
+    /// Whether it was told to end at once: its timer ends it, whatever passes before.
+    #[inline]
+    pub fn is_doomed(&self) -> bool {
+        self.state & DOOMED != 0
+    }
+
+    /// Tells it to end at once.
+    pub fn doom(&mut self) {
+        self.state |= DOOMED;
+    }
+
+    /// Whether persistence holds a template for it.
+    #[inline]
+    pub fn is_controlled(&self) -> bool {
+        self.mode & CONTROLLED != 0
     }
 
     /// Whether TTL or hop limit is decremented.

@@ -18,6 +18,9 @@ use crate::time::Nanos;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowId(pub u32);
 
+/// One in so many entries should be free: with fewer the worker runs short.
+const SPARE_PART: u32 = 16;
+
 /// Set in an index value that was filed under the server's tuple.
 const OUTBOUND_BIT: u32 = 1 << 31;
 
@@ -110,6 +113,18 @@ impl FlowTable {
     /// Flows there is room for: IPv4, IPv6.
     pub fn capacity(&self) -> (u32, u32) {
         (self.v4.capacity(), self.v6.capacity())
+    }
+
+    /// What a family lacks of the entries that should be free, one in 16: those, and how many of
+    /// them are taken; `None` while enough are free.
+    pub fn shortage(&self, is_ipv4: bool) -> Option<(u64, u64)> {
+        let (capacity, len) = match is_ipv4 {
+            true => (self.v4.capacity(), self.v4.len()),
+            false => (self.v6.capacity(), self.v6.len()),
+        };
+        let spare = capacity / SPARE_PART;
+        let missing = spare.saturating_sub(capacity - len);
+        (missing > 0).then(|| (u64::from(spare), u64::from(missing)))
     }
 
     /// First passes over a burst: hash all, touch buckets, touch entries.

@@ -3,14 +3,15 @@
 use super::admit::admit;
 use super::burst::{Burst, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
-use super::flow::{Direction, flag};
+use super::flow::flag;
 use super::flow_table::Hit;
+use super::reuse::{self, Fate};
 use super::state::WorkerState;
-use super::{forward, fragment, icmp_error, steer, synproxy, tcp_state, track};
+use super::{forward, fragment, icmp_error, steer, synproxy, track};
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{KernelMode, NicModel, Snapshot};
 use crate::time::Nanos;
-use crate::wire::tcp::{SeqNum, TcpFlags};
+use crate::wire::tcp::TcpFlags;
 
 /// Decides every frame of `burst`; what has to be sent besides is in `state.outbox`.
 ///
@@ -56,10 +57,13 @@ pub(super) fn transport(
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
     if let Some(hit) = state.flows.settle(&slot.packet.key, &slot.probe) {
-        match reopens(state, snapshot, slot, hit) {
-            Reopens::No => return tracked(state, snapshot, slot, hit, now),
-            Reopens::Now => track::make_way(state, hit.id),
-            Reopens::OnceProven => {}
+        match reuse::fate(state, snapshot, slot, hit) {
+            Fate::Follows => return tracked(state, snapshot, slot, hit, now),
+            Fate::Opens => track::make_way(state, hit.id),
+            Fate::OpensOnceProven => {}
+            Fate::EndsFlow => track::end_unserved(state, snapshot, hit.id),
+            Fate::Dropped => return Err(DropReason::ServerRemoved),
+            Fate::Kernel => return Ok(Verdict::ToKernel(slot.rx.nic)),
         }
     }
     if let Some((owner, cause)) = steer::elsewhere(state, snapshot, slot) {
@@ -68,36 +72,6 @@ pub(super) fn transport(
     match snapshot.match_service(&steer::destination(&slot.packet.key)) {
         Some(service) => admit(state, snapshot, service, slot, now),
         None => unmatched(state, snapshot, slot),
-    }
-}
-
-/// What a packet of an ended flow is.
-enum Reopens {
-    /// The old connection's.
-    No,
-    /// A new connection: the old flow makes way.
-    Now,
-    /// Perhaps a new connection: the client has to prove itself first, so the old flow stays.
-    OnceProven,
-}
-
-/// A client's SYN on a flow that has ended is a new connection; with SYNPROXY it only asks for a
-/// cookie, and the ACK that proves it is.
-fn reopens(state: &mut WorkerState, snapshot: &Snapshot, slot: &Slot, hit: Hit) -> Reopens {
-    let Some(core) = state.flows.core(hit.id) else { return Reopens::No };
-    if hit.direction == Direction::Outbound || !tcp_state::has_ended(core) {
-        return Reopens::No;
-    }
-    let (packet, is_syn) = (&slot.packet, tcp_state::reschedules(core, slot.packet.flags));
-    // The old connection's last segments stand before its end: they are never taken for a proof.
-    let end = SeqNum(state.flows.side(hit.id).client_seq);
-    let is_old = end.since(packet.seq.wrapping_add(core.in_delta)) < 1 << 16;
-    let proxied = snapshot.service(core.service()).is_some_and(|service| service.synproxy);
-    match (proxied, is_syn) {
-        (false, true) => Reopens::Now,
-        (true, _) if synproxy::is_plain_syn(packet.flags) => Reopens::OnceProven,
-        (true, false) if !is_old && synproxy::proves(state, packet) => Reopens::Now,
-        _ => Reopens::No,
     }
 }
 
@@ -125,10 +99,6 @@ pub(super) fn forward_tracked(
     hit: Hit,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
-    let core = state.flows.core(hit.id).ok_or(DropReason::Internal)?;
-    if hit.direction == Direction::Inbound && snapshot.is_removed(core.server()) {
-        return Err(DropReason::ServerRemoved);
-    }
     let packet: Packet = slot.packet;
     let may_close = track::packet(state, snapshot, &packet, hit, now);
     let verdict = forward::rewrite(state, snapshot, slot, hit);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use super::defence::Defences;
 use super::flow_table::FlowTable;
 use super::fragment::Fragments;
 use super::outbox::Outbox;
@@ -46,6 +47,9 @@ pub struct WorkerState {
     pub(super) workers: u8,
     /// Time of the burst or timer at work.
     pub(super) now: Nanos,
+    /// Whether it runs short of flow entries: `Defence::Pressure` is up.
+    pub(super) is_short: bool,
+    pub(super) defences: Defences,
     /// Counts flows, so that each starts its search at another local address.
     pub(super) next_local: u32,
     /// Its counters.
@@ -79,6 +83,8 @@ impl WorkerState {
             worker: config.worker,
             workers: config.workers,
             now,
+            is_short: false,
+            defences: Defences::default(),
             next_local: 0,
             counters: config.counters.clone(),
             flows: FlowTable::new(config.flows_v4_max, config.flows_v6_max, config.seed, now)?,

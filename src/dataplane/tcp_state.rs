@@ -19,6 +19,22 @@ type Row = [FlowState; 11];
 /// Rows for SYN, FIN, ACK, RST.
 type Table = [Row; 4];
 
+/// Transitions by direction.
+#[derive(Debug)]
+pub struct Tables {
+    inbound: Table,
+    outbound: Table,
+    /// The client's segments where nothing of the server has been seen.
+    input_only: Table,
+}
+
+/// The kernel's usual tables.
+pub static NORMAL: Tables = Tables { inbound: INBOUND, outbound: OUTBOUND, input_only: INPUT_ONLY };
+/// With `secure_tcp`: a client's segments alone establish nothing, and a server's SYN-ACK makes
+/// SYNACK, so that half-open connections can be told from others.
+pub static STRICT: Tables =
+    Tables { inbound: STRICT_INBOUND, outbound: STRICT_OUTBOUND, input_only: STRICT_INPUT_ONLY };
+
 const INBOUND: Table = [
     [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
     [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW],
@@ -40,6 +56,27 @@ const INPUT_ONLY: Table = [
     [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
 ];
 
+const STRICT_INBOUND: Table = [
+    [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA],
+    [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA],
+    [ES, ES, SS, SR, FW, TW, CL, CW, CL, LI, SA],
+    [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+];
+
+const STRICT_OUTBOUND: Table = [
+    [SS, ES, SS, SA, SS, SS, SS, SS, SS, LI, SA],
+    [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
+    [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
+    [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
+];
+
+const STRICT_INPUT_ONLY: Table = [
+    [SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA],
+    [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
+    [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+    [CL, CL, CL, CL, CL, CL, CL, CL, LA, LI, CL],
+];
+
 /// Row of a segment: the flags decide in the order RST, SYN, FIN, ACK; none of them is `None`.
 fn row(flags: TcpFlags) -> Option<usize> {
     [(TcpFlags::RST, 3), (TcpFlags::SYN, 0), (TcpFlags::FIN, 1), (TcpFlags::ACK, 2)]
@@ -47,19 +84,22 @@ fn row(flags: TcpFlags) -> Option<usize> {
         .find_map(|(bit, row)| flags.contains(bit).then_some(row))
 }
 
-/// The state after a packet.
-pub fn next(core: &FlowCore, direction: Direction, flags: TcpFlags) -> FlowState {
-    if core.protocol() == Protocol::Udp {
-        return FlowState::Udp;
+impl Tables {
+    /// The state after a packet.
+    #[inline]
+    pub fn next(&self, core: &FlowCore, direction: Direction, flags: TcpFlags) -> FlowState {
+        if core.protocol() == Protocol::Udp {
+            return FlowState::Udp;
+        }
+        let table = match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound if core.has(flag::INPUT_ONLY) => &self.input_only,
+            Direction::Inbound => &self.inbound,
+        };
+        // A segment with none of the four flags closes, as in the kernel.
+        let Some(row) = row(flags) else { return FlowState::Close };
+        table[row].get(core.state() as usize).copied().unwrap_or(FlowState::Close)
     }
-    let table = match direction {
-        Direction::Outbound => &OUTBOUND,
-        Direction::Inbound if core.has(flag::INPUT_ONLY) => &INPUT_ONLY,
-        Direction::Inbound => &INBOUND,
-    };
-    // A segment with none of the four flags closes, as in the kernel.
-    let Some(row) = row(flags) else { return FlowState::Close };
-    table[row].get(core.state() as usize).copied().unwrap_or(FlowState::Close)
 }
 
 /// Idle milliseconds after which a flow in `state` ends.
@@ -87,12 +127,6 @@ pub fn is_active(state: FlowState) -> bool {
 /// Whether the connection is over, as far as a SYN is concerned.
 pub fn has_ended(core: &FlowCore) -> bool {
     core.protocol() == Protocol::Tcp && matches!(core.state(), TW | CL)
-}
-
-/// Whether a SYN on an entry in this state is a new connection, scheduled afresh
-/// (conn_reuse_mode = 1, the kernel's default).
-pub fn reschedules(core: &FlowCore, flags: TcpFlags) -> bool {
-    has_ended(core) && flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::RST)
 }
 
 #[cfg(test)]

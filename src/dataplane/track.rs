@@ -8,7 +8,7 @@ use super::state::WorkerState;
 use super::tcp_state;
 use crate::limits::SOURCE_PORT_HOLD_MS;
 use crate::message::FlowState;
-use crate::model::{ForwardMode, Protocol, ServerId, Snapshot, Timeouts};
+use crate::model::{ForwardMode, Protocol, ServerId, Snapshot};
 use crate::time::{NANOS_PER_MILLI, Nanos};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 
@@ -27,10 +27,13 @@ pub(super) fn packet(
         core.flags &= !flag::INPUT_ONLY;
     }
     let (before, server) = (core.state(), core.server());
-    let after = tcp_state::next(core, hit.direction, packet.flags);
+    let is_strict = snapshot.semantics.secure_tcp.is_up(state.is_short);
+    let tables = if is_strict { &tcp_state::STRICT } else { &tcp_state::NORMAL };
+    let after = tables.next(core, hit.direction, packet.flags);
+    let is_stale = core.epoch != snapshot.timeouts_epoch;
     let holds_port = core.protocol() == Protocol::Tcp && core.mode() == ForwardMode::FullNat;
     count(state, server, hit.direction, packet);
-    if before != after {
+    if before != after || is_stale {
         enter(state, snapshot, hit.id, after, now);
     }
     holds_port && (before != after || after == FlowState::TimeWait)
@@ -85,14 +88,13 @@ pub(super) fn enter(
     let Some(core) = state.flows.core_mut(id) else { return };
     let before = core.state();
     core.set_state(after);
-    let timeouts = match snapshot.service(core.service()) {
-        Some(service) => service.timeouts,
-        None => Timeouts::default(),
-    };
+    core.epoch = snapshot.timeouts_epoch;
+    let timeouts = snapshot.timeouts_of(core.service());
     core.timeout_ms = hold(tcp_state::timeout_ms(after, &timeouts), after, core.mode());
     let deadline = now + u64::from(core.timeout_ms) * NANOS_PER_MILLI;
     let server = core.server();
     let retries = core.has(flag::INSERTING | flag::AWAITS_SERVER);
+    let is_doomed = core.is_doomed();
     if let Some(server) = state.counters.servers.get(server.index()) {
         match (tcp_state::is_active(before), tcp_state::is_active(after)) {
             (false, true) => server.active.add(1),
@@ -101,7 +103,7 @@ pub(super) fn enter(
         }
     }
     // While a handshake has a timer of its own, that one comes sooner, and sets this one then.
-    if !retries || !state.flows.wheel.is_armed(id.0) {
+    if !is_doomed && (!retries || !state.flows.wheel.is_armed(id.0)) {
         state.flows.wheel.arm(id.0, deadline);
     }
 }
@@ -199,6 +201,33 @@ pub(super) fn make_way(state: &mut WorkerState, id: FlowId) {
         Some(_) => end(state, id),
         None => {}
     }
+}
+
+/// Ends a flow whose server is gone, as `expire_nodest_conn` has it: its client's packet goes to
+/// the kernel, which resets the connection. Where replies pass the director unseen (DR, TUN), the
+/// reset carries the VIP like the server's own replies, so the flow closes by it.
+pub(super) fn end_unserved(state: &mut WorkerState, snapshot: &Snapshot, id: FlowId) {
+    let now = state.now;
+    let Some(core) = state.flows.core_mut(id) else { return };
+    if core.mode().sees_replies() || core.protocol() != Protocol::Tcp {
+        return expire_now(state, snapshot, id);
+    }
+    core.flags &= !flag::INPUT_ONLY;
+    core.last_seen_ms = now.as_millis_u32();
+    let after = tcp_state::NORMAL.next(core, Direction::Outbound, TcpFlags::RST);
+    enter(state, snapshot, id, after, now);
+}
+
+/// Tells a flow to end as soon as timers run. Until then its server's packets still pass, as in
+/// the kernel.
+fn expire_now(state: &mut WorkerState, snapshot: &Snapshot, id: FlowId) {
+    let now = state.now;
+    let Some(core) = state.flows.core_mut(id) else { return };
+    core.timeout_ms = 0;
+    core.doom();
+    // What passes until timers run has a time of its own again.
+    core.epoch = snapshot.timeouts_epoch.wrapping_sub(1);
+    state.flows.wheel.arm(id.0, now);
 }
 
 /// Ends a flow: everything it held is given back.

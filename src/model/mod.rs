@@ -13,6 +13,7 @@ pub mod next_hops;
 mod prefix;
 mod registry;
 mod route;
+mod semantics;
 mod service;
 mod service_key;
 mod snapshot;
@@ -20,6 +21,7 @@ mod source_hash;
 mod source_port_map;
 mod spec;
 mod steering;
+mod timeouts;
 
 pub use change_log::{Change, ChangeLog};
 pub use family::Family;
@@ -29,9 +31,10 @@ pub use maglev::{MaglevTable, MaglevTableError};
 pub use prefix::{Prefix, PrefixError, PrefixSet};
 pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage, address_pairs};
 pub use route::{NextHop, RouteTable, RouteTarget};
+pub use semantics::{ConnReuse, Defence, Semantics};
 pub use service::{
     ClientAddress, ForwardMode, GUE_PORT_DEFAULT, GueChecksum, HashFlags, Protocol, RealServer,
-    Scheduler, ServerState, Timeouts, TtlPolicy, Tunnel, VirtualService,
+    Scheduler, ServerState, TtlPolicy, Tunnel, VirtualService,
 };
 pub use service_key::{
     Destination, FTP_DATA_PORT, FTP_PORT, GroupName, Ports, ServiceKey, Traffic, TrafficMatch,
@@ -46,3 +49,4 @@ pub use spec::{
     SpecProblem, validate,
 };
 pub use steering::{KeyKind, Steering, TOEPLITZ_KEY_DEFAULT};
+pub use timeouts::{TimeoutOverrides, Timeouts};

@@ -12,6 +12,7 @@ use super::prefix::PrefixSet;
 use super::service_key::{ServiceKey, TrafficMatch};
 use super::snapshot::LocalAddress;
 use super::steering::KeyKind;
+use super::timeouts::TimeoutOverrides;
 
 /// Transport protocol of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -222,66 +223,6 @@ pub enum ClientAddress {
     ProxyV2,
 }
 
-/// Idle timeouts in milliseconds by the kernel's state names; defaults are the kernel's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// ESTABLISHED, 900 s.
-    pub established_ms: u32,
-    /// SYN_SENT, 120 s.
-    pub syn_sent_ms: u32,
-    /// SYN_RECV, 60 s.
-    pub syn_recv_ms: u32,
-    /// FIN_WAIT, 120 s.
-    pub fin_wait_ms: u32,
-    /// TIME_WAIT, 120 s.
-    pub time_wait_ms: u32,
-    /// CLOSE, 10 s.
-    pub close_ms: u32,
-    /// CLOSE_WAIT, 60 s.
-    pub close_wait_ms: u32,
-    /// LAST_ACK, 30 s.
-    pub last_ack_ms: u32,
-    /// SYNACK, 120 s.
-    pub synack_ms: u32,
-    /// UDP, 300 s.
-    pub udp_ms: u32,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            established_ms: 900_000,
-            syn_sent_ms: 120_000,
-            syn_recv_ms: 60_000,
-            fin_wait_ms: 120_000,
-            time_wait_ms: 120_000,
-            close_ms: 10_000,
-            close_wait_ms: 60_000,
-            last_ack_ms: 30_000,
-            synack_ms: 120_000,
-            udp_ms: 300_000,
-        }
-    }
-}
-
-impl Timeouts {
-    /// Each timeout under the name users write, in milliseconds.
-    pub fn by_name(&self) -> [(&'static str, u32); 10] {
-        [
-            ("established", self.established_ms),
-            ("syn_sent", self.syn_sent_ms),
-            ("syn_recv", self.syn_recv_ms),
-            ("fin_wait", self.fin_wait_ms),
-            ("time_wait", self.time_wait_ms),
-            ("close", self.close_ms),
-            ("close_wait", self.close_wait_ms),
-            ("last_ack", self.last_ack_ms),
-            ("synack", self.synack_ms),
-            ("udp", self.udp_ms),
-        ]
-    }
-}
-
 /// Whether a server takes new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerState {
@@ -397,6 +338,6 @@ pub struct VirtualService {
     pub allow: PrefixSet,
     /// Clients refused, whatever `allow` says.
     pub deny: PrefixSet,
-    /// Idle timeouts.
-    pub timeouts: Timeouts,
+    /// Idle timeouts of its own.
+    pub timeouts: TimeoutOverrides,
 }

@@ -320,6 +320,12 @@ impl Traffic {
         self.groups.covers(address) || self.addresses.covers(address)
     }
 
+    /// Whether there is no service at all.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Everything that some service takes.
     pub fn all(&self) -> &[TrafficMatch] {
         &self.all

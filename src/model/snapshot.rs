@@ -7,10 +7,12 @@ use hashbrown::{HashMap, HashSet};
 
 use super::id::{LipId, NicId, ServerId, ServiceId};
 use super::route::RouteTable;
+use super::semantics::Semantics;
 use super::service::{Protocol, VirtualService};
 use super::service_key::{Destination, ServiceKey, Traffic};
 use super::source_port_map::SourcePortMap;
 use super::steering::Steering;
+use super::timeouts::Timeouts;
 
 /// How a port shares its link with the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,10 @@ pub struct Snapshot {
     pub nics: Arc<Vec<NicModel>>,
     /// Owner function.
     pub steering: Arc<Steering>,
+    /// Switches of all services.
+    pub semantics: Semantics,
+    /// Counts changes of timeouts: a flow that knows another number sets its own anew.
+    pub timeouts_epoch: u16,
 }
 
 impl Snapshot {
@@ -113,6 +119,8 @@ impl Snapshot {
             routes: Arc::default(),
             nics: Arc::default(),
             steering: Arc::new(Steering::for_workers(1)),
+            semantics: Semantics::default(),
+            timeouts_epoch: 0,
         }
     }
 
@@ -137,6 +145,12 @@ impl Snapshot {
     pub fn is_nat_server(&self, protocol: Protocol, (address, src_port): (IpAddr, u16)) -> bool {
         !self.nat_servers.is_empty()
             && [src_port, 0].iter().any(|p| self.nat_servers.contains(&(protocol, address, *p)))
+    }
+
+    /// Idle timeouts of a service's flows; of one that is gone, the general ones.
+    pub fn timeouts_of(&self, id: ServiceId) -> Timeouts {
+        let general = &self.semantics.timeouts;
+        self.service(id).map_or(*general, |service| service.timeouts.over(general))
     }
 
     /// Whether the server was removed at once; its flows' packets are dropped, as the kernel does.

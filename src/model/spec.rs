@@ -10,10 +10,10 @@ use hashbrown::{HashMap, HashSet};
 
 use super::maglev::is_prime;
 use super::prefix::Prefix;
-use super::service::{
-    self, ClientAddress, ForwardMode, HashFlags, Protocol, Timeouts, TtlPolicy, Tunnel,
-};
+use super::semantics::Semantics;
+use super::service::{self, ClientAddress, ForwardMode, HashFlags, Protocol, TtlPolicy, Tunnel};
 use super::service_key::{Ports, ServiceKey, TrafficMatch};
+use super::timeouts::TimeoutOverrides;
 use crate::limits::{MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX};
 
 /// TCP option kinds that mean something else on the wire (IANA "TCP Option Kind Numbers").
@@ -122,8 +122,8 @@ pub struct ServiceSpec {
     pub allow: Vec<Prefix>,
     /// Clients refused.
     pub deny: Vec<Prefix>,
-    /// Idle timeouts.
-    pub timeouts: Timeouts,
+    /// Idle timeouts of its own.
+    pub timeouts: TimeoutOverrides,
     /// Servers, in the order they are added.
     pub servers: Vec<ServerSpec>,
 }
@@ -144,7 +144,7 @@ impl ServiceSpec {
             connections_max: None,
             allow: Vec::new(),
             deny: Vec::new(),
-            timeouts: Timeouts::default(),
+            timeouts: TimeoutOverrides::default(),
             servers: Vec::new(),
         }
     }
@@ -207,6 +207,8 @@ pub struct Desired {
     pub pools: Vec<PoolSpec>,
     /// Services.
     pub services: Vec<ServiceSpec>,
+    /// Switches of all services.
+    pub semantics: Semantics,
     /// How servers that are no longer listed leave.
     pub removal: Removal,
 }

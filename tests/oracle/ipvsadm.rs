@@ -241,7 +241,17 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
             let place = endpoint(line.server.as_deref().expect("a server"), service_port(&key));
             lab.change(|registry, _| registry.remove_server(&key, place, Removal::Now))
         }
-        'S' => return Err("timeouts"),
+        'S' => {
+            let mut semantics = lab.registry.snapshot().semantics;
+            let timeouts = &mut semantics.timeouts;
+            let named =
+                [&mut timeouts.established_ms, &mut timeouts.fin_wait_ms, &mut timeouts.udp_ms];
+            for (timeout, seconds) in named.into_iter().zip(line.timeouts_s) {
+                // 0 leaves it as it is.
+                *timeout = if seconds == 0 { *timeout } else { seconds * 1000 };
+            }
+            lab.change(|registry, _| Ok(registry.set_semantics(semantics)))
+        }
         'Z' => Ok(()),
         _ => panic!("{args}: no command"),
     };
@@ -250,22 +260,37 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
 }
 
 /// Makes the change of one kernel switch.
-pub fn switch(_lab: &mut Lab, name: &str, value: i64) -> Result<(), Needs> {
-    match (name.rsplit('.').next().unwrap_or(name), value) {
-        // The kernel's defaults, and what concerns its own connection tracking alone.
-        ("conntrack", _) => Ok(()),
-        ("conn_reuse_mode" | "pmtu_disc", 1) => Ok(()),
-        (
-            "expire_nodest_conn"
-            | "expire_quiescent_template"
-            | "nat_icmp_send"
-            | "sloppy_tcp"
-            | "secure_tcp"
-            | "schedule_icmp",
-            0,
-        ) => Ok(()),
-        _ => Err("switches"),
+pub fn switch(lab: &mut Lab, name: &str, value: i64) -> Result<(), Needs> {
+    let mut semantics = lab.registry.snapshot().semantics;
+    let on = value != 0;
+    let defence = match value {
+        0 => Defence::Off,
+        3 => Defence::Always,
+        _ => Defence::Pressure,
+    };
+    match name.rsplit('.').next().unwrap_or(name) {
+        // Concerns the kernel's own connection tracking alone.
+        "conntrack" => {}
+        "conn_reuse_mode" => {
+            semantics.conn_reuse = match value {
+                0 => ConnReuse::Never,
+                1 => ConnReuse::Ended,
+                _ => ConnReuse::EndedOrHalfSeen,
+            }
+        }
+        "expire_nodest_conn" => semantics.expire_nodest_conn = on,
+        "expire_quiescent_template" => semantics.expire_quiescent_template = on,
+        "nat_icmp_send" => semantics.nat_icmp_send = on,
+        "pmtu_disc" => semantics.pmtu_disc = on,
+        "sloppy_tcp" => semantics.sloppy_tcp = on,
+        "secure_tcp" => semantics.secure_tcp = defence,
+        "drop_entry" => semantics.drop_entry = defence,
+        "drop_packet" => semantics.drop_packet = defence,
+        "schedule_icmp" if !on => {}
+        _ => return Err("switches"),
     }
+    lab.change(|registry, _| Ok(registry.set_semantics(semantics))).unwrap();
+    Ok(())
 }
 
 /// Something else that was configured, in the recordings' words.

@@ -249,6 +249,11 @@ impl Lab {
         self.drain()
     }
 
+    /// The connection table, templates included.
+    pub fn rows(&self) -> Vec<FlowRow> {
+        self.flows()
+    }
+
     /// All flows, as people see them.
     pub fn flows(&self) -> Vec<FlowRow> {
         let ids = std::iter::successors(self.state.flows.next_live(0), |id| {

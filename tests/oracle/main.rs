@@ -12,9 +12,11 @@ mod host;
 mod ipvsadm;
 mod lab;
 mod packets;
+mod reuse;
 mod schedulers;
 mod states;
 mod tally;
+mod texts;
 
 use std::path::{Path, PathBuf};
 

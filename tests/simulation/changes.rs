@@ -168,5 +168,5 @@ fn desired(plan: &Plan, services: Vec<ServiceSpec>, removal: Removal) -> Desired
         addresses: crate::plan::LIPS.map(|lip| lip.parse().unwrap()).to_vec(),
         ports: plan.ports,
     };
-    Desired { pools: vec![pool], services, removal }
+    Desired { pools: vec![pool], services, semantics: Semantics::default(), removal }
 }

@@ -282,5 +282,5 @@ pub fn desired(services: Vec<ServiceSpec>) -> Desired {
         addresses: vec!["10.2.0.1".parse().unwrap(), "fd00:2::1".parse().unwrap()],
         ports: (1024, 65535),
     };
-    Desired { pools: vec![pool], services, removal: Removal::Now }
+    Desired { pools: vec![pool], services, semantics: Semantics::default(), removal: Removal::Now }
 }

@@ -22,6 +22,8 @@ pub struct WorkerRow {
     pub flows_created: u64,
     /// Flows ended by their timer.
     pub flows_expired: u64,
+    /// Half-open flows that `drop_entry` dropped.
+    pub flows_shed: u64,
     /// Frames that wait for a neighbour right now.
     pub pending: u64,
     /// Frames received on its queues.

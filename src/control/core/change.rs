@@ -237,6 +237,9 @@ fn difference(registry: &Registry, desired: &Desired) -> Vec<String> {
     if registry.pools() != desired.pools {
         lines.push("change local_addresses".into());
     }
+    if registry.snapshot().semantics != desired.semantics {
+        lines.push("change semantics".into());
+    }
     let mut old: BTreeMap<ServiceKey, &ServiceSpec> =
         registry.services().map(|(_, spec)| (spec.key, spec)).collect();
     for new in &desired.services {

@@ -348,6 +348,7 @@ fn worker_row(id: u8, worker: &WorkerCounters, stalled: bool) -> WorkerRow {
         flows: worker.flows.get(),
         flows_created: worker.flows_created.get(),
         flows_expired: worker.flows_expired.get(),
+        flows_shed: worker.flows_shed.get(),
         pending: worker.pending.get(),
         rx_frames: sum(|nic| &nic.rx_frames),
         tx_frames: sum(|nic| &nic.tx_frames),

@@ -107,6 +107,7 @@ impl Registry {
         let desired = Desired {
             pools: self.lips.pools().to_vec(),
             services: vec![spec.clone()],
+            semantics: self.snapshot.semantics,
             removal: Removal::Now,
         };
         let mut problems = validate_beside(&desired, self.steering.workers(), &self.snapshot.vips);

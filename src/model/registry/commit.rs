@@ -21,6 +21,7 @@ use crate::model::snapshot::Snapshot;
 use crate::model::source_hash::{destination_hash_table, source_hash_table};
 use crate::model::spec::{Removal, SchedulerSpec, ServerSpec, ServiceSpec, SpecProblem};
 use crate::model::steering::KeyKind;
+use crate::model::timeouts::TimeoutOverrides;
 use crate::time::Nanos;
 
 impl Registry {
@@ -155,6 +156,8 @@ impl Registry {
     pub(super) fn store(&mut self, mut spec: ServiceSpec, draft: Draft, round: &mut Round) {
         let known = self.services.contains_key(&spec.key);
         round.services[usize::from(known)] += 1;
+        let timeouts = self.services.get(&spec.key).map(|entry| entry.spec.timeouts);
+        round.timeouts_changed |= timeouts.unwrap_or_default() != spec.timeouts;
         let same_matches = |entry: &Entry| entry.spec.matches == spec.matches;
         round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_matches);
         spec.servers = specs_of(&draft.servers);
@@ -229,6 +232,7 @@ impl Registry {
         let (id, revision) = (entry.service.id, self.snapshot.revision + 1);
         self.logs.insert(id, draft.changes);
         self.retired_services.insert(*key, RetiredService { id, revision });
+        round.timeouts_changed |= entry.spec.timeouts != TimeoutOverrides::default();
         round.touched.push((id, None));
         round.keys_changed = true;
         round.services[2] += 1;
@@ -271,7 +275,9 @@ impl Registry {
     }
 
     pub(super) fn publish(&mut self, round: Round) -> Applied {
-        let changed = !round.touched.is_empty() || round.lips_changed;
+        let semantics = round.semantics.unwrap_or(self.snapshot.semantics);
+        let switched = semantics != self.snapshot.semantics;
+        let changed = switched || !round.touched.is_empty() || round.lips_changed;
         if changed {
             let mut next = self.next_snapshot();
             for (id, service) in round.touched {
@@ -296,6 +302,10 @@ impl Registry {
                     })));
                 next.vips = Arc::new(next.traffic.vips());
             }
+            if round.timeouts_changed || semantics.timeouts != next.semantics.timeouts {
+                next.timeouts_epoch = next.timeouts_epoch.wrapping_add(1);
+            }
+            next.semantics = semantics;
             if round.lips_changed {
                 next.lips = Arc::new(self.lips.map());
             }

@@ -23,6 +23,7 @@ use hashbrown::{HashMap, HashSet};
 use super::change_log::ChangeLog;
 use super::id::{LipId, NextHopId, ServerId, ServiceId};
 use super::route::RouteTable;
+use super::semantics::Semantics;
 use super::service::{ServerState, VirtualService};
 use super::service_key::ServiceKey;
 use super::snapshot::{NicModel, Snapshot};
@@ -124,6 +125,8 @@ struct Round {
     fresh_services: Vec<ServiceId>,
     fresh_servers: Vec<ServerId>,
     fresh_lips: Vec<LipId>,
+    semantics: Option<Semantics>,
+    timeouts_changed: bool,
 }
 
 /// See the module.
@@ -205,6 +208,12 @@ impl Registry {
         self.replace(|snapshot| snapshot.routes = routes)
     }
 
+    /// Replaces the switches of all services (sysctls, `ipvsadm --set`).
+    pub fn set_semantics(&mut self, semantics: Semantics) -> Applied {
+        let round = Round { semantics: Some(semantics), ..Round::default() };
+        self.publish(round)
+    }
+
     /// Everything that keeps the configuration from becoming `desired`; changes nothing.
     pub fn check(&self, desired: &Desired) -> Result<(), Vec<SpecProblem>> {
         let mut problems = validate(desired, self.steering.workers());
@@ -223,7 +232,7 @@ impl Registry {
         hop_for: HopFor,
     ) -> Result<Applied, Vec<SpecProblem>> {
         self.check(desired)?;
-        let mut round = Round::default();
+        let mut round = Round { semantics: Some(desired.semantics), ..Round::default() };
         if desired.pools != self.lips.pools() {
             round.fresh_lips = self.lips.set(&desired.pools, self.snapshot.revision + 1);
             round.lips_changed = true;

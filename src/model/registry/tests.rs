@@ -28,7 +28,7 @@ fn service(port: u16, servers: &[(u8, u32)]) -> ServiceSpec {
 fn desired(services: Vec<ServiceSpec>) -> Desired {
     let addresses = vec![[192, 0, 2, 8].into(), [192, 0, 2, 9].into()];
     let pools = vec![PoolSpec { name: "p".into(), addresses, ports: (1024, 1055) }];
-    Desired { pools, services, removal: DRAIN }
+    Desired { pools, services, semantics: Semantics::default(), removal: DRAIN }
 }
 
 const DRAIN: Removal = Removal::Drain { deadline: None };
