@@ -124,7 +124,7 @@ counted! {
         NoAddressPair = "no_address_pair",
             "more pairs of local address and server than runtime.address_pairs; reset answered";
         NoLocalAddress = "no_local_address",
-            "no local address of the server's family in the service's pool";
+            "no address of the server's family: in the service's pool, or on the port by TUN";
         NextHopPending = "next_hop_pending", "the next hop's neighbour did not resolve in time";
         NoRoute = "no_route", "the kernel has no route to the destination";
         TooBig = "too_big", "larger than the outgoing port's MTU; the sender was told";

@@ -397,7 +397,8 @@ fn larger_than_the_path_is_answered_with_its_mtu() {
             hop.mtu = 1400;
             director.state.set_next_hop(NextHopId(slot), hop);
         }
-        let frame = to(FULLNAT, family).tcp(40_001, 80).flags(ACK).payload(&[0; 1400]).build();
+        let to = to(FULLNAT, family).dont_fragment();
+        let frame = to.tcp(40_001, 80).flags(ACK).payload(&[0; 1400]).build();
         let out = director.receive(CLIENT, &frame);
         let header = if family == 0 { 20 } else { 40 };
         let icmp = &packet(&out.frame)[header..];

@@ -5,3 +5,5 @@ mod support;
 
 #[path = "modes/nat.rs"]
 mod nat;
+#[path = "modes/tunnel.rs"]
+mod tunnel;

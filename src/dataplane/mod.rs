@@ -14,6 +14,7 @@ mod flow_table;
 mod forward;
 mod fragment;
 mod icmp_error;
+mod learned_mtu;
 mod mss;
 mod next_hop;
 mod outbox;

@@ -16,6 +16,17 @@ pub(super) fn get(state: &WorkerState, id: NextHopId) -> Option<&NextHop> {
     state.hops.get(id.index())
 }
 
+/// Largest IP packet that the link behind `id` takes; none while it is not known.
+pub(super) fn link_mtu(state: &WorkerState, id: NextHopId) -> Option<u16> {
+    get(state, id).filter(|hop| hop.resolved).map(|hop| hop.mtu)
+}
+
+/// As `link_mtu`, for the whole path as far as ICMP errors have told of it.
+pub(super) fn path_mtu(state: &WorkerState, id: NextHopId) -> Option<u16> {
+    let learned = state.learned_mtus.get(id, state.now).unwrap_or(u16::MAX);
+    link_mtu(state, id).map(|mtu| mtu.min(learned))
+}
+
 /// Writes MAC addresses and tag; the verdict sends the frame or parks it.
 pub(super) fn finish(
     state: &WorkerState,

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::defence::Defences;
-use super::flow_table::FlowTable;
+use super::flow::Direction;
+use super::flow_table::{FlowId, FlowTable};
 use super::fragment::Fragments;
+use super::learned_mtu::LearnedMtus;
 use super::outbox::Outbox;
 use super::schedule::Schedulers;
 use super::source_ports::SourcePorts;
@@ -59,6 +61,9 @@ pub struct WorkerState {
     pub(super) source_ports: SourcePorts,
     pub(super) schedulers: Schedulers,
     pub(super) hops: Vec<NextHop>,
+    pub(super) learned_mtus: LearnedMtus,
+    /// Identifications given to packets so far.
+    ids: u32,
     /// Extra frames of the last burst.
     pub outbox: Outbox,
     /// What control should hear.
@@ -91,6 +96,8 @@ impl WorkerState {
             source_ports: SourcePorts::new(config.worker, config.source_port_spaces)?,
             schedulers: Schedulers::new(config.counters.servers.len(), config.seed),
             hops: vec![unresolved; NEXT_HOPS_MAX],
+            learned_mtus: LearnedMtus::new(),
+            ids: config.seed as u32,
             outbox: Outbox::new(),
             events: ArrayVec::new(),
             sweep: None,
@@ -102,6 +109,9 @@ impl WorkerState {
     /// Writes one next-hop slot; flows that use it follow at once.
     pub fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) {
         if let Some(slot) = self.hops.get_mut(id.index()) {
+            if (slot.nic, slot.neighbour) != (hop.nic, hop.neighbour) {
+                self.learned_mtus.forget(id);
+            }
             *slot = hop;
         }
     }
@@ -109,6 +119,28 @@ impl WorkerState {
     /// The next hop in a slot.
     pub fn next_hop(&self, id: NextHopId) -> Option<&NextHop> {
         self.hops.get(id.index())
+    }
+
+    /// Takes note that tunnel packets beyond `mtu` bytes, outer header included, do not get through
+    /// to the server of a flow: an ICMP error said so. For ten minutes, on this worker, clients of
+    /// servers behind the same next hop are told what fits.
+    pub fn learn_path_mtu(&mut self, id: FlowId, mtu: u16) {
+        let Some(addresses) = self.flows.addresses(id) else { return };
+        let Some(core) = self.flows.core(id) else { return };
+        let (hop, is_ipv4) = (core.hop(Direction::Inbound), addresses.server.is_ipv4());
+        self.learned_mtus.learn(hop, is_ipv4, mtu, self.now);
+    }
+
+    /// An identification for packets that may be cut. Workers count in turns, so that two of them
+    /// never give one at the same time.
+    pub(super) fn next_fragment_id(&mut self) -> u32 {
+        self.ids = self.ids.wrapping_add(1);
+        self.ids.wrapping_mul(u32::from(self.workers.max(1))).wrapping_add(u32::from(self.worker.0))
+    }
+
+    /// As `next_fragment_id`, for IPv4.
+    pub(super) fn next_ip_id(&mut self) -> u16 {
+        self.next_fragment_id() as u16
     }
 
     /// Takes note of a new snapshot between two bursts.

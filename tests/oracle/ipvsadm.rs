@@ -194,15 +194,36 @@ impl Line {
         let mode = match self.method.unwrap_or('g') {
             'g' => ForwardMode::DirectRoute,
             'm' => ForwardMode::Nat,
-            _ => return Err("tunnel"),
+            _ => ForwardMode::Tunnel,
         };
         // DR and TUN servers have the service's port, whatever was given.
         let port = if mode.maps_ports() { place.port() } else { service_port(key) };
         Ok(ServerSpec {
             upper_threshold: self.upper,
             lower_threshold: self.lower,
+            tunnel: self.tunnel(),
             ..ServerSpec::new((place.ip(), port).into(), self.weight.unwrap_or(1), mode)
         })
+    }
+}
+
+impl Line {
+    fn tunnel(&self) -> Tunnel {
+        let option = |name: &str| self.tunnel.iter().find(|(given, _)| given == name);
+        let value = |name| option(name).and_then(|(_, value)| value.as_deref());
+        let (sum, remote) = (option("--tun-csum").is_some(), option("--tun-remcsum").is_some());
+        match value("--tun-type").unwrap_or("ipip") {
+            "gre" => Tunnel::Gre { checksum: sum },
+            "gue" => Tunnel::Gue {
+                port: value("--tun-port").unwrap().parse().unwrap(),
+                checksum: match (sum, remote) {
+                    (false, false) => GueChecksum::None,
+                    (true, _) => GueChecksum::Sum,
+                    (_, true) => GueChecksum::Remote,
+                },
+            },
+            _ => Tunnel::Ipip,
+        }
     }
 }
 

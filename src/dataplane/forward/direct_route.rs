@@ -6,7 +6,7 @@ use super::super::classify::Packet;
 use super::super::flow::{Direction, FlowCore};
 use super::super::next_hop;
 use super::super::state::WorkerState;
-use super::{edit, fits, too_big};
+use super::{Fit, edit, fit, pieces, too_big_inbound};
 use crate::counters::DropReason;
 use crate::model::{NextHopId, Snapshot};
 use crate::wire::ethernet::{Ethernet, MacAddr};
@@ -22,11 +22,16 @@ pub(super) fn rewrite(
         return Err(DropReason::ForwardingLoop);
     }
     let packet: Packet = slot.packet;
-    if !fits(state, hop, packet.ip_bytes()) {
-        return too_big(state, snapshot, slot, hop);
+    let fit = fit(state, slot, hop);
+    if let Fit::Refused(mtu) = fit {
+        return too_big_inbound(state, snapshot, slot, (core, mtu));
     }
     if core.decrements_ttl() {
         edit::decrement_ttl(slot.frame.bytes_mut(), &packet)?;
+    }
+    if let Fit::Cut(mtu) = fit {
+        slot.frame.set_len(packet.end).map_err(|_| DropReason::Internal)?;
+        return pieces::send(state, snapshot, &mut slot.frame, (hop, mtu));
     }
     next_hop::finish(state, snapshot, &mut slot.frame, hop)
 }

@@ -4,16 +4,20 @@
 mod direct_route;
 pub(super) mod edit;
 mod nat;
+mod pieces;
 mod quoted;
+pub(super) mod tunnel;
 
 use super::burst::{Slot, Verdict};
-use super::classify::Kind;
+use super::classify::{Kind, L3};
+use super::flow::FlowCore;
 use super::flow_table::Hit;
 use super::next_hop;
 use super::reply;
 use super::state::WorkerState;
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{ForwardMode, NextHopId, Snapshot};
+use crate::wire::ipv4::Ipv4;
 
 /// Rewrites a packet of a flow and says where it goes.
 pub(super) fn rewrite(
@@ -29,7 +33,7 @@ pub(super) fn rewrite(
     match core.mode() {
         ForwardMode::DirectRoute => direct_route::rewrite(state, snapshot, slot, &core),
         ForwardMode::Nat | ForwardMode::FullNat => nat::rewrite(state, snapshot, slot, hit),
-        ForwardMode::Tunnel => Err(DropReason::Internal),
+        ForwardMode::Tunnel => tunnel::rewrite(state, snapshot, slot, hit),
         // As it came: its addresses are the director's own.
         ForwardMode::Local => Ok(Verdict::ToKernel(slot.rx.nic)),
     }
@@ -57,26 +61,61 @@ fn is_never_answered(slot: &Slot) -> bool {
     matches!(slot.packet.kind, Kind::IcmpError | Kind::Fragment)
 }
 
-/// Whether a packet of `ip_bytes` fits the path behind `hop`.
-fn fits(state: &WorkerState, hop: NextHopId, ip_bytes: usize) -> bool {
-    next_hop::get(state, hop).is_none_or(|hop| !hop.resolved || ip_bytes <= usize::from(hop.mtu))
+/// What of a packet's way is too small for it, and whether it may be cut.
+enum Fit {
+    /// Nothing.
+    Whole,
+    /// Cut to pieces of so many bytes.
+    Cut(u16),
+    /// Refused: so many bytes fit.
+    Refused(u16),
 }
 
-/// Tells the sender what fits (RFC 1191, RFC 8201). IPv4 senders that allow fragments get the same
-/// answer: gyre does not fragment.
+/// Whether the frame's packet fits the path behind `hop` as it is.
+fn fit(state: &WorkerState, slot: &Slot, hop: NextHopId) -> Fit {
+    let Some(mtu) = next_hop::link_mtu(state, hop) else { return Fit::Whole };
+    if slot.packet.ip_bytes() <= usize::from(mtu) {
+        Fit::Whole
+    } else if may_be_cut(slot) {
+        Fit::Cut(mtu)
+    } else {
+        Fit::Refused(mtu)
+    }
+}
+
+/// Whether the sender lets routers cut the packet: IPv4 without "do not fragment".
+fn may_be_cut(slot: &Slot) -> bool {
+    let l3 = slot.frame.bytes().get(L3..);
+    matches!(l3.map(Ipv4::parse), Some(Ok((ip, _))) if !ip.dont_fragment())
+}
+
+/// Tells the sender what fits (RFC 1191, RFC 8201).
 fn too_big(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     slot: &mut Slot,
-    hop: NextHopId,
+    mtu: u16,
 ) -> Result<Verdict, DropReason> {
     if is_never_answered(slot) {
         return Err(DropReason::TooBig);
     }
     let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
-    let mtu = next_hop::get(state, hop).map_or(nic.mtu, |hop| hop.mtu);
     reply::too_big(slot, (nic, snapshot), mtu)?;
     state.counters.dropped(DropReason::TooBig);
     state.counters.replied(ReplyKind::TooBig);
     Ok(Verdict::Transmit(nic.id))
+}
+
+/// As `too_big` on the way to the server: the kernel takes the TTL's one off before it looks at
+/// the size, so that the quoted packet shows it (recordings mtu-*).
+fn too_big_inbound(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    (core, mtu): (&FlowCore, u16),
+) -> Result<Verdict, DropReason> {
+    if core.decrements_ttl() {
+        edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;
+    }
+    too_big(state, snapshot, slot, mtu)
 }

@@ -10,7 +10,7 @@ use super::super::state::WorkerState;
 use super::super::{client_address, next_hop, sequence};
 use super::edit::{self, Endpoints};
 use super::quoted::{self, ErrorEdit};
-use super::{fits, too_big};
+use super::{Fit, fit, pieces, too_big, too_big_inbound};
 use crate::counters::DropReason;
 use crate::model::{ForwardMode, NextHopId, Protocol, Snapshot};
 
@@ -25,10 +25,12 @@ pub(super) fn rewrite(
         Direction::Inbound => Ok(core.hop(Direction::Inbound)),
         Direction::Outbound => towards_client(state, snapshot, hit, &core)?,
     };
-    if let Ok(hop) = hop
-        && !fits(state, hop, slot.packet.ip_bytes())
-    {
-        return too_big(state, snapshot, slot, hop);
+    let fit = hop.map_or(Fit::Whole, |hop| fit(state, slot, hop));
+    if let Fit::Refused(mtu) = fit {
+        return match hit.direction {
+            Direction::Inbound => too_big_inbound(state, snapshot, slot, (&core, mtu)),
+            Direction::Outbound => too_big(state, snapshot, slot, mtu),
+        };
     }
     match slot.packet.kind {
         Kind::IcmpError => translate_error(state, snapshot, slot, hit)?,
@@ -42,9 +44,13 @@ pub(super) fn rewrite(
             translate(state, slot, hit, &core)?;
         }
     }
-    match hop {
-        Ok(hop) => next_hop::finish(state, snapshot, &mut slot.frame, hop),
-        Err(waiting) => Ok(waiting),
+    match (hop, fit) {
+        (Ok(hop), Fit::Cut(mtu)) => {
+            slot.frame.set_len(slot.packet.end).map_err(|_| DropReason::Internal)?;
+            pieces::send(state, snapshot, &mut slot.frame, (hop, mtu))
+        }
+        (Ok(hop), _) => next_hop::finish(state, snapshot, &mut slot.frame, hop),
+        (Err(waiting), _) => Ok(waiting),
     }
 }
 
