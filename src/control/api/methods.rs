@@ -167,7 +167,7 @@ methods! {
         "{}",
         r#"{"workers":[{"id":0,"stalled":false,"turns":81000000,"idle_turns":80000000,
             "revision":9,"flows":600,"flows_created":45000,"flows_expired":44400,
-            "flows_shed":0,"pending":0,
+            "flows_shed":0,"locality_full":0,"pending":0,
             "rx_frames":900000,"tx_frames":900000,"hand_offs":0,"drops":6}]}"#;
     "ports.list" => PortsList(NoParams) -> PortsResult, [],
         "Ports: link, queues, frames, what the device lost, buffers.",

@@ -24,6 +24,8 @@ pub struct WorkerRow {
     pub flows_expired: u64,
     /// Half-open flows that `drop_entry` dropped.
     pub flows_shed: u64,
+    /// Destinations that `lblc` or `lblcr` had no room to remember.
+    pub locality_full: u64,
     /// Frames that wait for a neighbour right now.
     pub pending: u64,
     /// Frames received on its queues.

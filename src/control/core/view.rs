@@ -349,6 +349,7 @@ fn worker_row(id: u8, worker: &WorkerCounters, stalled: bool) -> WorkerRow {
         flows_created: worker.flows_created.get(),
         flows_expired: worker.flows_expired.get(),
         flows_shed: worker.flows_shed.get(),
+        locality_full: worker.locality_full.get(),
         pending: worker.pending.get(),
         rx_frames: sum(|nic| &nic.rx_frames),
         tx_frames: sum(|nic| &nic.tx_frames),

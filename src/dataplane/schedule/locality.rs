@@ -49,7 +49,7 @@ pub(super) fn pick_replicated(
     let least = least_of_set(servers, cache, entry);
     if cache.may_shrink(entry, place) {
         let most = most_of_set(servers, cache, entry);
-        cache.shrink(entry, most.map(|at| &servers.servers[at]), place);
+        cache.shrink(entry, (servers.servers, most), place);
     }
     if let Some(at) = least.filter(|at| !is_busy(servers, *at)) {
         return Some(at);

@@ -72,6 +72,12 @@ struct Member {
     next: u32,
 }
 
+impl Member {
+    fn is(&self, server: &RealServer) -> bool {
+        (server.address, server.port) == (self.address, self.port)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct LocalityCache {
@@ -141,9 +147,7 @@ impl LocalityCache {
         servers: &'a [RealServer],
     ) -> impl Iterator<Item = usize> + use<'a> {
         self.members_of(entry).filter_map(move |(_, member)| {
-            let is_it = |server: &RealServer| {
-                (server.address, server.port) == (member.address, member.port)
-            };
+            let is_it = |server: &RealServer| member.is(server);
             let hint = member.at as usize;
             if servers.get(hint).is_some_and(is_it) {
                 return Some(hint);
@@ -194,8 +198,7 @@ impl LocalityCache {
         (at, server): (usize, &RealServer),
         place: &Place,
     ) -> bool {
-        let endpoint = (server.address, server.port);
-        if self.members_of(entry).any(|(_, member)| (member.address, member.port) == endpoint) {
+        if self.members_of(entry).any(|(_, member)| member.is(server)) {
             return true;
         }
         let Some(id) = self.take_member() else { return false };
@@ -214,25 +217,34 @@ impl LocalityCache {
         entry.members > 1 && place.now_s.wrapping_sub(entry.changed_s) > EXPIRATION_S
     }
 
-    /// Takes a server out of a set; without one a member that is no longer listed.
-    pub fn shrink(&mut self, entry: EntryId, server: Option<&RealServer>, place: &Place) {
-        let is_it = |member: &Member| {
-            server
-                .is_none_or(|server| (server.address, server.port) == (member.address, member.port))
-        };
-        let mut before = NONE;
-        let mut found = None;
-        for (id, member) in self.members_of(entry) {
-            if is_it(member) {
-                found = Some(id);
-                break;
-            }
-            before = id;
-        }
-        if let Some(id) = found {
+    /// Takes one member out of a set: one that is no longer among `servers`, else the one at
+    /// `most`.
+    pub fn shrink(
+        &mut self,
+        entry: EntryId,
+        (servers, most): (&[RealServer], Option<usize>),
+        place: &Place,
+    ) {
+        let is_gone = |member: &Member| !servers.iter().any(|server| member.is(server));
+        let is_most = |member: &Member| most.is_some_and(|at| member.is(&servers[at]));
+        if let Some((before, id)) =
+            self.find_member(entry, is_gone).or_else(|| self.find_member(entry, is_most))
+        {
             self.drop_member(entry, before, id);
             self.entries[entry.0 as usize].changed_s = place.now_s;
         }
+    }
+
+    /// The first member that `is_it`, behind the one before it.
+    fn find_member(&self, entry: EntryId, is_it: impl Fn(&Member) -> bool) -> Option<(u32, u32)> {
+        let mut before = NONE;
+        for (id, member) in self.members_of(entry) {
+            if is_it(member) {
+                return Some((before, id));
+            }
+            before = id;
+        }
+        None
     }
 
     fn drop_member(&mut self, entry: EntryId, before: u32, id: u32) {
@@ -432,9 +444,11 @@ mod tests {
         assert!(!cache.may_shrink(entry, &place(7, 1 + EXPIRATION_S)));
         let later = place(7, 2 + EXPIRATION_S);
         assert!(cache.may_shrink(entry, &later));
-        cache.shrink(entry, Some(&servers[1]), &later);
+        cache.shrink(entry, (&servers, Some(1)), &later);
         assert!(!cache.may_shrink(entry, &later), "one a day");
         assert_eq!(positions(&mut cache, &later, &servers), Some(vec![2, 0]));
+        cache.shrink(entry, (&servers[1..], Some(0)), &later);
+        assert_eq!(positions(&mut cache, &later, &servers), Some(vec![2]), "who left goes first");
         cache.remove(entry);
         assert_eq!(cache.find(&later), None);
         let free = std::iter::successors(Some(cache.free_member), |at| {
