@@ -111,6 +111,8 @@ counted! {
             "a fragmented segment while SYNPROXY or the client's address need it whole";
         BadIcmpChecksum = "bad_icmp_checksum",
             "an ICMP error about a flow whose own checksum is wrong";
+        IcmpConsumed = "icmp_consumed",
+            "an ICMP error about a tunnel's packet of which its client need not hear";
         Denied = "denied", "the service's allow or deny list refuses this client";
         NoServer = "no_server", "the service has no usable server; port unreachable was answered";
         ServerRemoved = "server_removed", "the flow's server was removed at once";
@@ -170,6 +172,7 @@ counted! {
         PortUnreachable = "port_unreachable", "ICMP port unreachable: no server";
         TimeExceeded = "time_exceeded", "ICMP time exceeded";
         TooBig = "too_big", "ICMP fragmentation needed or packet too big";
+        TunnelError = "tunnel_error", "what an ICMP error says of a tunnel's packet, to its client";
         SynCookie = "syn_cookie", "SYN-ACK with a cookie";
         ServerSyn = "server_syn", "SYN to the server for a proven client";
         ProxyHeader = "proxy_header", "a PROXY header in a segment of its own";

@@ -251,6 +251,63 @@ proptest! {
     }
 }
 
+/// Puts outer packets together and takes the tunnel's headers, `between` bytes, off.
+fn out_of_tunnel(frames: &[Vec<u8>], between: usize) -> Vec<u8> {
+    let mut whole = Vec::new();
+    for (at, frame) in frames.iter().enumerate() {
+        assert!(packet(frame).len() <= 1500);
+        let (addresses, ttl, place, bytes) = piece(frame);
+        assert_eq!((addresses, ttl), (piece(&frames[0]).0, 63));
+        assert_eq!(place.id, piece(&frames[0]).2.id);
+        assert_eq!(usize::from(place.offset_bytes), whole.len());
+        assert_eq!(place.more, at + 1 < frames.len());
+        whole.extend_from_slice(bytes);
+    }
+    whole[between..].to_vec()
+}
+
+/// The tunnel carries the datagram whole; its own packets are cut (recording frag-tun6).
+#[test]
+fn datagram_in_a_tunnel_travels_whole() {
+    let gue = Tunnel::Gue { port: 6080, checksum: GueChecksum::Sum };
+    let tunnels = [(Tunnel::Ipip, 0), (Tunnel::Gre { checksum: true }, 8), (gue, 12)];
+    for (family, outer, (tunnel, between)) in
+        (0..4).flat_map(|n| tunnels.map(|tunnel| (n / 2, n % 2, tunnel)))
+    {
+        for (bytes, size, turn) in [(60_000, 1400, 0), (60_000, 1400, 9), (3000, 1000, 2)] {
+            let mut director = Director::new(KernelMode::Tap);
+            let key = ServiceKey::new(Protocol::Udp, ip(DR[family]), 80);
+            let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+            let tun = server(SocketAddr::new(ip(RIPS[outer]), 80), 1, ForwardMode::Tunnel);
+            spec.servers = vec![ServerSpec { tunnel, ..tun }];
+            let wanted = desired(vec![spec]);
+            director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
+            let builder = from_client(ip(CLIENTS[family]), ip(DR[family]));
+            let request = udp(builder.clone(), (777, 80), &vec![9; bytes]);
+            let mut frames = cut(&builder, 5, IpProtocol::UDP, &request, &every(size));
+            frames.rotate_left(turn);
+            let sent = through(&mut director, CLIENT, SERVER, &frames);
+            let inner = out_of_tunnel(&sent, between);
+            let header = if family == 0 { 20 } else { 40 };
+            assert_eq!(inner[header..], request, "{tunnel:?} {family} in {outer}");
+            let (protocol, length) = match family {
+                0 => {
+                    let (ip, options, body) = Ipv4::parse_with_options(&inner).unwrap();
+                    assert_eq!(ip.verify_checksum(options), Ok(()));
+                    assert!(ip.fragment().is_none());
+                    (ip.protocol(), body.len())
+                }
+                _ => {
+                    let (ip, body) = Ipv6::parse(&inner).unwrap();
+                    (ip.next_header(), body.len())
+                }
+            };
+            assert_eq!((protocol, length), (IpProtocol::UDP, request.len()));
+            assert_eq!(director.state.counters.drops.iter().map(|n| n.get()).sum::<u64>(), 0);
+        }
+    }
+}
+
 fn request(vips: [&str; 2], family: usize, id: u32) -> Vec<Vec<u8>> {
     let builder = from_client(ip(CLIENTS[family]), ip(vips[family]));
     let bytes = udp(builder.clone(), (777, 80), &[7; 1000]);
@@ -486,7 +543,7 @@ fn pieces_of_an_ended_flow_are_dropped() {
 #[test]
 fn further_pieces_cause_no_icmp_error() {
     let mut director = director();
-    let builder = from_client(ip(CLIENTS[0]), ip(DR[0]));
+    let builder = from_client(ip(CLIENTS[1]), ip(DR[1]));
     let bytes = udp(builder.clone(), (777, 80), &[7; 4000]);
     let frames = cut(&builder, 3, IpProtocol::UDP, &bytes, &[400, 2200]);
     assert_eq!(director.receive(CLIENT, &frames[0]).verdict, Verdict::Transmit(SERVER));
@@ -495,6 +552,20 @@ fn further_pieces_cause_no_icmp_error() {
     let dying = cut(&builder.ttl(1), 3, IpProtocol::UDP, &bytes, &[400, 2200]);
     let verdict = director.receive(CLIENT, &dying[2]).verdict;
     assert_eq!(verdict, Verdict::Drop(DropReason::TtlExpired));
+}
+
+/// IPv4 without "do not fragment" may be cut, and pieces may again.
+#[test]
+fn piece_too_large_for_the_path_is_cut_again() {
+    for vips in [DR, NAT, FULLNAT] {
+        let mut director = director();
+        let builder = from_client(ip(CLIENTS[0]), ip(vips[0]));
+        let bytes = udp(builder.clone(), (777, 80), &[7; 4000]);
+        let frames = cut(&builder, 3, IpProtocol::UDP, &bytes, &[1600, 3200]);
+        let sent = through(&mut director, CLIENT, SERVER, &frames);
+        assert!(sent.len() > 3 && sent.iter().all(|frame| packet(frame).len() <= 1500));
+        assert_eq!(reassemble(&sent).3[8..], [7; 4000]);
+    }
 }
 
 /// The next header of a later fragment may be another extension header (RFC 8200 section 4.5).

@@ -352,3 +352,81 @@ fn mtu_told_to_a_client_leaves_room_for_its_address() {
         assert_eq!(error(&relayed.frame).2, fits);
     }
 }
+
+/// A TUN service over IPv4, one packet of its client's, and what became of it.
+fn tunnelled(tunnel: Tunnel) -> (Director, Vec<u8>, Vec<u8>) {
+    let mut director = Director::new(KernelMode::Tap);
+    let key = ServiceKey::new(Protocol::Udp, ip(DR[0]), 80);
+    let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+    let tun = server(SocketAddr::new(ip(RIPS[0]), 80), 1, ForwardMode::Tunnel);
+    spec.servers = vec![ServerSpec { tunnel, ..tun }];
+    let wanted = desired(vec![spec]);
+    director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
+    let asked = to(DR, 0).dont_fragment().udp(777, 80).payload(&[7; 1200]).build();
+    let sent = director.receive(CLIENT, &asked);
+    assert_eq!(sent.verdict, Verdict::Transmit(SERVER));
+    (director, asked.to_vec(), sent.frame)
+}
+
+/// An error from a router of the server side to whoever sent the quoted packet.
+fn about(sent: &[u8], kind: u8, code: u8, word: u32) -> Vec<u8> {
+    let (director, _) = addresses(packet(sent));
+    let frame = PacketBuilder::new()
+        .ethernet(server_mac(ip(RIPS[0])), director_mac(SERVER))
+        .ip(ip(ROUTERS[0][1]), director)
+        .unwrap();
+    frame.icmp(kind, code, word).payload(packet(sent)).build().to_vec()
+}
+
+#[test]
+fn error_about_a_tunnels_packet_is_told_to_the_client_it_carried() {
+    let gue = Tunnel::Gue { port: 6080, checksum: GueChecksum::None };
+    let gre = |checksum| Tunnel::Gre { checksum };
+    for (tunnel, overhead) in [(Tunnel::Ipip, 20), (gre(false), 24), (gre(true), 28), (gue, 32)] {
+        let (mut director, asked, sent) = tunnelled(tunnel);
+        for (kind, code, word, told) in
+            // The first says what was known before, as the kernel's; the second what it learned.
+            [
+                (3, 1, 0, 0),
+                (11, 0, 0, 0),
+                (3, 4, 1300, 1500 - overhead),
+                (3, 4, 1300, 1300 - overhead),
+            ]
+        {
+            let relayed = director.receive(SERVER, &about(&sent, kind, code, word));
+            assert_eq!(relayed.verdict, Verdict::Transmit(CLIENT), "{tunnel:?} {kind}/{code}");
+            assert_eq!(addresses(packet(&relayed.frame)), (ip(DR[0]), ip(CLIENTS[0])));
+            let (got_kind, got_code, got_word, quoted) = error(&relayed.frame);
+            assert_eq!((got_kind, got_code, got_word), (kind, code, told), "{tunnel:?}");
+            assert_eq!(quoted, &with_hops(packet(&asked), 63)[..548]);
+        }
+        // From now on the director says so itself.
+        let large = to(DR, 0).dont_fragment().udp(777, 80).payload(&[7; 1272]).build();
+        let refused = director.receive(CLIENT, &large);
+        assert_eq!(refused.verdict, Verdict::Transmit(CLIENT));
+        assert_eq!(error(&refused.frame).2, 1300 - overhead);
+    }
+}
+
+#[test]
+fn errors_about_tunnels_of_others_and_those_nobody_waits_for_are_not_told() {
+    let (mut director, _, sent) = tunnelled(Tunnel::Ipip);
+    // Parameter problem; an inner tuple that is no flow's; another server's.
+    assert_eq!(
+        director.receive(SERVER, &about(&sent, 12, 0, 0)).verdict,
+        Verdict::ToKernel(SERVER)
+    );
+    let mut strange = sent.clone();
+    strange[14 + 20 + 20] ^= 1;
+    let verdict = director.receive(SERVER, &about(&strange, 3, 1, 0)).verdict;
+    assert_eq!(verdict, Verdict::ToKernel(SERVER));
+    let mut elsewhere = sent.clone();
+    elsewhere[14 + 19] ^= 1;
+    let verdict = director.receive(SERVER, &about(&elsewhere, 3, 1, 0)).verdict;
+    assert_eq!(verdict, Verdict::ToKernel(SERVER));
+    // The outer packet could have been cut: whoever says it is too big has told us, not its client.
+    let mut cuttable = sent;
+    cuttable[14 + 6] &= !0x40;
+    let verdict = director.receive(SERVER, &about(&cuttable, 3, 4, 1300)).verdict;
+    assert_eq!(verdict, Verdict::Drop(DropReason::IcmpConsumed));
+}

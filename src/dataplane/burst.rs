@@ -49,8 +49,8 @@ pub enum Verdict {
     /// As `AwaitNeighbour`, for an address on this port's link that has no slot yet: park it until
     /// a resolved slot names this neighbour.
     AwaitAddress(NicId, IpAddr),
-    /// Free it: the packet path has a copy, which comes again from
-    /// `WorkerState::resume_fragments`.
+    /// Free it: the packet path has a copy of this fragment, which comes again from
+    /// `WorkerState::resume_fragments`, or leaves with all of its datagram.
     Parked,
     /// Free it. Already counted.
     Drop(DropReason),

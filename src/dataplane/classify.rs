@@ -33,6 +33,9 @@ pub enum Kind {
     /// An ICMP error of a kind that is relayed. `key` is the quoted packet's reversed: the tuple
     /// of packets that go the error's way. `seq` is the quoted one.
     IcmpError,
+    /// An ICMP error about a packet in a tunnel. `key` is the tuple of the packet inside, as its
+    /// client sent it, and `payload` where that packet starts.
+    TunnelError,
     /// Nothing gyre forwards: ARP, ND, echo, other protocols, multicast.
     Other,
 }
@@ -194,7 +197,14 @@ fn ipv4(l3: &[u8]) -> Result<Packet, DropReason> {
     }
     match ip.protocol() {
         IpProtocol::ICMP => {
-            Ok(if is_relayed_v4(payload) { about(packet, quoted_v4(payload)) } else { packet })
+            if !is_relayed_v4(payload) {
+                return Ok(packet);
+            }
+            let about = about(packet, quoted_v4(payload));
+            if about.kind == Kind::IcmpError {
+                return Ok(about);
+            }
+            Ok(wrapped(payload, &packet).unwrap_or(packet))
         }
         protocol => transport(packet, protocol, payload),
     }
@@ -322,6 +332,41 @@ fn quoted_v4(icmp: &[u8]) -> Option<(FlowKey, SeqNum)> {
         return None;
     }
     quoted(ip.protocol(), (ip.src().into(), ip.dst().into()), body)
+}
+
+/// The facts of an error about a packet of IPv4 in IPv4, plain or by GRE or GUE: about the one
+/// inside. Tunnels whose headers say more than gyre writes are others'.
+pub(super) fn wrapped(icmp: &[u8], packet: &Packet) -> Option<Packet> {
+    let (outer, body) = Ipv4::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
+    if outer.fragment().is_some_and(|piece| !piece.is_first()) {
+        return None;
+    }
+    let between = match outer.protocol() {
+        IpProtocol::IPV4 => 0,
+        IpProtocol::GRE => match *body.first_chunk::<4>()? {
+            [0, 0, 0x08, 0x00] => 4,
+            [0x80, 0, 0x08, 0x00] => 8,
+            _ => return None,
+        },
+        IpProtocol::UDP => match *body.get(UDP_HEADER_BYTES..)?.first_chunk::<4>()? {
+            [0, 4, 0, 0] => UDP_HEADER_BYTES + 4,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let inside = body.get(between..)?;
+    let (inner, rest) = Ipv4::parse_quoted(inside).ok()?;
+    let (reversed, seq) = quoted(inner.protocol(), (inner.src().into(), inner.dst().into()), rest)?;
+    let FlowKey { src, dst, src_port, dst_port, .. } = reversed;
+    let key = FlowKey { src: dst, dst: src, src_port: dst_port, dst_port: src_port, ..reversed };
+    let payload = packet.l4 + ICMP_HEADER_BYTES + outer.header_bytes() + between;
+    Some(Packet { kind: Kind::TunnelError, key, seq, payload, ..*packet })
+}
+
+/// Where an error about a tunnel's packet says that packet was going.
+pub(super) fn wrapped_to(icmp: &[u8]) -> Option<IpAddr> {
+    let (outer, _) = Ipv4::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
+    Some(outer.dst().into())
 }
 
 fn quoted_v6(icmp: &[u8]) -> Option<(FlowKey, SeqNum)> {

@@ -10,6 +10,7 @@
 mod coverage;
 mod datagrams;
 mod store;
+mod whole;
 
 use super::burst::{RxMeta, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
@@ -18,14 +19,16 @@ use super::flow_table::Hit;
 use super::state::WorkerState;
 use super::{forward, pipeline, steer, tcp_state, track};
 use crate::counters::{DropReason, HandOffCause, WorkerCounters};
+use crate::frame::Frame;
 use crate::limits::{
     FRAGMENT_FRAMES_MAX, FRAGMENT_TIMEOUT_MS, FRAGMENTS_SEARCHED_MAX, FRAME_BYTES_MAX,
-    TIMERS_PER_TURN_MAX,
+    HEADROOM_BYTES, TIMERS_PER_TURN_MAX,
 };
 use crate::model::{ClientAddress, Protocol, Snapshot, VirtualService, WorkerId};
 use crate::time::{NANOS_PER_MILLI, Nanos};
 use datagrams::{Datagrams, Fate};
 use store::{Chain, Store};
+use whole::{Pieces, Whole};
 
 /// All fragments of one worker.
 #[derive(Debug)]
@@ -34,9 +37,10 @@ pub(super) struct Fragments {
     store: Store,
     /// Frames that wait no longer.
     released: Chain,
-    /// Counts the identifications given out.
-    ids: u32,
+    /// Room for a frame.
     scratch: Vec<u8>,
+    /// Room for a datagram.
+    whole: Whole,
 }
 
 impl Fragments {
@@ -46,18 +50,9 @@ impl Fragments {
             datagrams: Datagrams::new(seed),
             store: Store::new(),
             released: Chain::EMPTY,
-            ids: (seed >> 32) as u32,
             scratch: vec![0; FRAME_BYTES_MAX],
+            whole: Whole::new(),
         }
-    }
-
-    /// An identification that no other worker gives out at the same time.
-    fn next_id(&mut self, worker: WorkerId, workers: u8) -> u32 {
-        self.ids = self.ids.wrapping_add(1);
-        let share = u32::from(u16::MAX) / u32::from(workers.max(1));
-        // The low half alone is IPv4's.
-        (self.ids & 0xffff_0000)
-            | (self.ids % share * u32::from(workers.max(1)) + u32::from(worker.0))
     }
 
     /// Makes a datagram; the oldest one makes way.
@@ -90,7 +85,7 @@ impl Fragments {
     /// Keeps a copy of a frame until its datagram's first piece has come.
     fn park(&mut self, at: u16, slot: &Slot, counters: &WorkerCounters) -> Result<(), DropReason> {
         let bytes = slot.frame.bytes().get(..slot.packet.end).ok_or(DropReason::Internal)?;
-        let place = slot.packet.piece.ok_or(DropReason::Internal)?.place.offset_bytes;
+        let piece = slot.packet.piece.ok_or(DropReason::Internal)?;
         if bytes.len() > self.scratch.len() {
             return Err(DropReason::FragmentStoreFull);
         }
@@ -107,10 +102,22 @@ impl Fragments {
         }
         let datagram = self.datagrams.get_mut(at).ok_or(DropReason::Internal)?;
         let has_room = datagram.waiting.len() < FRAGMENT_FRAMES_MAX;
-        if !has_room || !self.store.insert(&mut datagram.waiting, bytes, place, &slot.rx) {
+        if !has_room || !self.store.insert(&mut datagram.waiting, bytes, &piece, &slot.rx) {
             return Err(DropReason::FragmentStoreFull);
         }
         Ok(())
+    }
+
+    /// The datagram that was put together last, with room before it, and how it had been cut.
+    pub fn whole(&mut self) -> (Frame<'_>, &Pieces) {
+        let Whole { bytes, end, pieces } = &mut self.whole;
+        (Frame::new(bytes, HEADROOM_BYTES, *end), pieces)
+    }
+
+    fn set_fate(&mut self, at: u16, fate: Fate) {
+        if let Some(datagram) = self.datagrams.get_mut(at) {
+            datagram.fate = fate;
+        }
     }
 
     /// Decides what becomes of a datagram's pieces, those that wait included.
@@ -121,6 +128,34 @@ impl Fragments {
         datagram.resuming += waiting.len();
         self.store.append(&mut self.released, waiting);
     }
+}
+
+/// A piece of a datagram that travels whole (TUN): kept until all are here, then put together for
+/// `Fragments::whole`. Whether it was.
+pub(super) fn gather(state: &mut WorkerState, slot: &Slot) -> Result<bool, DropReason> {
+    let WorkerState { fragments, counters, .. } = state;
+    let key = datagram_key(&slot.packet)?;
+    let at = fragments.datagrams.find(&key).ok_or(DropReason::Internal)?;
+    fragments.park(at, slot, counters)?;
+    let Fragments { datagrams, store, scratch, whole, .. } = fragments;
+    let datagram = datagrams.get_mut(at).ok_or(DropReason::Internal)?;
+    if !datagram.is_whole() {
+        return Ok(false);
+    }
+    let mut put = Ok(());
+    let mut is_first = true;
+    while let Some(frame) = store.pop(&mut datagram.waiting) {
+        let body = store.body(frame);
+        let (_, len) = store.read(frame, scratch);
+        store.free(frame);
+        let bytes = scratch.get(..len).unwrap_or_default();
+        put = put.and_then(|()| match is_first {
+            true => whole.begin(bytes, body),
+            false => whole.add(bytes, body),
+        });
+        is_first = false;
+    }
+    put.and_then(|()| whole.finish()).map(|()| true)
 }
 
 impl WorkerState {
@@ -219,13 +254,12 @@ fn enter(
 ) -> Result<u16, DropReason> {
     let piece = slot.packet.piece.ok_or(DropReason::Internal)?;
     let bytes = slot.packet.end.saturating_sub(piece.body);
-    let WorkerState { fragments, counters, worker, workers, .. } = state;
-    let at = match fragments.datagrams.find(key) {
+    let known = state.fragments.datagrams.find(key);
+    let id = if known.is_none() { state.next_fragment_id() } else { 0 };
+    let WorkerState { fragments, counters, .. } = state;
+    let at = match known {
         Some(at) => at,
-        None => {
-            let id = fragments.next_id(*worker, *workers);
-            fragments.make(key, id, now, counters).ok_or(DropReason::Internal)?
-        }
+        None => fragments.make(key, id, now, counters).ok_or(DropReason::Internal)?,
     };
     let noted = fragments.datagrams.note(at, &piece.place, bytes);
     if noted == Err(DropReason::FragmentOverlap) {
@@ -248,8 +282,11 @@ fn piece(
     match datagram.fate {
         Fate::Waiting if piece.place.is_first() => {
             let verdict = first(state, snapshot, slot, now);
-            let fate = fate(state, slot, verdict);
-            state.fragments.decide(at, fate);
+            match fate(state, slot, verdict) {
+                // In a tunnel it waits on, for the last piece.
+                fate if verdict == Ok(Verdict::Parked) => state.fragments.set_fate(at, fate),
+                fate => state.fragments.decide(at, fate),
+            }
             verdict
         }
         Fate::Waiting => {
@@ -306,7 +343,10 @@ fn fate(state: &WorkerState, slot: &Slot, verdict: Result<Verdict, DropReason>) 
     match verdict {
         Ok(Verdict::HandOff(worker, _)) => Fate::Elsewhere(worker),
         Ok(Verdict::ToKernel(_)) => Fate::Kernel,
-        Ok(_) if state.flows.find(&key).is_some() => Fate::Flow(key),
+        // Where the director answered, no packet of the flow is left in the slot.
+        Ok(_) if slot.packet.kind == Kind::Transport && state.flows.find(&key).is_some() => {
+            Fate::Flow(key)
+        }
         _ => Fate::Ended(DropReason::FragmentRefused),
     }
 }

@@ -5,11 +5,11 @@
 //! `reply`'s. An error never changes a flow: no state, no timer, as in the kernel.
 
 use super::burst::{Slot, Verdict};
-use super::classify::L3;
+use super::classify::{self, L3, Packet};
 use super::state::WorkerState;
 use super::{forward, steer, track};
 use crate::counters::{DropReason, HandOffCause};
-use crate::model::Snapshot;
+use crate::model::{Protocol, Snapshot};
 use crate::wire::checksum::Sum;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv6::Ipv6;
@@ -21,6 +21,10 @@ pub(super) fn relay(
     slot: &mut Slot,
 ) -> Result<Verdict, DropReason> {
     let Some(hit) = state.flows.find(&slot.packet.key) else {
+        if let Some(inside) = in_udp(slot) {
+            slot.packet = inside;
+            return relay_wrapped(state, snapshot, slot);
+        }
         return Ok(match steer::elsewhere(state, snapshot, slot) {
             Some((owner, _)) => Verdict::HandOff(owner, HandOffCause::IcmpError),
             None => Verdict::ToKernel(slot.rx.nic),
@@ -35,10 +39,42 @@ pub(super) fn relay(
     forward::rewrite(state, snapshot, slot, hit)
 }
 
+/// An error about a packet that TUN made: its client's, if it went to its flow's server.
+pub(super) fn relay_wrapped(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+) -> Result<Verdict, DropReason> {
+    let kernel = Verdict::ToKernel(slot.rx.nic);
+    let Some(hit) = state.flows.find(&slot.packet.key) else {
+        return Ok(match steer::elsewhere(state, snapshot, slot) {
+            Some((owner, _)) => Verdict::HandOff(owner, HandOffCause::IcmpError),
+            None => kernel,
+        });
+    };
+    let server = state.flows.addresses(hit.id).map(|addresses| addresses.server);
+    if server.is_none() || server != message(slot).and_then(classify::wrapped_to) {
+        return Ok(kernel);
+    }
+    if !is_intact(slot) {
+        return Err(DropReason::BadIcmpChecksum);
+    }
+    forward::relay_wrapped(state, snapshot, slot, hit)
+}
+
+/// GUE is UDP: an error about it looks like one about a datagram of the director's own.
+fn in_udp(slot: &Slot) -> Option<Packet> {
+    let is_udp = slot.packet.key.protocol == Protocol::Udp;
+    is_udp.then(|| classify::wrapped(message(slot)?, &slot.packet)).flatten()
+}
+
+fn message<'s>(slot: &'s Slot<'_>) -> Option<&'s [u8]> {
+    slot.frame.bytes().get(slot.packet.l4..slot.packet.end)
+}
+
 fn is_intact(slot: &Slot) -> bool {
-    let bytes = slot.frame.bytes();
-    let Some(message) = bytes.get(slot.packet.l4..slot.packet.end) else { return false };
-    let pseudo = match bytes.get(L3..).map(Ipv6::parse) {
+    let Some(message) = message(slot) else { return false };
+    let pseudo = match slot.frame.bytes().get(L3..).map(Ipv6::parse) {
         Some(Ok((ip, _))) => {
             let length = message.len() as u32;
             Sum::pseudo_v6(ip.src(), ip.dst(), IpProtocol::ICMPV6, length)

@@ -42,6 +42,7 @@ fn decide(
     match slot.packet.kind {
         Kind::Other => Ok(Verdict::ToKernel(slot.rx.nic)),
         Kind::IcmpError => icmp_error::relay(state, snapshot, slot),
+        Kind::TunnelError => icmp_error::relay_wrapped(state, snapshot, slot),
         Kind::Fragment => fragment::follow(state, snapshot, slot, now),
         Kind::Transport => transport(state, snapshot, slot, now),
     }

@@ -5,7 +5,7 @@
 //! NAT server's reply, which was sent to the client, the port's own.
 
 use super::burst::Slot;
-use super::classify::{L3, Packet};
+use super::classify::{Kind, L3, Packet};
 use super::flow::FlowKey;
 use super::next_hop::push_vlan;
 use super::segment::{self, Words, ipv4_header, ipv6_header};
@@ -13,7 +13,7 @@ use crate::counters::DropReason;
 use crate::frame::Frame;
 use crate::model::{NicModel, Snapshot};
 use crate::wire::checksum::Sum;
-use crate::wire::ethernet::{Ethernet, MacAddr};
+use crate::wire::ethernet::{EtherType, Ethernet, MacAddr};
 use crate::wire::icmp::{self, ICMP_HEADER_BYTES, Icmp, IcmpType};
 use crate::wire::icmpv6::{self, Icmpv6, Icmpv6Type};
 use crate::wire::ip::IpProtocol;
@@ -92,8 +92,31 @@ fn icmp_error(
     source: IpAddr,
     reply: &IcmpReply,
 ) -> Result<(), DropReason> {
+    let sender = source_mac(&slot.frame)?;
+    compose(slot, source, reply)?;
+    ethernet_header(&mut slot.frame, nic, sender, &slot.packet)?;
+    push_vlan(&mut slot.frame, nic)
+}
+
+/// An error of the kinds of IPv4 about the frame's packet, all but the MAC addresses.
+pub(super) fn compose_v4(
+    slot: &mut Slot,
+    source: IpAddr,
+    (kind, code): (IcmpType, u8),
+    mtu: Option<u16>,
+) -> Result<(), DropReason> {
+    let unused = (Icmpv6Type::UNREACHABLE, icmpv6::CODE_PORT_UNREACHABLE);
+    compose(slot, source, &IcmpReply { v4: (kind, code), v6: unused, mtu })?;
+    let (mut ethernet, _) =
+        Ethernet::parse_mut(slot.frame.bytes_mut()).map_err(|_| DropReason::Internal)?;
+    ethernet.set_ether_type(EtherType::IPV4);
+    Ok(())
+}
+
+/// Puts the error's headers before the packet that it quotes. What the slot's packet said is gone.
+fn compose(slot: &mut Slot, source: IpAddr, reply: &IcmpReply) -> Result<(), DropReason> {
     let Slot { frame, packet, .. } = slot;
-    let sender = source_mac(frame)?;
+    packet.kind = Kind::Other;
     let (header, max) = match packet.key.src {
         IpAddr::V4(_) => (IPV4_HEADER_BYTES + ICMP_HEADER_BYTES, ICMP_BYTES_MAX),
         IpAddr::V6(_) => (IPV6_HEADER_BYTES + ICMP_HEADER_BYTES, ICMPV6_BYTES_MAX),
@@ -102,7 +125,6 @@ fn icmp_error(
     let ip_bytes = (packet.ip_bytes() + header).min(max);
     frame.grow_front(header).map_err(|_| DropReason::NoHeadroom)?;
     frame.set_len(L3 + ip_bytes).map_err(|_| DropReason::Internal)?;
-    ethernet_header(frame, nic, sender, packet)?;
     let l3 = frame.bytes_mut().get_mut(L3..).ok_or(DropReason::Internal)?;
     match (packet.key.src, source) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -118,7 +140,7 @@ fn icmp_error(
         }
         _ => return Err(DropReason::Internal),
     }
-    push_vlan(frame, nic)
+    Ok(())
 }
 
 /// Type of service, and the header checksum with it.
@@ -196,9 +218,9 @@ fn ethernet_header(
     ethernet.set_dst(to);
     ethernet.set_src(MacAddr(nic.mac));
     ethernet.set_ether_type(if packet.key.src.is_ipv4() {
-        crate::wire::ethernet::EtherType::IPV4
+        EtherType::IPV4
     } else {
-        crate::wire::ethernet::EtherType::IPV6
+        EtherType::IPV6
     });
     Ok(())
 }

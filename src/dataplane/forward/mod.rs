@@ -7,6 +7,7 @@ mod nat;
 mod pieces;
 mod quoted;
 pub(super) mod tunnel;
+mod tunnel_error;
 
 use super::burst::{Slot, Verdict};
 use super::classify::{Kind, L3};
@@ -36,6 +37,19 @@ pub(super) fn rewrite(
         ForwardMode::Tunnel => tunnel::rewrite(state, snapshot, slot, hit),
         // As it came: its addresses are the director's own.
         ForwardMode::Local => Ok(Verdict::ToKernel(slot.rx.nic)),
+    }
+}
+
+/// An error about a packet that a tunnel carried.
+pub(super) fn relay_wrapped(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    hit: Hit,
+) -> Result<Verdict, DropReason> {
+    match state.flows.core(hit.id).map(|core| core.mode()) {
+        Some(ForwardMode::Tunnel) => tunnel_error::relay(state, snapshot, slot, hit),
+        _ => Ok(Verdict::ToKernel(slot.rx.nic)),
     }
 }
 

@@ -56,7 +56,7 @@ pub(super) fn rewrite(
 
 /// The slot towards the client, remembered in the flow once it is known; or the verdict that has
 /// the frame wait for it.
-fn towards_client(
+pub(super) fn towards_client(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     hit: Hit,

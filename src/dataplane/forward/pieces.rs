@@ -7,6 +7,7 @@
 use super::super::burst::Verdict;
 use super::super::classify::L3;
 use super::super::next_hop;
+use super::super::outbox::Outbox;
 use super::super::state::WorkerState;
 use crate::counters::DropReason;
 use crate::frame::Frame;
@@ -21,7 +22,7 @@ use crate::wire::vlan::VLAN_TAG_BYTES;
 /// Bits of a fragment word that are the offset, in eights of bytes.
 const OFFSET: u16 = 0x1fff;
 /// What a piece in the outbox may hold of an IP packet.
-const OUTBOX_IP_BYTES: usize = OUTBOX_FRAME_BYTES - L3 - VLAN_TAG_BYTES;
+pub(super) const OUTBOX_IP_BYTES: usize = OUTBOX_FRAME_BYTES - L3 - VLAN_TAG_BYTES;
 
 /// Sends the frame's packet in pieces of at most `mtu` bytes each. The hop is a resolved one.
 pub(super) fn send(
@@ -41,11 +42,49 @@ pub(super) fn send(
         let l3 = frame.bytes().get(L3..).ok_or(DropReason::Internal)?;
         state.outbox.push(hop.nic, |bytes| {
             let tag = cut_link(bytes, &hop, nic, &cut)?;
-            cut.piece(bytes.get_mut(tag..)?, l3, at).map(|ip_bytes| tag + ip_bytes)
+            let place = Place { offset: at * cut.step, length: cut.step, more: true };
+            cut.piece(bytes.get_mut(tag..)?, l3, &place).map(|ip_bytes| tag + ip_bytes)
         })?;
     }
     cut.keep_last(frame)?;
     next_hop::finish(state, snapshot, frame, hop_id)
+}
+
+/// Where pieces go.
+pub(super) struct Link<'a> {
+    /// A resolved next hop.
+    pub hop: &'a NextHop,
+    /// Its port.
+    pub nic: &'a NicModel,
+    /// Identification of IPv6's pieces.
+    pub id: u32,
+}
+
+/// Sends the frame's packet in pieces with payloads of these sizes, all by the outbox.
+pub(super) fn send_all(
+    outbox: &mut Outbox,
+    link: &Link,
+    frame: &Frame,
+    lengths: &[u16],
+) -> Result<(), DropReason> {
+    if lengths.is_empty() {
+        return Err(DropReason::TooBig);
+    }
+    let cut = Cut { id: link.id, ..Cut::of(frame, OUTBOX_IP_BYTES)? };
+    if lengths.len() > OUTBOX_FRAMES_MAX - outbox.len() {
+        return Err(DropReason::OutboxFull);
+    }
+    let l3 = frame.bytes().get(L3..).ok_or(DropReason::Internal)?;
+    let mut offset = 0;
+    for (at, length) in lengths.iter().enumerate() {
+        let place = Place { offset, length: usize::from(*length), more: at + 1 < lengths.len() };
+        outbox.push(link.hop.nic, |bytes| {
+            let tag = cut_link(bytes, link.hop, link.nic, &cut)?;
+            cut.piece(bytes.get_mut(tag..)?, l3, &place).map(|ip_bytes| tag + ip_bytes)
+        })?;
+        offset += place.length;
+    }
+    Ok(())
 }
 
 /// Writes Ethernet header and tag of a piece; returns where its IP packet begins.
@@ -63,6 +102,14 @@ fn cut_link(bytes: &mut [u8], hop: &NextHop, nic: &NicModel, cut: &Cut) -> Optio
     let ([high, low], [own_high, own_low]) = (vlan.to_be_bytes(), own.0.to_be_bytes());
     *tag = [high, low, own_high, own_low];
     Some(L3 + VLAN_TAG_BYTES)
+}
+
+/// A piece's place in the payload that is cut, in bytes.
+struct Place {
+    offset: usize,
+    length: usize,
+    /// Whether others follow.
+    more: bool,
 }
 
 /// How a packet is cut.
@@ -99,17 +146,16 @@ impl Cut {
         self.payload_bytes.div_ceil(self.step)
     }
 
-    /// Writes piece number `at`, not the last, of the packet `l3`; returns its size.
-    fn piece(&self, bytes: &mut [u8], l3: &[u8], at: usize) -> Option<usize> {
-        let offset = at * self.step;
-        let payload = l3.get(self.header_bytes + offset..)?.get(..self.step)?;
+    /// Writes a piece of the packet `l3`; returns its size.
+    fn piece(&self, bytes: &mut [u8], l3: &[u8], place: &Place) -> Option<usize> {
+        let payload = l3.get(self.header_bytes + place.offset..)?.get(..place.length)?;
         let header = l3.get(..self.header_bytes)?;
         let start = self.header_bytes + if self.is_ipv4 { 0 } else { FRAGMENT_HEADER_BYTES };
         bytes.get_mut(..self.header_bytes)?.copy_from_slice(header);
-        bytes.get_mut(start..start + self.step)?.copy_from_slice(payload);
-        let whole = bytes.get_mut(..start + self.step)?;
-        self.mark(whole, offset, true).ok()?;
-        Some(start + self.step)
+        bytes.get_mut(start..start + place.length)?.copy_from_slice(payload);
+        let whole = bytes.get_mut(..start + place.length)?;
+        self.mark(whole, place.offset, place.more).ok()?;
+        Some(start + place.length)
     }
 
     /// Leaves the last piece in the frame.

@@ -11,6 +11,7 @@ use super::super::burst::{Slot, Verdict};
 use super::super::classify::{Kind, L3, Packet};
 use super::super::flow::{Direction, FlowCore};
 use super::super::flow_table::Hit;
+use super::super::fragment;
 use super::super::next_hop;
 use super::super::segment::{ipv4_header, ipv6_header};
 use super::super::state::WorkerState;
@@ -69,6 +70,9 @@ pub(super) fn rewrite(
     {
         return too_big_inbound(state, snapshot, slot, (&core, inner_mtu));
     }
+    if packet.piece.is_some() {
+        return gather(state, snapshot, slot, (&core, &wrapping));
+    }
     if core.decrements_ttl() {
         edit::decrement_ttl(slot.frame.bytes_mut(), &packet)?;
     }
@@ -79,6 +83,36 @@ pub(super) fn rewrite(
         Some(mtu) => pieces::send(state, snapshot, &mut slot.frame, (hop, mtu)),
         None => next_hop::finish(state, snapshot, &mut slot.frame, hop),
     }
+}
+
+/// A piece of a datagram: the tunnel carries datagrams whole, and its own packets are cut.
+fn gather(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &Slot,
+    (core, wrapping): (&FlowCore, &Wrapping),
+) -> Result<Verdict, DropReason> {
+    let hop_id = core.hop(Direction::Inbound);
+    let mtu = next_hop::path_mtu(state, hop_id).ok_or(DropReason::NextHopPending)?;
+    let hop = *next_hop::get(state, hop_id).ok_or(DropReason::NextHopPending)?;
+    let nic = snapshot.nics.get(hop.nic.index()).ok_or(DropReason::Internal)?;
+    if !fragment::gather(state, slot)? {
+        return Ok(Verdict::Parked);
+    }
+    let link = pieces::Link { hop: &hop, nic, id: state.next_fragment_id() };
+    let WorkerState { fragments, outbox, .. } = state;
+    let (mut frame, pieces) = fragments.whole();
+    if core.decrements_ttl() {
+        edit::decrement_ttl(frame.bytes_mut(), &slot.packet)?;
+    }
+    encapsulate(&mut frame, wrapping)?;
+    let lengths = pieces.recut(
+        between_bytes(wrapping.tunnel),
+        wrapping.dst.is_ipv4(),
+        mtu.min(pieces::OUTBOX_IP_BYTES as u16),
+    );
+    pieces::send_all(outbox, &link, &frame, &lengths)?;
+    Ok(Verdict::Parked)
 }
 
 /// What goes around the packets of a flow.

@@ -56,10 +56,15 @@ pub(super) struct Datagram {
 }
 
 impl Datagram {
+    /// Whether every piece was seen, and is here or on its way.
+    pub fn is_whole(&self) -> bool {
+        let is_whole = self.total.is_some_and(|total| u32::from(self.seen) == total.div_ceil(8));
+        is_whole && self.resuming == 0
+    }
+
     /// Whether every piece was seen and none waits.
     fn is_done(&self) -> bool {
-        let is_whole = self.total.is_some_and(|total| u32::from(self.seen) == total.div_ceil(8));
-        is_whole && self.waiting.len() == 0 && self.resuming == 0
+        self.is_whole() && self.waiting.len() == 0
     }
 }
 

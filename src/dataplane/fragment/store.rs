@@ -2,6 +2,7 @@
 //! as it needs; frames are strung together in chains.
 
 use super::super::burst::RxMeta;
+use super::super::classify::Piece;
 use crate::limits::{FRAGMENT_CHUNK_BYTES, FRAGMENT_CHUNKS};
 use crate::model::NicId;
 
@@ -40,12 +41,14 @@ struct Chunk {
     len: u16,
     /// Place in the datagram, in bytes.
     place: u16,
+    /// Where its part of the datagram starts in the frame.
+    body: u16,
     nic: NicId,
     hops: u8,
 }
 
 const UNUSED: Chunk =
-    Chunk { next: NONE, next_frame: NONE, len: 0, place: 0, nic: NicId(0), hops: 0 };
+    Chunk { next: NONE, next_frame: NONE, len: 0, place: 0, body: 0, nic: NicId(0), hops: 0 };
 
 /// All chunks.
 pub(super) struct Store {
@@ -80,7 +83,7 @@ impl Store {
     }
 
     /// Copies a frame to its place in `chain`; whether there was room.
-    pub fn insert(&mut self, chain: &mut Chain, frame: &[u8], place: u16, rx: &RxMeta) -> bool {
+    pub fn insert(&mut self, chain: &mut Chain, frame: &[u8], piece: &Piece, rx: &RxMeta) -> bool {
         if !self.has_room(frame.len()) || frame.is_empty() {
             return false;
         }
@@ -98,7 +101,8 @@ impl Store {
         self.set(last, |chunk| chunk.next = NONE);
         self.set(first, |chunk| {
             (chunk.len, chunk.nic, chunk.hops) = (frame.len() as u16, rx.nic, rx.hops);
-            (chunk.place, chunk.next_frame) = (place, NONE);
+            (chunk.place, chunk.body) = (piece.place.offset_bytes, piece.body as u16);
+            chunk.next_frame = NONE;
         });
         self.link(chain, first);
         true
@@ -169,6 +173,11 @@ impl Store {
         (rx, len)
     }
 
+    /// Where a frame's part of the datagram starts.
+    pub fn body(&self, frame: Stored) -> usize {
+        usize::from(self.chunk(frame.0).body)
+    }
+
     /// Gives a frame's chunks back.
     pub fn free(&mut self, frame: Stored) {
         let mut at = frame.0;
@@ -196,11 +205,16 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ip::Fragment;
 
     const JUMBO: usize = 9000;
 
     fn frame(seed: usize, len: usize) -> Vec<u8> {
         (0..len).map(|at| (at * 7 + seed) as u8).collect()
+    }
+
+    fn piece(offset_bytes: u16) -> Piece {
+        Piece { place: Fragment { id: 0, offset_bytes, more: true }, body: 34, new_id: None }
     }
 
     #[test]
@@ -210,8 +224,8 @@ mod tests {
         let sizes = [60, FRAGMENT_CHUNK_BYTES, FRAGMENT_CHUNK_BYTES + 1, JUMBO];
         let rx = RxMeta { nic: NicId(3), hops: 1, ..RxMeta::default() };
         for (seed, len) in sizes.into_iter().enumerate() {
-            assert!(store.insert(&mut one, &frame(seed, len), seed as u16, &rx));
-            assert!(store.insert(&mut other, &frame(seed + 9, len), 99, &rx));
+            assert!(store.insert(&mut one, &frame(seed, len), &piece(seed as u16), &rx));
+            assert!(store.insert(&mut other, &frame(seed + 9, len), &piece(99), &rx));
         }
         store.append(&mut one, other);
         assert_eq!(one.len(), 8);
@@ -233,7 +247,7 @@ mod tests {
         let mut chain = Chain::EMPTY;
         for place in [400, 1200, 800, 0, 2000, 1600, 8] {
             let frame = [place as u8; 60];
-            assert!(store.insert(&mut chain, &frame, place, &RxMeta::default()));
+            assert!(store.insert(&mut chain, &frame, &piece(place), &RxMeta::default()));
         }
         let mut bytes = [0; 60];
         for place in [0, 8, 400, 800, 1200, 1600, 2000] {
@@ -249,14 +263,15 @@ mod tests {
         let mut store = Store::new();
         let mut chain = Chain::EMPTY;
         let rx = RxMeta::default();
-        let taken = (0..2 * FRAGMENT_CHUNKS).filter(|_| store.insert(&mut chain, &[1; 99], 0, &rx));
+        let taken =
+            (0..2 * FRAGMENT_CHUNKS).filter(|_| store.insert(&mut chain, &[1; 99], &piece(0), &rx));
         assert_eq!(taken.count(), FRAGMENT_CHUNKS);
         let stored = store.pop(&mut chain).unwrap();
         store.free(stored);
         assert!(
-            !store.insert(&mut chain, &frame(0, JUMBO), 0, &rx),
+            !store.insert(&mut chain, &frame(0, JUMBO), &piece(0), &rx),
             "five chunks, and one is free"
         );
-        assert!(store.insert(&mut chain, &[1; 99], 0, &rx));
+        assert!(store.insert(&mut chain, &[1; 99], &piece(0), &rx));
     }
 }
