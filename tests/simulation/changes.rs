@@ -76,7 +76,7 @@ impl Control {
         let n = 11 + random.below(8) as u8;
         let modes: Vec<ForwardMode> = spec.servers.iter().map(|server| server.mode).collect();
         let mode = if modes.is_empty() { spec.forwarding } else { random.pick(&modes) };
-        let mut server = server_of(spec, n, mode);
+        let mut server = server_of(spec, n, mode, random);
         server.weight = random.pick(&[0, 1, 2, 5]);
         let endpoint = server.endpoint();
         let what = random.below(6);
@@ -109,7 +109,8 @@ impl Control {
         if let Some(mut spec) = self.removed.pop() {
             // It may come back with other modes while flows of the old ones live.
             let tells = spec.client_address != ClientAddress::None;
-            if random.one_in(2) && !tells && !spec.synproxy {
+            let tunnels = spec.servers.iter().any(|server| server.mode == ForwardMode::Tunnel);
+            if random.one_in(2) && !tells && !spec.synproxy && !tunnels {
                 let mode = random.pick(&[ForwardMode::FullNat, ForwardMode::Nat]);
                 spec.forwarding = mode;
                 spec.servers.iter_mut().for_each(|server| server.mode = mode);

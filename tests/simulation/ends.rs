@@ -8,10 +8,11 @@ use gyre::wire::build::{IpBuilder, PacketBuilder};
 use gyre::wire::tcp::TcpFlags;
 
 use crate::endpoint::{Endpoint, State};
+use crate::link::{Heard, complain, hear, piece};
 use crate::plan::{Mix, SERVER_STACK, rip};
 use crate::segment::Segment;
 use crate::support::*;
-use crate::talk::{Face, Fate, Heard, complain, hear};
+use crate::talk::{Face, Fate};
 use crate::world::World;
 
 impl World {
@@ -38,8 +39,18 @@ impl World {
         }
     }
 
+    /// What a frame makes whole, and what somebody complains about.
+    fn whole(&mut self, nic: NicId, at: usize, bytes: &[u8]) -> Option<Vec<u8>> {
+        let is_fragment = piece(bytes).is_fragment();
+        let whole = self.ends[nic.index()].take(bytes.to_vec())?;
+        if !is_fragment {
+            self.complain(nic, at, &whole);
+        }
+        Some(whole)
+    }
+
     pub(super) fn client_hears(&mut self, at: usize, bytes: &[u8]) {
-        self.complain(CLIENT, at, bytes);
+        let Some(bytes) = &self.whole(CLIENT, at, bytes) else { return };
         let heard = hear(bytes);
         if let Heard::Error(ends, about) = heard {
             return self.error_fits(CLIENT, at, ends, about);
@@ -82,7 +93,7 @@ impl World {
     }
 
     pub(super) fn server_hears(&mut self, at: usize, bytes: &[u8]) {
-        self.complain(SERVER, at, bytes);
+        let Some(bytes) = &self.whole(SERVER, at, bytes) else { return };
         match hear(bytes) {
             Heard::Tcp(segment) => {
                 let (src, dst) = (segment.src.unwrap(), segment.dst.unwrap());

@@ -14,6 +14,7 @@ mod checks;
 #[path = "../handshake/endpoint.rs"]
 mod endpoint;
 mod ends;
+mod link;
 mod plan;
 #[path = "../handshake/segment.rs"]
 mod segment;
@@ -27,7 +28,7 @@ use plan::{Mix, Plan};
 use world::{Outcome, World};
 
 /// Runs of each test; `GYRE_SIMULATION_RUNS` asks for more.
-const RUNS: u64 = 350;
+const RUNS: u64 = 250;
 
 fn run(plan: Plan) -> Outcome {
     let seed = plan.seed;

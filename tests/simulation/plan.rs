@@ -9,6 +9,8 @@ use crate::support::server;
 
 pub const VIPS: [[&str; 3]; 2] =
     [["10.1.0.1", "10.1.0.2", "10.1.0.3"], ["fd00:1::1", "fd00:1::2", "fd00:1::3"]];
+/// Outer source addresses of tunnels.
+pub const OUTER: [&str; 2] = ["10.2.0.1", "fd00:2::1"];
 pub const LIPS: [&str; 4] = ["10.2.0.2", "10.2.0.3", "fd00:2::2", "fd00:2::3"];
 /// Port of every service.
 pub const PORT: u16 = 80;
@@ -85,11 +87,25 @@ pub fn rip(family: usize, n: u8) -> IpAddr {
     }
 }
 
-/// A server of a service: the port is the service's own in DR.
-pub fn server_of(spec: &ServiceSpec, n: u8, mode: ForwardMode) -> ServerSpec {
+/// A server of a service: the port is the service's own where the mode cannot change it, and a
+/// tunnel may lead to the other family.
+pub fn server_of(spec: &ServiceSpec, n: u8, mode: ForwardMode, random: &mut Random) -> ServerSpec {
     let port = if mode.sees_replies() { 8080 } else { PORT };
     let family = usize::from(spec.key.vip().unwrap().is_ipv6());
-    server((rip(family, n), port).into(), 1, mode)
+    if mode != ForwardMode::Tunnel {
+        return server((rip(family, n), port).into(), 1, mode);
+    }
+    let family = random.below(2) as usize;
+    let mut server = server((rip(family, n + 8 * family as u8), port).into(), 1, mode);
+    server.tunnel = random.pick(&[
+        Tunnel::Ipip,
+        Tunnel::Gre { checksum: false },
+        Tunnel::Gre { checksum: true },
+        Tunnel::Gue { port: 6080, checksum: GueChecksum::None },
+        Tunnel::Gue { port: 6080, checksum: GueChecksum::Sum },
+        Tunnel::Gue { port: 6080, checksum: GueChecksum::Remote },
+    ]);
+    server
 }
 
 fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
@@ -125,7 +141,8 @@ fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
     spec.forwarding = modes[0];
     for n in 11..12 + random.below(4) as u8 {
         let mode = random.pick(modes);
-        spec.servers.push(server_of(&spec, n, mode));
+        let server = server_of(&spec, n, mode, random);
+        spec.servers.push(server);
     }
     spec
 }
@@ -170,10 +187,11 @@ impl Plan {
     }
 }
 
-/// A client's TCP stack.
-pub fn client_stack(random: &mut Random) -> Stack {
+/// A client's TCP stack. Nothing learns a path's MTU here, so tunnels need small segments.
+pub fn client_stack(random: &mut Random, service: &ServiceSpec) -> Stack {
+    let tunnels = service.servers.iter().any(|server| server.mode == ForwardMode::Tunnel);
     Stack {
-        mss: random.pick(&[1440, 1380, 1220]),
+        mss: if tunnels { 1220 } else { random.pick(&[1440, 1380, 1220]) },
         scale: random.pick(&[Some(7), Some(0), None]),
         sack: !random.one_in(4),
         timestamps: !random.one_in(3),

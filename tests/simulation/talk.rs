@@ -4,11 +4,9 @@
 use std::net::IpAddr;
 
 use gyre::model::*;
-use gyre::wire::udp::Udp;
 
 use crate::endpoint::{Endpoint, State};
 use crate::plan::{PORT, Plan, Random, TOA_KIND, client_stack};
-use crate::segment::Segment;
 use crate::support::*;
 
 /// Datagrams of a UDP conversation.
@@ -49,6 +47,8 @@ pub struct Talk {
     pub sent: u8,
     pub echoed: u8,
     closes_at_once: bool,
+    /// Bytes of each datagram at most; large ones are sent in fragments.
+    datagram_bytes: usize,
 }
 
 impl Talk {
@@ -73,6 +73,7 @@ impl Talk {
             sent: 0,
             echoed: 0,
             closes_at_once: random.one_in(3),
+            datagram_bytes: random.pick(&[40, 700, 3_000]),
         }
     }
 
@@ -89,7 +90,7 @@ impl Talk {
         if self.is_tcp() {
             let macs = (ROUTER_MAC, director_mac(CLIENT));
             let seed = random.below(1 << 32) as u32;
-            let stack = client_stack(random);
+            let stack = client_stack(random, &self.service);
             let peer = self.service_at();
             self.tcp = Some(Endpoint::connect(self.client, peer, macs, (stack, seed), now_us));
         }
@@ -145,7 +146,7 @@ impl Talk {
 
     /// The datagram of a number, which says whose it is.
     fn datagram(&self, number: u8) -> Vec<u8> {
-        let mut payload = self.request[..self.request.len().min(700)].to_vec();
+        let mut payload = self.request[..self.request.len().min(self.datagram_bytes)].to_vec();
         payload.push(number);
         payload
     }
@@ -200,89 +201,4 @@ fn octets(address: IpAddr) -> Vec<u8> {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
-}
-
-/// What a frame is, as far as ends see it.
-#[derive(Debug)]
-pub enum Heard {
-    Tcp(Box<Segment>),
-    /// Source, destination, payload.
-    Udp((IpAddr, u16), (IpAddr, u16), Vec<u8>),
-    /// "Port unreachable" about a packet from there.
-    Unreachable((IpAddr, u16)),
-    /// Another ICMP error: from whom to whom, about a packet from there to there.
-    Error([IpAddr; 2], [(IpAddr, u16); 2]),
-}
-
-/// Reads a frame that the director sent, every length and checksum checked.
-pub fn hear(frame: &[u8]) -> Heard {
-    use gyre::wire::checksum::Sum;
-    use gyre::wire::ip::IpProtocol;
-    use gyre::wire::ipv4::Ipv4;
-    use gyre::wire::ipv6::Ipv6;
-    let l3 = &frame[14..];
-    let (src, dst, protocol, body): (IpAddr, IpAddr, _, _) = if l3[0] >> 4 == 4 {
-        let (ip, options, body) = Ipv4::parse_with_options(l3).unwrap();
-        ip.verify_checksum(options).unwrap();
-        (ip.src().into(), ip.dst().into(), ip.protocol(), body)
-    } else {
-        let (ip, body) = Ipv6::parse(l3).unwrap();
-        (ip.src().into(), ip.dst().into(), ip.next_header(), body)
-    };
-    match protocol {
-        IpProtocol::TCP => Heard::Tcp(Box::new(Segment::read(frame))),
-        IpProtocol::UDP => {
-            let pseudo = match (src, dst) {
-                (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                    Sum::pseudo_v4(src, dst, protocol, body.len() as u16)
-                }
-                (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                    Sum::pseudo_v6(src, dst, protocol, body.len() as u32)
-                }
-                mixed => panic!("{mixed:?}"),
-            };
-            assert!(pseudo.add_bytes(body).holds(), "UDP checksum");
-            let (udp, payload) = Udp::parse(body).unwrap();
-            Heard::Udp((src, udp.src_port()), (dst, udp.dst_port()), payload.to_vec())
-        }
-        _ => {
-            let quoted = quoted(&body[8..]);
-            match (body[0], body[1]) {
-                (3, 3) | (1, 4) => Heard::Unreachable(quoted[0]),
-                _ => Heard::Error([src, dst], quoted),
-            }
-        }
-    }
-}
-
-/// Source and destination of a quoted packet.
-fn quoted(packet: &[u8]) -> [(IpAddr, u16); 2] {
-    let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
-    if packet[0] >> 4 == 4 {
-        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
-        [(address(12), port(20)), (address(16), port(22))]
-    } else {
-        let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
-        [(address(8), port(40)), (address(24), port(42))]
-    }
-}
-
-/// An ICMP error about a packet that reached `nic`'s side, from a router or from its receiver.
-pub fn complain(frame: &[u8], nic: NicId, random: &mut Random) -> Vec<u8> {
-    let packet = &frame[14..];
-    let [(src, _), (dst, _)] = quoted(packet);
-    let router: IpAddr = match (nic, src) {
-        (CLIENT, IpAddr::V4(_)) => [192, 0, 2, 1].into(),
-        (_, IpAddr::V4(_)) => [10, 2, 0, 99].into(),
-        (CLIENT, _) => [0xfd00, 0xf, 0, 0, 0, 0, 0, 1].into(),
-        (_, IpAddr::V6(_)) => [0xfd00, 2, 0, 0, 0, 0, 0, 0x63].into(),
-    };
-    let from = if random.one_in(2) { router } else { dst };
-    let error = if nic == CLIENT { from_client(from, src) } else { from_server(from, src) };
-    let packet = &packet[..packet.len().min(500)];
-    let error = match random.below(2) {
-        0 => error.time_exceeded(packet),
-        _ => error.too_big(1300, packet),
-    };
-    error.build().to_vec()
 }

@@ -1,7 +1,7 @@
 //! The director's workers: each with its own state, its own idea of the newest snapshot, and what
 //! others have handed to it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use gyre::counters::{DropReason, WorkerCounters};
@@ -11,6 +11,7 @@ use gyre::message::FlowRow;
 use gyre::model::*;
 use gyre::time::Nanos;
 
+use crate::link::{DatagramId, piece};
 use crate::plan::Random;
 
 const HEADROOM: usize = 192;
@@ -27,6 +28,8 @@ pub struct Waiting {
     pub talk: usize,
     /// Workers that had it before.
     pub hops: u8,
+    /// Whether it is a fragment that waited at this worker.
+    pub resumed: bool,
 }
 
 /// A decided frame.
@@ -57,6 +60,8 @@ pub struct Member {
 pub struct Team {
     pub members: Vec<Member>,
     pub hand_offs: u64,
+    /// Conversations of datagrams that are sent in fragments.
+    pub datagrams: HashMap<DatagramId, usize>,
 }
 
 /// Built once for each number of workers: its tables cost more than a run.
@@ -117,7 +122,8 @@ impl Team {
             let (pending, inbox) = (VecDeque::new(), VecDeque::new());
             Member { state, snapshot: Arc::clone(snapshot), pending, inbox }
         };
-        Team { members: (0..count).map(member).collect(), hand_offs: 0 }
+        let members = (0..count).map(member).collect();
+        Team { members, hand_offs: 0, datagrams: HashMap::new() }
     }
 
     /// Sends a snapshot to every worker, behind the next hops that it names.
@@ -160,25 +166,38 @@ impl Team {
             member.adopt();
         }
         let count = (1 + random.below(burst_max) as usize).min(member.inbox.len());
-        let waiting: Vec<Waiting> = member.inbox.drain(..count).collect();
-        let decided = member.process(&waiting, now);
+        let mut waiting: Vec<Waiting> = member.inbox.drain(..count).collect();
         let mut rest = Vec::new();
         let mut owners = Vec::new();
-        for (waiting, (verdict, bytes)) in waiting.into_iter().zip(decided) {
-            let Verdict::HandOff(owner, _) = verdict else {
-                let Waiting { nic, talk, bytes: came, .. } = waiting;
-                rest.push(Decided { worker: at, talk, nic, came, verdict, bytes });
-                continue;
-            };
-            assert_ne!(owner.index(), at, "handed to itself");
-            assert_eq!(bytes, waiting.bytes, "a frame is handed off as it came");
-            let hops = waiting.hops + 1;
-            assert!(hops <= hops_max(&waiting), "handed off {hops} times: {waiting:?}");
-            self.hand_offs += 1;
-            self.members[owner.index()].inbox.push_back(Waiting { hops, ..waiting });
-            owners.push(owner.index());
+        // Fragments that waited for one of these follow it.
+        while !waiting.is_empty() {
+            let member = &mut self.members[at];
+            let decided = member.process(&waiting, now);
+            let resumed = member.resumed(&self.datagrams);
+            for (waiting, (verdict, bytes)) in waiting.into_iter().zip(decided) {
+                match verdict {
+                    Verdict::HandOff(owner, _) => {
+                        self.hand_off(at, owner, waiting, &bytes);
+                        owners.push(owner.index());
+                    }
+                    _ => {
+                        let Waiting { nic, talk, bytes: came, .. } = waiting;
+                        rest.push(Decided { worker: at, talk, nic, came, verdict, bytes });
+                    }
+                }
+            }
+            waiting = resumed;
         }
         (rest, owners)
+    }
+
+    fn hand_off(&mut self, from: usize, owner: WorkerId, waiting: Waiting, bytes: &[u8]) {
+        assert_ne!(owner.index(), from, "handed to itself");
+        assert_eq!(bytes, waiting.bytes, "a frame is handed off as it came");
+        let hops = waiting.hops + 1;
+        assert!(hops <= hops_max(&waiting), "handed off {hops} times: {waiting:?}");
+        self.hand_offs += 1;
+        self.members[owner.index()].inbox.push_back(Waiting { hops, resumed: false, ..waiting });
     }
 
     /// Drops of a reason, all workers together.
@@ -187,12 +206,24 @@ impl Team {
     }
 }
 
-/// Hand-offs that a frame may see: one to its flow's owner.
-fn hops_max(_waiting: &Waiting) -> u8 {
-    1
+/// Hand-offs that a frame may see: one to its flow's owner, and for a fragment the step from its
+/// datagram's owner.
+fn hops_max(waiting: &Waiting) -> u8 {
+    if piece(&waiting.bytes).is_fragment() { 2 } else { 1 }
 }
 
 impl Member {
+    /// Fragments that need wait no longer.
+    fn resumed(&mut self, talks: &HashMap<DatagramId, usize>) -> Vec<Waiting> {
+        let mut resumed = Vec::new();
+        self.state.resume_fragments(64, |rx, bytes| {
+            let talk = talks[&piece(bytes).id];
+            let (nic, hops) = (rx.nic, rx.hops);
+            resumed.push(Waiting { nic, bytes: bytes.to_vec(), talk, hops, resumed: true });
+        });
+        resumed
+    }
+
     fn process(&mut self, waiting: &[Waiting], now: Nanos) -> Vec<(Verdict, Vec<u8>)> {
         let mut buffers: Vec<Vec<u8>> = waiting
             .iter()
@@ -204,8 +235,9 @@ impl Member {
             .collect();
         let mut burst = Burst::new();
         for (buffer, waiting) in buffers.iter_mut().zip(waiting) {
-            let rx = RxMeta { nic: waiting.nic, hops: waiting.hops, ..RxMeta::default() };
             let end = HEADROOM + waiting.bytes.len();
+            let Waiting { nic, hops, resumed, .. } = *waiting;
+            let rx = RxMeta { nic, hops, resumed, ..RxMeta::default() };
             burst.push(Frame::new(buffer, HEADROOM, end), rx).unwrap();
         }
         process_burst(&mut self.state, &self.snapshot, &mut burst, now);

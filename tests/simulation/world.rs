@@ -13,9 +13,10 @@ use gyre::time::Nanos;
 use crate::changes::Control;
 use crate::checks::{self, Meanings};
 use crate::endpoint::Endpoint;
-use crate::plan::{Mix, Plan, Random, rip};
+use crate::link::{Heard, Piece, Reassembly, cut, decapsulate, hear, piece};
+use crate::plan::{Mix, OUTER, Plan, Random, rip};
 use crate::support::*;
-use crate::talk::{Face, Fate, Heard, Talk, hear};
+use crate::talk::{Face, Fate, Talk};
 use crate::team::{Decided, Team, Waiting, steering};
 
 const START_S: u64 = 1_000;
@@ -76,6 +77,9 @@ pub struct World {
     pub(super) servers: HashMap<(usize, Face), Endpoint>,
     /// Connections that a server has ended, and holds in TIME_WAIT: next number, timestamp.
     pub(super) time_wait: HashMap<Face, (u32, u32)>,
+    /// Fragments on their way through tunnels, and at the ends: clients', servers'.
+    tunnels: Reassembly,
+    pub(super) ends: [Reassembly; 2],
     outcome: Outcome,
     /// Whether to tell what happens.
     tells: bool,
@@ -89,7 +93,11 @@ fn nics() -> Vec<NicModel> {
         mtu: 1500,
         kernel: KernelMode::Tap,
         vlan: None,
-        addresses: Vec::new(),
+        addresses: if id == SERVER {
+            OUTER.map(|a| a.parse().unwrap()).to_vec()
+        } else {
+            Vec::new()
+        },
     };
     vec![nic(CLIENT), nic(SERVER)]
 }
@@ -149,6 +157,8 @@ impl World {
             talks,
             servers: HashMap::new(),
             time_wait: HashMap::new(),
+            tunnels: Reassembly::default(),
+            ends: Default::default(),
             outcome: Outcome::default(),
             tells: std::env::var_os("GYRE_SIMULATION_SEED").is_some(),
             plan,
@@ -247,7 +257,7 @@ impl World {
         match event {
             Event::Arrives(nic, talk, bytes) => {
                 let worker = self.random.below(u64::from(self.plan.workers)) as usize;
-                let waiting = Waiting { nic, bytes, talk, hops: 0 };
+                let waiting = Waiting { nic, bytes, talk, hops: 0, resumed: false };
                 self.team.members[worker].inbox.push_back(waiting);
                 let delay = self.random.below(100);
                 self.at(delay, Event::Turn(worker));
@@ -303,10 +313,19 @@ impl World {
 
     /// A frame on its way to `nic` of the director, from one of the ends.
     pub(super) fn send(&mut self, nic: NicId, talk: usize, bytes: Vec<u8>) {
-        self.outcome.frames += 1;
-        if self.random.below(1000) >= self.plan.loss_per_mille {
-            let delay = 200 + self.random.below(self.plan.jitter_us);
-            self.at(delay, Event::Arrives(nic, talk, bytes));
+        self.count += 1;
+        // Identifications of IPv4 have 16 bits; a run has fewer datagrams.
+        let id = (self.count & 0xffff) as u32;
+        let pieces = cut(bytes, id, &mut self.random);
+        if let [one, _, ..] = &pieces[..] {
+            self.team.datagrams.insert(piece(one).id, talk);
+        }
+        for bytes in pieces {
+            self.outcome.frames += 1;
+            if self.random.below(1000) >= self.plan.loss_per_mille {
+                let delay = 200 + self.random.below(self.plan.jitter_us);
+                self.at(delay, Event::Arrives(nic, talk, bytes));
+            }
         }
     }
 
@@ -380,13 +399,17 @@ impl World {
         if nic == SERVER && matches!(verdict, Verdict::ToKernel(_)) {
             self.must_be_stray(worker, &came);
         }
-        self.tell(|| format!("worker {worker}, talk {talk}: {verdict:?}"));
+        self.tell(|| {
+            let Piece { id, offset, more, body, .. } = piece(&came);
+            let bytes = body.len();
+            format!("worker {worker}, talk {talk}: {verdict:?} {id:?} {offset} {bytes} {more}")
+        });
         match verdict {
             Verdict::Transmit(nic) => self.sent(worker, nic, bytes, Some(talk)),
-            Verdict::Drop(reason) => self.dropped(worker, talk, reason),
+            Verdict::Drop(reason) => self.dropped(worker, talk, reason, &came),
             // A stray segment: the kernel's reset would reach the client, or nobody.
             Verdict::ToKernel(_) => self.left_to_kernel(worker, talk),
-            Verdict::Parked => panic!("no fragments are sent"),
+            Verdict::Parked => assert!(piece(&came).is_fragment()),
             Verdict::HandOff(..) | Verdict::AwaitNeighbour(_) | Verdict::AwaitAddress(..) => {
                 panic!("all neighbours are known, hand-offs are taken: {verdict:?}");
             }
@@ -396,6 +419,9 @@ impl World {
     /// A reply that was left to the kernel: no worker has its flow. One that has just learned of a
     /// NAT server may be ahead of this worker.
     fn must_be_stray(&self, worker: usize, came: &[u8]) {
+        if piece(came).is_fragment() {
+            return;
+        }
         let (protocol, src, dst) = match hear(came) {
             Heard::Tcp(segment) => (Protocol::Tcp, segment.src.unwrap(), segment.dst.unwrap()),
             Heard::Udp(src, dst, _) => (Protocol::Udp, src, dst),
@@ -415,7 +441,7 @@ impl World {
         }
     }
 
-    fn dropped(&mut self, worker: usize, talk: usize, reason: DropReason) {
+    fn dropped(&mut self, worker: usize, talk: usize, reason: DropReason, came: &[u8]) {
         if self.talks[talk].fate != Fate::Open {
             return;
         }
@@ -431,7 +457,9 @@ impl World {
             | DropReason::SynproxyBadCookie
             | DropReason::SynproxyEarlyData
             | DropReason::SynproxyConsumed => {}
-            reason => panic!("worker {worker} dropped a frame of talk {talk}: {reason:?}"),
+            reason => {
+                panic!("worker {worker} dropped a frame of talk {talk}: {reason:?}: {came:02x?}")
+            }
         }
     }
 
@@ -447,9 +475,20 @@ impl World {
 
     /// The director sends a frame: whose it is, who decided it, where it goes.
     fn sent(&mut self, worker: usize, nic: NicId, bytes: Vec<u8>, talk: Option<usize>) {
+        let is_tunnel = nic == SERVER && OUTER.contains(&&*piece(&bytes).id.0.to_string());
+        let bytes = if is_tunnel {
+            let Some(whole) = self.tunnels.take(bytes) else { return };
+            decapsulate(whole)
+        } else {
+            bytes
+        };
         let delay = 200 + self.random.below(self.plan.jitter_us);
         let lost = self.random.below(1000) < self.plan.loss_per_mille;
-        let event = if nic == CLIENT {
+        let event = if let Some(found) = talk.filter(|_| piece(&bytes).is_fragment()) {
+            self.decided_by(worker, found);
+            self.goes_with_its_flow(nic, found, &bytes);
+            if nic == CLIENT { Event::Client(found, bytes) } else { Event::Server(found, bytes) }
+        } else if nic == CLIENT {
             let found = self.talk_of_client(&hear(&bytes));
             let told = || format!("talk {talk:?} was heard by {found}: {:?}", hear(&bytes));
             assert!(talk.is_none_or(|talk| talk == found), "{}", told());
@@ -462,6 +501,16 @@ impl World {
         };
         if !lost {
             self.at(delay, event);
+        }
+    }
+
+    /// A piece of a datagram goes where its flow goes.
+    fn goes_with_its_flow(&self, nic: NicId, at: usize, bytes: &[u8]) {
+        let (talk, to) = (&self.talks[at], piece(bytes).id.1);
+        if nic == CLIENT {
+            assert_eq!(to, talk.client.0);
+        } else if let Some(face) = talk.face {
+            assert_eq!((to, bytes[5]), (face.dst.0, server_mac(face.server).0[5]));
         }
     }
 
