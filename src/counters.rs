@@ -169,7 +169,7 @@ counted! {
     /// Frames the director itself answered with.
     ReplyKind {
         TcpReset = "tcp_reset", "RST to a client or server";
-        PortUnreachable = "port_unreachable", "ICMP port unreachable: no server";
+        PortUnreachable = "port_unreachable", "ICMP port unreachable: no server, or no flow (nat_icmp_send)";
         TimeExceeded = "time_exceeded", "ICMP time exceeded";
         TooBig = "too_big", "ICMP fragmentation needed or packet too big";
         TunnelError = "tunnel_error", "what an ICMP error says of a tunnel's packet, to its client";

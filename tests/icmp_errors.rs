@@ -430,3 +430,30 @@ fn errors_about_tunnels_of_others_and_those_nobody_waits_for_are_not_told() {
     let verdict = director.receive(SERVER, &about(&cuttable, 3, 4, 1300)).verdict;
     assert_eq!(verdict, Verdict::Drop(DropReason::IcmpConsumed));
 }
+
+#[test]
+fn server_is_told_of_packets_without_a_flow_only_where_asked_for() {
+    for family in 0..2 {
+        let mut director = director();
+        let server = ip(RIPS[family]);
+        let stray = |port: u16| from_server(server, ip(CLIENTS[family])).tcp(port, 9);
+        let synack = stray(8080).flags(TcpFlags::SYN | TcpFlags::ACK).build();
+        assert_eq!(director.receive(SERVER, &synack).verdict, Verdict::ToKernel(SERVER));
+        let semantics = Semantics { nat_icmp_send: true, ..Semantics::default() };
+        let applied = director.registry.set_semantics(semantics);
+        director.publish(applied.snapshot);
+        let answer = director.receive(SERVER, &synack);
+        assert_eq!(answer.verdict, Verdict::Transmit(SERVER));
+        let (kind, code, _, quoted) = error(&answer.frame);
+        assert_eq!((kind, code), [(3, 3), (1, 4)][family]);
+        assert_eq!(quoted, packet(&synack));
+        assert_eq!(addresses(packet(&answer.frame)), (ip(OWN_ADDRESSES[1][family]), server));
+        // No reset is answered, and no port that is no server's.
+        let reset = stray(8080).flags(TcpFlags::RST).build();
+        let other = stray(8081).flags(TcpFlags::SYN | TcpFlags::ACK).build();
+        for frame in [reset, other] {
+            assert_eq!(director.receive(SERVER, &frame).verdict, Verdict::ToKernel(SERVER));
+        }
+        assert_eq!(director.drops(DropReason::StrayReply), 1);
+    }
+}

@@ -14,7 +14,7 @@ mod whole;
 
 use super::burst::{RxMeta, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
-use super::flow::{FlowKey, flag};
+use super::flow::{Direction, FlowKey, flag};
 use super::flow_table::Hit;
 use super::state::WorkerState;
 use super::{forward, pipeline, steer, tcp_state, track};
@@ -359,6 +359,10 @@ fn later(
     tuple: &FlowKey,
 ) -> Result<Verdict, DropReason> {
     let hit: Hit = state.flows.find(tuple).ok_or(DropReason::FragmentNoFlow)?;
+    let server = state.flows.core(hit.id).ok_or(DropReason::Internal)?.server();
+    if hit.direction == Direction::Inbound && snapshot.is_removed(server) {
+        return Err(DropReason::ServerRemoved);
+    }
     slot.packet.key = *tuple;
     slot.packet.kind = Kind::Fragment;
     track::further_piece(state, &slot.packet, hit);

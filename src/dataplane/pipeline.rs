@@ -119,10 +119,25 @@ fn unmatched(
     let ours =
         snapshot.lips.get(&key.dst).is_some_and(|local| local.ports.owner(key.dst_port).is_some());
     if ours {
-        leave_to_kernel(state, snapshot, slot, DropReason::StrayReply)
-    } else {
-        Ok(Verdict::ToKernel(slot.rx.nic))
+        return leave_to_kernel(state, snapshot, slot, DropReason::StrayReply);
     }
+    let is_stray = snapshot.semantics.nat_icmp_send
+        && snapshot.is_nat_server(key.protocol, (key.src, key.src_port))
+        && !slot.packet.flags.contains(TcpFlags::RST);
+    if is_stray { nobodys_reply(state, snapshot, slot) } else { Ok(Verdict::ToKernel(slot.rx.nic)) }
+}
+
+/// A NAT server's packet without a flow, where `nat_icmp_send` has the server told.
+fn nobodys_reply(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+) -> Result<Verdict, DropReason> {
+    let nic: &NicModel = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
+    super::reply::no_flow(slot, nic)?;
+    state.counters.dropped(DropReason::StrayReply);
+    state.counters.replied(ReplyKind::PortUnreachable);
+    Ok(Verdict::Transmit(nic.id))
 }
 
 /// Whether a stray segment with these flags gets a reset; a datagram has none.

@@ -36,14 +36,23 @@ struct IcmpReply {
     mtu: Option<u16>,
 }
 
+const PORT_UNREACHABLE: IcmpReply = IcmpReply {
+    v4: (IcmpType::UNREACHABLE, icmp::CODE_PORT_UNREACHABLE),
+    v6: (Icmpv6Type::UNREACHABLE, icmpv6::CODE_PORT_UNREACHABLE),
+    mtu: None,
+};
+
 /// No server: 3/3, or 1/4 for IPv6.
 pub(super) fn port_unreachable(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
-    let reply = IcmpReply {
-        v4: (IcmpType::UNREACHABLE, icmp::CODE_PORT_UNREACHABLE),
-        v6: (Icmpv6Type::UNREACHABLE, icmpv6::CODE_PORT_UNREACHABLE),
-        mtu: None,
-    };
-    icmp_error(slot, nic, slot.packet.key.dst, &reply)
+    icmp_error(slot, nic, slot.packet.key.dst, &PORT_UNREACHABLE)
+}
+
+/// No flow for a NAT server's packet: as `port_unreachable`, from the port's own address, since the
+/// packet was sent to the client.
+pub(super) fn no_flow(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
+    let source = nic.own_address(slot.packet.key.dst.is_ipv4());
+    let source = source.ok_or(DropReason::NoLocalAddress)?;
+    icmp_error(slot, nic, source, &PORT_UNREACHABLE)
 }
 
 /// TTL or hop limit used up: 11/0, or 3/0 for IPv6.
