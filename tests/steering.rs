@@ -21,8 +21,8 @@ use gyre::wire::tcp::TcpFlags;
 use proptest::prelude::*;
 use support::*;
 
-/// Of a FULLNAT, a DR and a NAT service.
-const VIPS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
+/// Of a FULLNAT, a DR, a NAT and a TUN service.
+const VIPS: [&str; 4] = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"];
 const LIPS: [&str; 2] = ["10.2.0.1", "10.2.0.2"];
 
 /// Workers that share one snapshot, and the clock.
@@ -54,7 +54,8 @@ impl Team {
             spec.key = ServiceKey::new(Protocol::Udp, vip.parse().unwrap(), 80);
             spec
         };
-        let modes = [ForwardMode::FullNat, ForwardMode::DirectRoute, ForwardMode::Nat];
+        let modes =
+            [ForwardMode::FullNat, ForwardMode::DirectRoute, ForwardMode::Nat, ForwardMode::Tunnel];
         let mut services = Vec::new();
         for (vip, mode) in VIPS.into_iter().zip(modes) {
             services.extend([service(vip, mode), udp(service(vip, mode), vip)]);
@@ -117,6 +118,9 @@ impl Team {
                 }
                 verdict => settled.push((at, verdict, sent)),
             }
+            self.workers[at].outbox.drain(|nic, bytes| {
+                settled.push((at, Verdict::Transmit(nic), bytes.to_vec()));
+            });
             self.workers[at].resume_fragments(usize::MAX, |rx, bytes| {
                 waiting.push_back((at, rx, bytes.to_vec()));
             });
@@ -371,6 +375,47 @@ proptest! {
             prop_assert_eq!((settled[0].0, settled[0].1), (owner, Verdict::Transmit(SERVER)));
         }
         prop_assert!(count > 1 || team.hand_offs == 0);
+        prop_assert!(everything_is_given_back(&mut team));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 100,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn tunnels_fragments_and_errors_meet_at_their_flows_owner(
+        count in 1..=8u8,
+        datagrams in prop::collection::vec((0..20u8, 0..6usize, any::<[u8; 5]>()), 1..20),
+    ) {
+        let mut team = Team::new(count);
+        let vip: IpAddr = VIPS[3].parse().unwrap();
+        for (id, (client, order, queues)) in datagrams.into_iter().enumerate() {
+            let queues = queues.map(|queue| usize::from(queue) % usize::from(count));
+            let client = IpAddr::from([10, 0, 0, client + 1]);
+            let whole = from_client(client, vip).udp(5000, 80).payload(&[9; 700]).build();
+            let settled = team.settle(queues[0], CLIENT, &whole);
+            prop_assert_eq!(settled[0].1, Verdict::Transmit(SERVER));
+            let (owner, outer) = (settled[0].0, settled[0].2.clone());
+            let request = pieces(&from_client(client, vip), (5000, 80), id as u32);
+            let mut sent = 0;
+            for (n, queue) in ORDERS[order].iter().zip(&queues[1..4]) {
+                for (at, verdict, frame) in team.settle(*queue, CLIENT, &request[*n]) {
+                    if verdict != Verdict::Parked {
+                        prop_assert_eq!((at, verdict), (owner, Verdict::Transmit(SERVER)));
+                        sent += Ipv4::parse(&frame[14..]).unwrap().1.len();
+                    }
+                }
+            }
+            prop_assert_eq!(sent, 20 + 8 + 1000, "the datagram with its header");
+            let (ip, _) = Ipv4::parse(&outer[14..]).unwrap();
+            let error = from_server(ip.dst().into(), ip.src().into()).time_exceeded(&outer[14..]);
+            let settled = team.settle(queues[4], SERVER, &error.build());
+            prop_assert_eq!((settled[0].0, settled[0].1), (owner, Verdict::Transmit(CLIENT)));
+        }
         prop_assert!(everything_is_given_back(&mut team));
     }
 }
