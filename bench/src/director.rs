@@ -7,8 +7,8 @@ use gyre::counters::WorkerCounters;
 use gyre::dataplane::{Burst, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst};
 use gyre::model::{
     Desired, ForwardMode, KernelMode, NextHop, NextHopId, NicId, NicModel, PoolSpec, Protocol,
-    Registry, RegistryConfig, Removal, RouteTable, RouteTarget, SchedulerSpec, ServerSpec,
-    ServiceKey, ServiceSpec, Snapshot, Steering, WorkerId,
+    Registry, RegistryConfig, Removal, RouteTable, RouteTarget, SchedulerSpec, Semantics,
+    ServerSpec, ServiceKey, ServiceSpec, Snapshot, Steering, WorkerId,
 };
 use gyre::time::Nanos;
 
