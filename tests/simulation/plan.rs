@@ -126,6 +126,8 @@ fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
         &[ForwardMode::Nat],
         &[ForwardMode::Nat, ForwardMode::FullNat],
         &[ForwardMode::Nat, ForwardMode::DirectRoute, ForwardMode::FullNat],
+        &[ForwardMode::Tunnel],
+        &[ForwardMode::Tunnel, ForwardMode::DirectRoute, ForwardMode::Nat],
     ]);
     if modes.iter().all(|mode| mode.sees_replies()) && protocol == Protocol::Tcp {
         spec.synproxy = random.one_in(2);

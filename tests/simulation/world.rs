@@ -451,6 +451,9 @@ impl World {
                 assert!(self.plan.mix == Mix::Changes, "nothing was removed");
                 self.talks[talk].fate = Fate::Cut;
             }
+            // The first piece found no server, or its flow is gone.
+            DropReason::FragmentRefused | DropReason::FragmentNoFlow
+                if self.plan.mix == Mix::Changes => {}
             // Late segments of a handshake, or a lull in it; the ends send again.
             DropReason::StrayReply
             | DropReason::Unclassified
