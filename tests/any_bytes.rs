@@ -10,24 +10,25 @@ use std::sync::Arc;
 use gyre::counters::DropReason;
 use gyre::dataplane::Verdict;
 use gyre::model::*;
-use gyre::wire::ip::Fragment;
+use gyre::wire::ip::{Fragment, IpProtocol};
 use gyre::wire::tcp::{TcpFlags, TcpOption};
 use proptest::prelude::*;
 use support::*;
 
 const CLIENT_ADDRESSES: [&str; 2] = ["10.0.0.7", "fd00:c::7"];
-const VIPS: [[&str; 5]; 2] = [
-    ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5"],
-    ["fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:1::4", "fd00:1::5"],
+const VIPS: [[&str; 6]; 2] = [
+    ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"],
+    ["fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:1::4", "fd00:1::5", "fd00:1::6"],
 ];
 /// Modes of the services: DR, FULLNAT with a header, FULLNAT behind cookies, NAT, NAT behind
-/// cookies.
-const MODES: [ForwardMode; 5] = [
+/// cookies, TUN.
+const MODES: [ForwardMode; 6] = [
     ForwardMode::DirectRoute,
     ForwardMode::FullNat,
     ForwardMode::FullNat,
     ForwardMode::Nat,
     ForwardMode::Nat,
+    ForwardMode::Tunnel,
 ];
 const RIPS: [&str; 2] = ["10.2.0.11", "fd00:2::b"];
 const LIPS: [&str; 2] = ["10.2.0.1", "fd00:2::1"];
@@ -79,7 +80,7 @@ fn director_in(vlan: Option<u16>) -> Director {
 /// A frame to start from: which port it comes in on, and its bytes.
 fn seed_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
     let parts =
-        (0..2usize, 0..5usize, 0..6u8, any::<u8>(), 0..4u16, any::<(u32, u32)>(), 0..2000usize);
+        (0..2usize, 0..6usize, 0..6u8, any::<u8>(), 0..4u16, any::<(u32, u32)>(), 0..2000usize);
     parts.prop_map(|(family, vip, shape, flags, port, (seq, ack), payload)| {
         let client: IpAddr = CLIENT_ADDRESSES[family].parse().unwrap();
         let vip: IpAddr = VIPS[family][vip].parse().unwrap();
@@ -133,6 +134,29 @@ fn seed_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
     })
 }
 
+/// Pieces that meet: of few datagrams, at few places, of sizes that often fit each other. And
+/// errors about what a tunnel made of a whole one.
+fn colliding_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
+    let parts = (0..2usize, 0..6usize, 0..3u32, 0..5usize, any::<bool>(), 0..40usize, 0..8u8);
+    parts.prop_map(|(family, vip, id, unit, more, size, shape)| {
+        let client: IpAddr = CLIENT_ADDRESSES[family].parse().unwrap();
+        let vip: IpAddr = VIPS[family][vip].parse().unwrap();
+        let builder = from_client(client, vip);
+        let bytes = if size < 36 { 16 } else { size };
+        let place = Fragment { id, offset_bytes: unit as u16 * 16, more };
+        let udp = builder.clone().udp(5000, 80).payload(&[7; 100]).build();
+        let l4 = 14 + [20, 40][family];
+        if shape > 0 {
+            let own = &udp[l4 + unit * 16..l4 + unit * 16 + bytes];
+            return (CLIENT, builder.fragment(place).raw(IpProtocol::UDP, own).to_vec());
+        }
+        let (rip, own) = (RIPS[0].parse().unwrap(), "10.2.0.1".parse().unwrap());
+        let outer = from_server(own, rip).raw(IpProtocol::IPV4, &udp[14..]);
+        let told = from_server(rip, own).icmp(3, unit as u8, size as u32);
+        (SERVER, told.payload(&outer[14..]).build().to_vec())
+    })
+}
+
 /// A frame as it may arrive: often valid, else cut, changed in places, or noise.
 fn any_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
     let changes = prop::collection::vec((0..120usize, any::<u8>()), 0..4);
@@ -169,7 +193,9 @@ proptest! {
     })]
 
     #[test]
-    fn any_bytes_get_a_counted_verdict(frames in prop::collection::vec(any_frame(), 1..64)) {
+    fn any_bytes_get_a_counted_verdict(
+        frames in prop::collection::vec(prop_oneof![any_frame(), colliding_frame()], 1..64),
+    ) {
         let mut director = director();
         for (nic, frame) in &frames {
             let before = counted(&director);
@@ -179,6 +205,7 @@ proptest! {
                 prop_assert!(counted(&director) > before);
                 prop_assert_ne!(reason, DropReason::Internal);
             }
+            prop_assert!(!director.resumed.contains(&Verdict::Drop(DropReason::Internal)));
         }
         director.advance(1000.0);
         director.advance(1000.0);

@@ -4,6 +4,7 @@
 //! for everybody, the kernel included.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use super::burst::{Burst, RxMeta};
 use super::flow::FlowKey;
@@ -46,9 +47,9 @@ pub struct Piece {
     /// Its place in the datagram.
     pub place: Fragment,
     /// Where its part of the datagram starts in the frame.
-    pub body: usize,
+    pub body: u16,
     /// Identification to send it on with, where the director becomes its sender.
-    pub new_id: Option<u32>,
+    pub new_id: Option<NonZeroU32>,
 }
 
 /// Parsed facts. Offsets count from the frame's first byte.
@@ -78,6 +79,8 @@ pub struct Packet {
 
 /// Start of the IP header: tags are stripped before.
 pub const L3: usize = ETHERNET_HEADER_BYTES;
+
+const _: () = assert!(size_of::<Option<Piece>>() == 16, "every packet has one");
 
 impl Packet {
     /// What an unclassified slot holds.
@@ -191,7 +194,9 @@ fn ipv4(l3: &[u8]) -> Result<Packet, DropReason> {
     };
     if let Some(place) = ip.fragment() {
         return Ok(match transport_protocol(ip.protocol()) {
-            Some(protocol) => fragment(packet, Piece { place, body: l4, new_id: None }, protocol),
+            Some(protocol) => {
+                fragment(packet, Piece { place, body: l4 as u16, new_id: None }, protocol)
+            }
             None => packet,
         });
     }
@@ -225,7 +230,7 @@ fn ipv6(l3: &[u8]) -> Result<Packet, DropReason> {
     let body = payload.get(upper.offset_bytes..).ok_or(DropReason::Truncated)?;
     if let Some(place) = upper.fragment.filter(|place| !place.is_atomic()) {
         let body = L3 + IPV6_HEADER_BYTES + upper.fragmentable_bytes;
-        let piece = Piece { place, body, new_id: None };
+        let piece = Piece { place, body: body as u16, new_id: None };
         // A later piece may name an extension header instead: what follows it is not known here.
         let hides = !place.is_first() && is_extension(upper.protocol);
         return Ok(match transport_protocol(upper.protocol) {

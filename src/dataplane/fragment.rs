@@ -27,6 +27,7 @@ use crate::limits::{
 use crate::model::{ClientAddress, Protocol, Snapshot, VirtualService, WorkerId};
 use crate::time::{NANOS_PER_MILLI, Nanos};
 use datagrams::{Datagrams, Fate};
+use std::num::NonZeroU32;
 use store::{Chain, Store};
 use whole::{Pieces, Whole};
 
@@ -253,7 +254,7 @@ fn enter(
     now: Nanos,
 ) -> Result<u16, DropReason> {
     let piece = slot.packet.piece.ok_or(DropReason::Internal)?;
-    let bytes = slot.packet.end.saturating_sub(piece.body);
+    let bytes = slot.packet.end.saturating_sub(usize::from(piece.body));
     let known = state.fragments.datagrams.find(key);
     let id = if known.is_none() { state.next_fragment_id() } else { 0 };
     let WorkerState { fragments, counters, .. } = state;
@@ -278,7 +279,7 @@ fn piece(
 ) -> Result<Verdict, DropReason> {
     let datagram = *state.fragments.datagrams.get(at).ok_or(DropReason::Internal)?;
     let piece = slot.packet.piece.as_mut().ok_or(DropReason::Internal)?;
-    piece.new_id = Some(datagram.new_id);
+    piece.new_id = NonZeroU32::new(datagram.new_id);
     match datagram.fate {
         Fate::Waiting if piece.place.is_first() => {
             let verdict = first(state, snapshot, slot, now);

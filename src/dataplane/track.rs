@@ -52,7 +52,7 @@ pub(super) fn further_piece(state: &mut WorkerState, packet: &Packet, hit: Hit) 
     let Some(core) = state.flows.core_mut(hit.id) else { return };
     core.last_seen_ms = now_ms;
     let server = core.server();
-    let body = packet.piece.map_or(packet.l4, |piece| piece.body);
+    let body = packet.piece.map_or(packet.l4, |piece| usize::from(piece.body));
     let bytes = packet.end.saturating_sub(body) as u64;
     if let Some(server) = state.counters.servers.get(server.index()) {
         match hit.direction {

@@ -107,7 +107,7 @@ fn is_twice_changed(packet: &Packet, to: &Endpoints) -> bool {
 /// Gives a fragment another identification. Many senders' datagrams go between the same two
 /// addresses once the director stands for them; their own numbers would meet.
 fn renumber(bytes: &mut [u8], piece: &Piece) -> Result<(), DropReason> {
-    let Some(id) = piece.new_id else { return Ok(()) };
+    let Some(id) = piece.new_id.map(u32::from) else { return Ok(()) };
     let l3 = bytes.get_mut(L3..).ok_or(DropReason::Internal)?;
     if let Ok((mut ip, _)) = Ipv4::parse_mut(l3) {
         let delta = ChecksumDelta::new().replace_u16(ip.id(), id as u16);
@@ -116,7 +116,8 @@ fn renumber(bytes: &mut [u8], piece: &Piece) -> Result<(), DropReason> {
         return Ok(());
     }
     // The identification ends the fragment header, behind which the piece's body starts.
-    let field = bytes.get_mut(piece.body - 4..piece.body).ok_or(DropReason::Internal)?;
+    let end = usize::from(piece.body);
+    let field = bytes.get_mut(end.saturating_sub(4)..end).ok_or(DropReason::Internal)?;
     field.copy_from_slice(&id.to_be_bytes());
     Ok(())
 }

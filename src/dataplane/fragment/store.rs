@@ -101,7 +101,7 @@ impl Store {
         self.set(last, |chunk| chunk.next = NONE);
         self.set(first, |chunk| {
             (chunk.len, chunk.nic, chunk.hops) = (frame.len() as u16, rx.nic, rx.hops);
-            (chunk.place, chunk.body) = (piece.place.offset_bytes, piece.body as u16);
+            (chunk.place, chunk.body) = (piece.place.offset_bytes, piece.body);
             chunk.next_frame = NONE;
         });
         self.link(chain, first);
