@@ -170,6 +170,7 @@ counted! {
     ReplyKind {
         TcpReset = "tcp_reset", "RST to a client or server";
         PortUnreachable = "port_unreachable", "ICMP port unreachable: no server, or no flow (nat_icmp_send)";
+        HostUnreachable = "host_unreachable", "ICMP host unreachable: no route to the server";
         TimeExceeded = "time_exceeded", "ICMP time exceeded";
         TooBig = "too_big", "ICMP fragmentation needed or packet too big";
         TunnelError = "tunnel_error", "what an ICMP error says of a tunnel's packet, to its client";

@@ -373,6 +373,31 @@ fn no_server_is_answered_with_port_unreachable() {
     }
 }
 
+/// Recording dr-unreachable: the flow exists all the same, and goes on once there is a way.
+#[test]
+fn server_without_a_route_is_answered_with_host_unreachable() {
+    for (family, icmp) in [(0, [3u8, 1]), (1, [1, 3])] {
+        let mut director = director(KernelMode::Tap);
+        let frame = syn(FULLNAT, family);
+        let slots = (0..16).map(NextHopId);
+        let hops: Vec<_> = slots.map(|id| (id, *director.state.next_hop(id).unwrap())).collect();
+        for (id, hop) in hops.iter().filter(|(_, hop)| hop.nic == SERVER) {
+            director.state.set_next_hop(*id, NextHop { resolved: false, mtu: 0, ..*hop });
+        }
+        let out = director.receive(CLIENT, &frame);
+        assert_eq!(out.sent_on(), Some(CLIENT), "{:?}", out.verdict);
+        let header = if family == 0 { 20 } else { 40 };
+        assert_eq!(packet(&out.frame)[header..header + 2], icmp);
+        assert_eq!(packet(&out.frame)[header + 8..], *packet(&frame));
+        assert!(checksums_hold(&out.frame));
+        assert_eq!((director.drops(DropReason::NoRoute), director.flows().len()), (1, 1));
+        for (id, hop) in hops {
+            director.state.set_next_hop(id, hop);
+        }
+        assert_eq!(director.receive(CLIENT, &frame).sent_on(), Some(SERVER));
+    }
+}
+
 #[test]
 fn expired_ttl_is_answered_after_the_packet_was_scheduled() {
     for family in 0..2 {

@@ -21,6 +21,11 @@ pub(super) fn link_mtu(state: &WorkerState, id: NextHopId) -> Option<u16> {
     get(state, id).filter(|hop| hop.resolved).map(|hop| hop.mtu)
 }
 
+/// Whether the kernel knows no way to what `id` stands for: waiting would be in vain.
+pub(super) fn leads_nowhere(state: &WorkerState, id: NextHopId) -> bool {
+    get(state, id).is_some_and(|hop| !hop.resolved && hop.mtu == 0)
+}
+
 /// As `link_mtu`, for the whole path as far as ICMP errors have told of it.
 pub(super) fn path_mtu(state: &WorkerState, id: NextHopId) -> Option<u16> {
     let learned = state.learned_mtus.get(id, state.now).unwrap_or(u16::MAX);

@@ -55,6 +55,16 @@ pub(super) fn no_flow(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason>
     icmp_error(slot, nic, source, &PORT_UNREACHABLE)
 }
 
+/// No way to the server: 3/1, or 1/3 for IPv6.
+pub(super) fn host_unreachable(slot: &mut Slot, nic: &NicModel) -> Result<(), DropReason> {
+    let reply = IcmpReply {
+        v4: (IcmpType::UNREACHABLE, icmp::CODE_HOST_UNREACHABLE),
+        v6: (Icmpv6Type::UNREACHABLE, icmpv6::CODE_ADDRESS_UNREACHABLE),
+        mtu: None,
+    };
+    icmp_error(slot, nic, slot.packet.key.dst, &reply)
+}
+
 /// TTL or hop limit used up: 11/0, or 3/0 for IPv6.
 pub(super) fn time_exceeded(
     slot: &mut Slot,

@@ -20,7 +20,7 @@ pub struct NextHop {
     pub dst_mac: [u8; 6],
     /// The port's own MAC address.
     pub src_mac: [u8; 6],
-    /// Largest IP packet on this path, bytes.
+    /// Largest IP packet on this path, bytes; 0 where no way leads there by the kernel's word.
     pub mtu: u16,
     /// The neighbour: the destination itself, or the router before it. What frames wait for.
     pub neighbour: IpAddr,

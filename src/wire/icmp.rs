@@ -41,6 +41,8 @@ impl IcmpType {
     }
 }
 
+/// Code of `UNREACHABLE`: no way to the host.
+pub const CODE_HOST_UNREACHABLE: u8 = 1;
 /// Unreachable: no such port.
 pub const CODE_PORT_UNREACHABLE: u8 = 3;
 /// Unreachable: larger than the next hop's MTU, and "do not fragment" is set.

@@ -45,6 +45,8 @@ impl Icmpv6Type {
     }
 }
 
+/// Code of `UNREACHABLE`: no way to the address.
+pub const CODE_ADDRESS_UNREACHABLE: u8 = 3;
 /// Unreachable: no such port.
 pub const CODE_PORT_UNREACHABLE: u8 = 4;
 /// Time exceeded: the hop limit ran out on the way.

@@ -11,7 +11,7 @@ mod tunnel_error;
 
 use super::burst::{Slot, Verdict};
 use super::classify::{Kind, L3};
-use super::flow::FlowCore;
+use super::flow::{Direction, FlowCore};
 use super::flow_table::Hit;
 use super::next_hop;
 use super::reply;
@@ -31,12 +31,15 @@ pub(super) fn rewrite(
     if slot.packet.ttl <= u8::from(core.decrements_ttl()) {
         return expired(state, snapshot, slot);
     }
+    let in_vain = hit.direction == Direction::Inbound
+        && next_hop::leads_nowhere(state, core.hop(Direction::Inbound));
     match core.mode() {
+        // As it came: its addresses are the director's own.
+        ForwardMode::Local => Ok(Verdict::ToKernel(slot.rx.nic)),
+        _ if in_vain => no_way(state, snapshot, slot),
         ForwardMode::DirectRoute => direct_route::rewrite(state, snapshot, slot, &core),
         ForwardMode::Nat | ForwardMode::FullNat => nat::rewrite(state, snapshot, slot, hit),
         ForwardMode::Tunnel => tunnel::rewrite(state, snapshot, slot, hit),
-        // As it came: its addresses are the director's own.
-        ForwardMode::Local => Ok(Verdict::ToKernel(slot.rx.nic)),
     }
 }
 
@@ -67,6 +70,22 @@ fn expired(
     reply::time_exceeded(slot, nic, snapshot)?;
     state.counters.dropped(DropReason::TtlExpired);
     state.counters.replied(ReplyKind::TimeExceeded);
+    Ok(Verdict::Transmit(nic.id))
+}
+
+/// Host unreachable, to the client, as the kernel does at a server that its routes do not reach.
+fn no_way(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+) -> Result<Verdict, DropReason> {
+    if is_never_answered(slot) {
+        return Err(DropReason::NoRoute);
+    }
+    let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
+    reply::host_unreachable(slot, nic)?;
+    state.counters.dropped(DropReason::NoRoute);
+    state.counters.replied(ReplyKind::HostUnreachable);
     Ok(Verdict::Transmit(nic.id))
 }
 

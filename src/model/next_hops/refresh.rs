@@ -198,15 +198,19 @@ impl NextHops {
         };
         let blocked =
             |state| (None, NextHop { resolved: false, neighbour: destination, ..slot.hop }, state);
+        let no_way = |state| {
+            let (via, hop, state) = blocked(state);
+            (via, NextHop { mtu: 0, ..hop }, state)
+        };
         match path {
             Path::Out(_) if slot.address().is_some_and(|own| self.links.is_own_address(own)) => {
                 blocked(HopState::OwnAddress)
             }
             Path::Out(out) => self.content_out(slot, destination, out),
-            Path::NoRoute => blocked(HopState::NoRoute),
-            Path::Prohibited => blocked(HopState::Prohibited),
-            Path::Foreign(ifindex) => blocked(HopState::Foreign(ifindex)),
-            Path::Down(nic) => blocked(HopState::LinkDown(nic)),
+            Path::NoRoute => no_way(HopState::NoRoute),
+            Path::Prohibited => no_way(HopState::Prohibited),
+            Path::Foreign(ifindex) => no_way(HopState::Foreign(ifindex)),
+            Path::Down(nic) => no_way(HopState::LinkDown(nic)),
         }
     }
 

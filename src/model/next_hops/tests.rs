@@ -276,6 +276,7 @@ fn routes_that_leave_elsewhere_or_nowhere_hide_shorter_ones() {
     ]);
     assert_eq!(row(&mut hops, foreign).state, HopState::Foreign(77));
     assert_eq!(row(&mut hops, nowhere).state, HopState::Prohibited);
+    assert_eq!(row(&mut hops, nowhere).hop.mtu, 0, "nothing is to wait for it");
     assert_eq!(look_up(&mut hops, "172.16.0.1"), None);
     assert_eq!(look_up(&mut hops, "172.17.0.1"), None);
     assert!(look_up(&mut hops, "172.18.0.1").is_some());
