@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::Case;
+use crate::lab::wait_for;
 use crate::link::{ACK, Capture, Packet, SYN};
 use crate::servers::{
     BIG_BYTES, HAPROXY_PROXY, HTTP, HTTP_PROXY, at, start_banner, start_haproxy, start_udp_echo,
@@ -75,6 +76,36 @@ fn udp(layout: Layout) {
         (0..5).map(|n| ask(&socket, n)).collect()
     });
     assert!(again.iter().all(|name| *name == again[0]), "{again:?}");
+    much_by_fragments(&site);
+}
+
+/// Fragments, there and back: the kernels of both ends put them together. Over af_packet with
+/// several queues IPv4's never come: the kernel's fanout reassembles them into a frame that no
+/// buffer holds, which is a counted drop.
+fn much_by_fragments(site: &Site) {
+    let answer = site.client.enter(|| ask_much(&udp_socket(CLIENT6, VIP6)));
+    let (sent, echoed) = answer.unwrap_or_else(|| {
+        let (drops, hand_offs) = (site.director.drops(), site.director.hand_offs());
+        panic!("no answer to 60 kB; drops {drops:?}, hand-offs {hand_offs:?}")
+    });
+    assert!(echoed.ends_with(&sent), "{} bytes of {}", echoed.len(), sent.len());
+    let before = site.director.dropped("truncated");
+    site.client.enter(|| udp_socket(CLIENT4, VIP4).send(&sent)).unwrap();
+    wait_for("the oversized frame to be counted", 5, || {
+        (site.director.dropped("truncated") > before).then_some(())
+    });
+}
+
+/// Sends a datagram of 60 kB and returns it with the answer; asks again if a piece was lost.
+fn ask_much(socket: &UdpSocket) -> Option<(Vec<u8>, Vec<u8>)> {
+    let sent: Vec<u8> = (0..60_000u32).map(|n| (n * 31 / 32) as u8).collect();
+    let mut buffer = vec![0; 1 << 16];
+    let answer = (0..3).find_map(|_| {
+        socket.send(&sent).unwrap();
+        socket.recv(&mut buffer).ok()
+    });
+    buffer.truncate(answer?);
+    Some((sent, buffer))
 }
 
 fn udp_socket(local: &str, vip: &str) -> UdpSocket {

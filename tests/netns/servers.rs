@@ -137,7 +137,7 @@ pub fn start_udp_echo(space: &Namespace, name: &str, address: SocketAddr) -> Thr
     let socket = space.enter(|| UdpSocket::bind(address).unwrap());
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let thread = std::thread::spawn(move || {
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; 1 << 16];
         while !stopped.load(Ordering::Relaxed) {
             if let Ok((len, from)) = socket.recv_from(&mut buffer) {
                 let mut answer = format!("{name} ").into_bytes();
