@@ -169,7 +169,8 @@ counted! {
     /// Frames the director itself answered with.
     ReplyKind {
         TcpReset = "tcp_reset", "RST to a client or server";
-        PortUnreachable = "port_unreachable", "ICMP port unreachable: no server, or no flow (nat_icmp_send)";
+        PortUnreachable = "port_unreachable",
+            "ICMP port unreachable: no server, or no flow (nat_icmp_send)";
         HostUnreachable = "host_unreachable", "ICMP host unreachable: no route to the server";
         TimeExceeded = "time_exceeded", "ICMP time exceeded";
         TooBig = "too_big", "ICMP fragmentation needed or packet too big";
