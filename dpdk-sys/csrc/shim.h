@@ -20,8 +20,6 @@
 #include <rte_pdump.h>
 #include <rte_version.h>
 
-static const uint64_t GYRE_RX_OFFLOAD_RSS_HASH = RTE_ETH_RX_OFFLOAD_RSS_HASH;
-static const uint64_t GYRE_RX_OFFLOAD_CHECKSUM = RTE_ETH_RX_OFFLOAD_CHECKSUM;
 static const uint64_t GYRE_TX_OFFLOAD_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 static const uint64_t GYRE_RSS_IPV4 = RTE_ETH_RSS_IPV4;
 static const uint64_t GYRE_RSS_IPV4_TCP = RTE_ETH_RSS_NONFRAG_IPV4_TCP;
@@ -32,12 +30,7 @@ static const uint64_t GYRE_RSS_IPV6_UDP = RTE_ETH_RSS_NONFRAG_IPV6_UDP;
 static const uint32_t GYRE_MQ_RX_NONE = RTE_ETH_MQ_RX_NONE;
 static const uint32_t GYRE_MQ_RX_RSS = RTE_ETH_MQ_RX_RSS;
 
-static const uint64_t GYRE_MBUF_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;
 static const uint64_t GYRE_MBUF_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
-static const uint64_t GYRE_MBUF_RX_IP_CKSUM_MASK = RTE_MBUF_F_RX_IP_CKSUM_MASK;
-static const uint64_t GYRE_MBUF_RX_IP_CKSUM_BAD = RTE_MBUF_F_RX_IP_CKSUM_BAD;
-static const uint64_t GYRE_MBUF_RX_L4_CKSUM_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
-static const uint64_t GYRE_MBUF_RX_L4_CKSUM_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD;
 
 static const size_t GYRE_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr);
 static const size_t GYRE_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len);
@@ -46,7 +39,6 @@ static const size_t GYRE_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len);
 static const size_t GYRE_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len);
 static const size_t GYRE_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs);
 static const size_t GYRE_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags);
-static const size_t GYRE_MBUF_RSS = offsetof(struct rte_mbuf, hash.rss);
 static const size_t GYRE_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci);
 
 /* What one mbuf of a pool costs besides its data room, before alignment. */

@@ -5,7 +5,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::shape::{Walk, join};
 use super::types::{
-    ClientAddress, Config, Forwarding, Kernel, Scheduler, Server, Service, Tunnel, TunnelChecksum,
+    ClientAddress, Config, Forwarding, Kernel, Port, Scheduler, Server, Service, Tunnel,
+    TunnelChecksum,
 };
 use crate::limits::{NICS_MAX, WORKERS_MAX};
 use crate::model::{Desired, Place, address_pairs, validate};
@@ -78,6 +79,14 @@ fn ports(config: &Config, walk: &mut Walk) {
             let what = format!("{} has the same device", walk.element("port", first));
             walk.push(&format!("{path}.device"), what, "give each port its own device".into());
         }
+        for (position, member) in port.members.iter().enumerate() {
+            if let Some(first) = devices.insert(member, at) {
+                let what = format!("{} has the same device", walk.element("port", first));
+                let member = walk.element(&format!("{path}.members"), position);
+                walk.push(&member, what, "give each device to one port".into());
+            }
+        }
+        members(port, &path, walk);
         for (position, address) in port.addresses.iter().enumerate() {
             let list = format!("{path}.addresses");
             if let Some(other) = addresses.insert(address.address, &port.name) {
@@ -91,6 +100,25 @@ fn ports(config: &Config, walk: &mut Walk) {
             let remedy = "use device = \"net_af_packet0,iface=INTERFACE\", or kernel = \"tap\"";
             walk.push(&format!("{path}.kernel"), what, remedy.into());
         }
+    }
+}
+
+/// A bond has members, and nothing else has.
+fn members(port: &Port, path: &str, walk: &mut Walk) {
+    let list = format!("{path}.members");
+    match (port.is_bond(), port.members.is_empty()) {
+        (true, true) if !walk.is_dropped(&list) => {
+            let what = "a bond without members carries nothing".into();
+            let remedy = "add members = [...]: PCI addresses, or devargs such as \
+                          \"net_af_packet0,iface=eth1\"";
+            walk.push(&format!("{path}.device"), what, remedy.into());
+        }
+        (false, false) => {
+            let what = "only a net_bonding device has members".into();
+            let remedy = "use device = \"net_bonding0,mode=1\", or leave `members` out";
+            walk.push(&list, what, remedy.into());
+        }
+        _ => {}
     }
 }
 

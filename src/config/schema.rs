@@ -134,6 +134,11 @@ const PORT: &[Field] = &[
         "PCI address or DPDK devargs",
     ),
     field(
+        "members",
+        Shape::List(&Shape::Parsed(device, "\"0000:3b:00.0\" or \"net_af_packet0,iface=eth1\"")),
+        "what a net_bonding device bonds: PCI addresses or DPDK devargs",
+    ),
+    field(
         "kernel",
         Shape::Choice(Kernel::WORDS, &[]),
         "how the link is shared with the kernel (tap)",

@@ -265,6 +265,23 @@ fn ports_and_routes_without_sense_are_told() {
     }
 }
 
+#[test]
+fn a_bond_has_members_and_nothing_else_has() {
+    let good = "[[port]]\nname = \"p\"\ndevice = \"net_bonding0,mode=1\"\n\
+                members = [\"0000:3b:00.0\", \"net_af_packet0,iface=eth1\"]";
+    assert_eq!(Config::parse_toml(good).unwrap().port[0].members.len(), 2);
+    expect(
+        "[[port]]\nname = \"a\"\ndevice = \"net_bonding0\"\n[[port]]\nname = \"b\"\n\
+         device = \"net_null0\"\nmembers = [\"net_null0\", \"eth1\"]",
+        &[
+            "3:10: port[0].device: a bond without members carries nothing; add members = [",
+            "7:11: port[1].members: only a net_bonding device has members; use device =",
+            "7:12: port[1].members[0]: port[1] has the same device; give each device to one",
+            "7:25: port[1].members[1]: `eth1` is neither a PCI address nor DPDK devargs",
+        ],
+    );
+}
+
 fn expect(text: &str, expected: &[&str]) {
     let lines = lines_of(text);
     let matches = lines.len() == expected.len()

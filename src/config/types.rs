@@ -324,6 +324,9 @@ pub struct Port {
     pub name: String,
     /// PCI address or DPDK devargs.
     pub device: String,
+    /// PCI addresses or devargs of the devices that a net_bonding device bonds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
     /// Kernel side.
     #[serde(default)]
     pub kernel: Kernel,
@@ -348,6 +351,11 @@ impl Port {
     /// The kernel interface under an af_packet or af_xdp device: its `iface=` argument.
     pub fn interface(&self) -> Option<&str> {
         self.device.split(',').find_map(|argument| argument.strip_prefix("iface="))
+    }
+
+    /// Whether the device is a bond of `members`.
+    pub fn is_bond(&self) -> bool {
+        self.device.trim_start_matches("vdev:").starts_with("net_bonding")
     }
 }
 

@@ -16,8 +16,6 @@ use crate::model::{NextHopId, NicId, WorkerId};
 pub struct RxMeta {
     /// Where it came in.
     pub nic: NicId,
-    /// RSS hash by the port, where it has one.
-    pub rss_hash: Option<u32>,
     /// 802.1Q tag control word that the port stripped.
     pub vlan: Option<u16>,
     /// Workers that had it before this one.

@@ -154,6 +154,11 @@ impl DevArgs {
         if self.is_af_packet() { self.ring_frame_bytes() - AF_PACKET_NOT_DATA_BYTES } else { 0 }
     }
 
+    /// Adds an argument, which may be there already.
+    pub fn push(&mut self, key: &str, value: impl fmt::Display) {
+        self.arguments.push((key.to_owned(), Some(value.to_string())));
+    }
+
     fn set_default(&mut self, key: &str, value: impl fmt::Display) {
         if !self.arguments.iter().any(|(k, _)| k == key) {
             self.arguments.push((key.to_owned(), Some(value.to_string())));

@@ -153,26 +153,9 @@ impl Mbuf {
         }
     }
 
-    /// The RSS hash the port computed, if it did.
-    pub fn rss_hash(&self) -> Option<u32> {
-        self.has_flag(sys::GYRE_MBUF_RX_RSS_HASH).then(|| self.read(sys::GYRE_MBUF_RSS))
-    }
-
     /// The tag control information of a VLAN tag that the port took off the frame.
     pub fn vlan_stripped(&self) -> Option<u16> {
         self.has_flag(sys::GYRE_MBUF_RX_VLAN_STRIPPED).then(|| self.read(sys::GYRE_MBUF_VLAN_TCI))
-    }
-
-    /// Whether the port found the IPv4 header's checksum wrong.
-    pub fn ip_checksum_bad(&self) -> bool {
-        let flags: u64 = self.read(sys::GYRE_MBUF_OL_FLAGS);
-        flags & sys::GYRE_MBUF_RX_IP_CKSUM_MASK == sys::GYRE_MBUF_RX_IP_CKSUM_BAD
-    }
-
-    /// Whether the port found the TCP or UDP checksum wrong.
-    pub fn l4_checksum_bad(&self) -> bool {
-        let flags: u64 = self.read(sys::GYRE_MBUF_OL_FLAGS);
-        flags & sys::GYRE_MBUF_RX_L4_CKSUM_MASK == sys::GYRE_MBUF_RX_L4_CKSUM_BAD
     }
 
     fn has_flag(&self, flag: u64) -> bool {

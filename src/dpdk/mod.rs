@@ -13,6 +13,7 @@ pub mod devargs;
 pub mod eal;
 pub mod eal_args;
 pub mod mbuf;
+mod member;
 pub mod mempool;
 mod netdevice;
 pub mod nic;

@@ -30,7 +30,7 @@ pub const MTU_DEFAULT: u16 = 1500;
 pub struct NicConfig {
     /// A PCI address, or DPDK devargs such as `net_af_packet0,iface=eth1`.
     pub device: String,
-    /// Devargs of virtual devices to make first, for net_bonding to bond.
+    /// What net_bonding bonds: PCI addresses, or devargs of devices to make first.
     pub members: Vec<String>,
     /// Queue pairs wanted: one per worker. The device may have fewer.
     pub queue_pairs: u16,
@@ -193,11 +193,6 @@ impl Nic {
     /// How the device spreads flows over queues; `None` when it does not, or does not say.
     pub fn rss(&self) -> Option<&Rss> {
         self.outcome.rss.as_ref()
-    }
-
-    /// Whether received frames carry the device's verdict on their checksums.
-    pub fn checks_checksums(&self) -> bool {
-        self.outcome.checks_checksums
     }
 
     /// Whether transmitted mbufs return to the pool unseen.

@@ -24,14 +24,12 @@ pub struct Outcome {
     pub mtu: u16,
     pub mac: [u8; 6],
     pub rss: Option<Rss>,
-    pub checks_checksums: bool,
     pub frees_fast: bool,
 }
 
 /// What the device is asked for.
 struct Wishes {
     queue_pairs: u16,
-    rx_offloads: u64,
     tx_offloads: u64,
     /// 0 for no RSS.
     hash_types: u64,
@@ -41,7 +39,8 @@ struct Wishes {
 pub fn set_up(port: &mut Port, config: &NicConfig) -> Result<Outcome, NicError> {
     let info = device_info(port)?;
     let queue_pairs = choose_queues(port, &info, config.queue_pairs)?;
-    check_mtu(port, &info, config.mtu)?;
+    let mtu = config.mtu.or(port.members.mtu);
+    check_mtu(port, &info, mtu)?;
     let frees_fast = config.fast_free
         && info.tx_offload_capa & sys::GYRE_TX_OFFLOAD_FAST_FREE != 0
         && port.pool().eal().claim_fast_free();
@@ -49,11 +48,10 @@ pub fn set_up(port: &mut Port, config: &NicConfig) -> Result<Outcome, NicError> 
     if let Some(key) = config.rss_key.as_ref().filter(|_| hash_types != 0) {
         port.rss_key = rss::fit_key(port.name(), key, &info)?;
     }
-    let rx_offloads = rx_offloads(port, &info, hash_types);
     let tx_offloads = if frees_fast { sys::GYRE_TX_OFFLOAD_FAST_FREE } else { 0 };
-    let wishes = Wishes { queue_pairs, rx_offloads, tx_offloads, hash_types };
+    let wishes = Wishes { queue_pairs, tx_offloads, hash_types };
     configure(port, config, &wishes)?;
-    apply_mtu(port, config.mtu)?;
+    apply_mtu(port, mtu)?;
     let mtu = mtu_in_force(port)?;
     check_room(port, mtu)?;
     make_queues(port, config, queue_pairs)?;
@@ -63,9 +61,8 @@ pub fn set_up(port: &mut Port, config: &NicConfig) -> Result<Outcome, NicError> 
         0 => None,
         _ => rss::program(port.id(), &info, queue_pairs, &mut port.rss_key),
     };
-    let checks_checksums = rx_offloads & sys::GYRE_RX_OFFLOAD_CHECKSUM != 0;
     let mac = mac(port)?;
-    Ok(Outcome { queue_pairs, mtu, mac, rss, checks_checksums, frees_fast })
+    Ok(Outcome { queue_pairs, mtu, mac, rss, frees_fast })
 }
 
 fn device_info(port: &Port) -> Result<sys::rte_eth_dev_info, NicError> {
@@ -81,7 +78,7 @@ fn choose_queues(port: &Port, info: &sys::rte_eth_dev_info, wanted: u16) -> Resu
     let (rx, tx) = (info.max_rx_queues, info.max_tx_queues);
     match rx.min(tx) {
         0 => Err(NicError::NoQueues { device: port.name().to_owned(), rx, tx }),
-        offered => Ok(wanted.clamp(1, offered)),
+        offered => Ok(wanted.clamp(1, offered.min(port.members.queue_pairs_max()))),
     }
 }
 
@@ -125,6 +122,7 @@ fn check_room(port: &Port, mtu: u16) -> Result<(), NicError> {
     let pool = port.pool();
     let room_bytes = u32::from(pool.data_room_bytes()).saturating_sub(sys::RTE_PKTMBUF_HEADROOM);
     let by_driver = port.devargs().map_or(0, DevArgs::mbuf_data_bytes_min);
+    let by_driver = by_driver.max(port.members.mbuf_data_bytes_min());
     let wanted_bytes = (u32::from(mtu) + FRAME_OVERHEAD_BYTES as u32).max(by_driver);
     if room_bytes >= wanted_bytes {
         return Ok(());
@@ -133,23 +131,11 @@ fn check_room(port: &Port, mtu: u16) -> Result<(), NicError> {
     Err(NicError::MbufTooSmall { device, pool, mtu, room_bytes, wanted_bytes })
 }
 
-/// rx offloads worth having: the RSS hash, and on real NICs the checksum check. Not on virtual
-/// devices and virtio: there it costs the CPU (net_tap), or allows the peer to leave checksums
-/// unfilled (virtio's GUEST_CSUM), which incremental rewriting would carry on to the next hop.
-fn rx_offloads(port: &Port, info: &sys::rte_eth_dev_info, hash_types: u64) -> u64 {
-    let mut wanted = 0;
-    if hash_types != 0 {
-        wanted |= sys::GYRE_RX_OFFLOAD_RSS_HASH;
-    }
-    if port.devargs().is_none() && !super::nic::driver_name(info).contains("virtio") {
-        wanted |= sys::GYRE_RX_OFFLOAD_CHECKSUM;
-    }
-    wanted & info.rx_offload_capa
-}
-
 fn configure(port: &mut Port, config: &NicConfig, wishes: &Wishes) -> Result<(), NicError> {
     let mut conf = sys::rte_eth_conf::default();
-    conf.rxmode.offloads = wishes.rx_offloads;
+    // No rx offloads. The packet path sums IPv4 headers itself and patches the rest, so that a
+    // verdict on checksums would tell it nothing, and on virtual devices asking for one allows the
+    // peer to leave them unfilled (virtio's GUEST_CSUM). Of RSS the queue is what counts.
     conf.txmode.offloads = wishes.tx_offloads;
     if port.interface().is_none() {
         // 0 leaves it to the device. af_packet claims it cannot do more than 1500: see netdevice.
@@ -219,6 +205,7 @@ fn start(port: &mut Port) -> Result<(), NicError> {
     // SAFETY: all queues are set up.
     let code = unsafe { sys::rte_eth_dev_start(port.id()) };
     port.check("starting it", code)?;
+    port.members.set_up().map_err(|e| port.interface_error(e))?;
     let Some(interface) = port.interface() else { return Ok(()) };
     // Starting a port means carrier; these drivers leave their interface as it was.
     if !interface.is_up().map_err(|e| port.interface_error(e))? {

@@ -11,6 +11,7 @@ use std::path::Path;
 use dpdk_sys as sys;
 
 use super::devargs::{self, DevArgs};
+use super::member::Members;
 use super::mempool::MbufPool;
 use super::netdevice::{self, NetDevice};
 use super::nic::{MTU_DEFAULT, NicConfig};
@@ -28,20 +29,10 @@ pub struct Port {
     /// ethdev keeps a pointer to it for as long as the port lives.
     pub(super) rss_key: Vec<u8>,
     pub(super) is_promiscuous: bool,
-    /// Devices made for this one to build upon, removed after it.
-    _members: Vec<Member>,
+    /// Devices that this one is built upon, removed after it.
+    pub(super) members: Members,
     /// The port's rings hold mbufs of this pool, so it (and with it EAL) goes last.
     pool: MbufPool,
-}
-
-/// A virtual device that another one (net_bonding) is built upon.
-struct Member(CString);
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        remove_port(&self.0);
-        remove_device(&self.0);
-    }
 }
 
 impl Drop for Port {
@@ -72,7 +63,7 @@ impl Port {
 
     /// Makes the virtual device `wanted` with what it needs for `config`.
     pub fn make_virtual(
-        wanted: DevArgs,
+        mut wanted: DevArgs,
         config: &NicConfig,
         pool: &MbufPool,
     ) -> Result<Self, NicError> {
@@ -82,10 +73,8 @@ impl Port {
             (None, Some(interface)) => interface_mtu(&wanted, interface)?,
             (None, None) => MTU_DEFAULT,
         };
-        let mut members = Vec::with_capacity(config.members.len());
-        for text in &config.members {
-            members.push(make_device(&DevArgs::parse(text)?).map(Member)?);
-        }
+        let members = Members::make(config)?;
+        members.join(&mut wanted);
         let devargs = make_completed(wanted, config.queue_pairs, mtu)?;
         let name = devargs.name().to_owned();
         let Some(id) = find_port(&name) else {
@@ -97,7 +86,7 @@ impl Port {
         let mut port = Port::new(id, name, pool);
         port.devargs = Some(devargs);
         port.interface = interface;
-        port._members = members;
+        port.members = members;
         Ok(port)
     }
 
@@ -109,7 +98,7 @@ impl Port {
             interface: None,
             rss_key: Vec::new(),
             is_promiscuous: false,
-            _members: Vec::new(),
+            members: Members::default(),
             pool: pool.clone(),
         }
     }
@@ -156,7 +145,10 @@ impl Port {
 }
 
 /// Opens the kernel interface below `devargs`, if its driver sits on one, and gives it `mtu`.
-fn open_interface(devargs: &DevArgs, mtu: Option<u16>) -> Result<Option<NetDevice>, NicError> {
+pub(super) fn open_interface(
+    devargs: &DevArgs,
+    mtu: Option<u16>,
+) -> Result<Option<NetDevice>, NicError> {
     let Some(name) = devargs.kernel_interface() else { return Ok(None) };
     let interface = NetDevice::open(name).map_err(|e| interface_error(devargs, e))?;
     if !netdevice::may_open_packet_sockets() {
@@ -170,7 +162,7 @@ fn open_interface(devargs: &DevArgs, mtu: Option<u16>) -> Result<Option<NetDevic
     Ok(Some(interface))
 }
 
-fn interface_mtu(devargs: &DevArgs, interface: &NetDevice) -> Result<u16, NicError> {
+pub(super) fn interface_mtu(devargs: &DevArgs, interface: &NetDevice) -> Result<u16, NicError> {
     let mtu = interface.mtu().map_err(|e| interface_error(devargs, e))?;
     // Only loopback has more.
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
@@ -195,7 +187,7 @@ fn make_completed(wanted: DevArgs, queue_pairs: u16, mtu: u16) -> Result<DevArgs
     }
 }
 
-fn make_device(devargs: &DevArgs) -> Result<CString, NicError> {
+pub(super) fn make_device(devargs: &DevArgs) -> Result<CString, NicError> {
     let device = devargs.to_string();
     let text = |text: &str| {
         CString::new(text).map_err(|_| NicError::step(&device, "reading devargs", libc::EINVAL))
@@ -208,6 +200,17 @@ fn make_device(devargs: &DevArgs) -> Result<CString, NicError> {
     match unsafe { sys::rte_vdev_init(name.as_ptr(), arguments.as_ptr()) } {
         0 => Ok(name),
         code => Err(NicError::Probe { device, reason: reason(code), hint: hint(devargs) }),
+    }
+}
+
+/// What net_bonding calls a member in its arguments: DPDK 23.11 renamed it.
+pub(super) fn bond_member_key() -> &'static str {
+    // SAFETY: a static string, which needs no EAL.
+    let version = unsafe { CStr::from_ptr(sys::rte_version()) }.to_string_lossy();
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
+    match (numbers.next().unwrap_or(0u32), numbers.next().unwrap_or(0u32)) {
+        (22, _) | (23, 0..=10) => "slave",
+        _ => "member",
     }
 }
 
@@ -233,7 +236,7 @@ fn hint(devargs: &DevArgs) -> &'static str {
     }
 }
 
-fn find_port(name: &str) -> Option<u16> {
+pub(super) fn find_port(name: &str) -> Option<u16> {
     let name = CString::new(name).ok()?;
     let mut id = 0;
     // SAFETY: a terminated string, and room for the answer.
@@ -241,7 +244,7 @@ fn find_port(name: &str) -> Option<u16> {
 }
 
 /// Stops and closes the port of this name, if there is one. Stopping a stopped port is harmless.
-fn remove_port(name: &CStr) {
+pub(super) fn remove_port(name: &CStr) {
     let mut id = 0;
     // SAFETY: nobody holds a queue of the port: queues keep the `Port`, whose drop comes here.
     unsafe {
@@ -252,7 +255,7 @@ fn remove_port(name: &CStr) {
     }
 }
 
-fn remove_device(name: &CStr) {
+pub(super) fn remove_device(name: &CStr) {
     // SAFETY: the device's port is closed.
     let _ = unsafe { sys::rte_vdev_uninit(name.as_ptr()) };
 }

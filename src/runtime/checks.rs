@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::config::{Config, Kernel, Port};
 use crate::dpdk::NicError;
 use crate::dpdk::devargs::{Device, DeviceSyntax};
-use crate::dpdk::pci;
+use crate::dpdk::pci::{self, PciAddress};
 use crate::dpdk::tap::TapError;
 use crate::model::NicId;
 
@@ -22,8 +22,8 @@ const CAP_NET_RAW: u32 = 13;
 pub enum CheckError {
     /// A privilege is missing.
     #[error(
-        "gyre needs {0}; run it as root, or once `setcap cap_net_admin,cap_net_raw+ep` on the \
-         binary"
+        "gyre needs {0}; run it as root, or from systemd with AmbientCapabilities=CAP_NET_ADMIN \
+         CAP_NET_RAW, which `nft` inherits"
     )]
     Privilege(&'static str),
     /// `device` is neither a PCI address nor devargs.
@@ -76,12 +76,31 @@ pub enum CheckError {
 /// What of the machine is looked at.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
-    /// Effective capabilities of this process, a bit each.
+    /// Capabilities of this process and of the programs it starts, a bit each.
     pub capabilities: u64,
     /// Interfaces in this thread's network namespace.
     pub interfaces: BTreeSet<String>,
     /// VLAN interfaces: name, VLAN, interface below.
     pub vlans: Vec<(String, u16, String)>,
+}
+
+impl PlannedPort {
+    /// Whether no software stands between the workers and the NICs.
+    pub fn is_physical(&self) -> bool {
+        let is_pci = |device: &Device| matches!(device, Device::Pci(_));
+        match self.members.as_slice() {
+            [] => is_pci(&self.device),
+            members => members.iter().all(is_pci),
+        }
+    }
+
+    /// The PCI devices of the port.
+    pub fn pci(&self) -> impl Iterator<Item = PciAddress> + '_ {
+        self.members.iter().chain([&self.device]).filter_map(|device| match device {
+            Device::Pci(address) => Some(*address),
+            Device::Virtual(_) => None,
+        })
+    }
 }
 
 impl Machine {
@@ -110,8 +129,10 @@ pub struct PlannedPort {
     pub config: Port,
     /// The device, parsed.
     pub device: Device,
-    /// The kernel's interface below the device, if there is one.
-    pub lower: Option<String>,
+    /// What it bonds, parsed.
+    pub members: Vec<Device>,
+    /// The kernel's interfaces below the device or its members.
+    pub lowers: Vec<String>,
     /// The director's interface: the TAP, the shared interface, or none.
     pub interface: Option<String>,
 }
@@ -135,7 +156,11 @@ pub fn privileges(config: &Config, machine: &Machine) -> Result<(), CheckError> 
         let what = "CAP_NET_ADMIN, for the kernel interface's addresses and rules";
         return Err(CheckError::Privilege(what));
     }
-    if config.port.iter().any(|port| port.interface().is_some()) && !machine.may(CAP_NET_RAW) {
+    let sits_on_one = |port: &Port| {
+        let devices = port.members.iter().chain([&port.device]);
+        devices.into_iter().any(|device| device.contains(",iface="))
+    };
+    if config.port.iter().any(sits_on_one) && !machine.may(CAP_NET_RAW) {
         return Err(CheckError::Privilege("CAP_NET_RAW, for ports on a kernel interface"));
     }
     Ok(())
@@ -145,24 +170,36 @@ fn plan(nic: NicId, port: &Port, machine: &Machine) -> Result<PlannedPort, Check
     let name = || port.name.clone();
     let device = Device::parse(&port.device)
         .map_err(|source| CheckError::Device { port: name(), source })?;
-    let lower = match &device {
+    let members = port.members.iter().map(|text| Device::parse(text));
+    let members = members
+        .collect::<Result<Vec<Device>, DeviceSyntax>>()
+        .map_err(|source| CheckError::Device { port: name(), source })?;
+    let mut lowers = Vec::new();
+    for device in members.iter().chain([&device]) {
+        lowers.extend(lower_of(port, device, machine)?);
+    }
+    let interface = interface(port, lowers.first().map(String::as_str), machine)?;
+    Ok(PlannedPort { nic, config: port.clone(), device, members, lowers, interface })
+}
+
+/// The kernel's interface below a device, if it sits on one; a PCI device must be free.
+fn lower_of(port: &Port, device: &Device, machine: &Machine) -> Result<Option<String>, CheckError> {
+    let name = || port.name.clone();
+    let devargs = match device {
         Device::Pci(address) => {
             pci::check(Path::new("/sys"), *address)
                 .map_err(|source| CheckError::Pci { port: name(), source })?;
-            None
+            return Ok(None);
         }
-        Device::Virtual(devargs) => devargs.kernel_interface().map(str::to_owned),
+        Device::Virtual(devargs) => devargs,
     };
-    if let Some(wanted) = lower.as_ref().filter(|lower| !machine.interfaces.contains(*lower)) {
-        let present: Vec<&str> = machine.interfaces.iter().map(String::as_str).collect();
-        return Err(CheckError::NoInterface {
-            port: name(),
-            wanted: wanted.clone(),
-            present: present.join(", "),
-        });
+    let Some(lower) = devargs.kernel_interface() else { return Ok(None) };
+    if machine.interfaces.contains(lower) {
+        return Ok(Some(lower.to_owned()));
     }
-    let interface = interface(port, lower.as_deref(), machine)?;
-    Ok(PlannedPort { nic, config: port.clone(), device, lower, interface })
+    let present: Vec<&str> = machine.interfaces.iter().map(String::as_str).collect();
+    let (wanted, present) = (lower.to_owned(), present.join(", "));
+    Err(CheckError::NoInterface { port: name(), wanted, present })
 }
 
 /// The director's interface beside the port.
@@ -188,10 +225,16 @@ fn interface(
     }
 }
 
-/// `CapEff` of `/proc/<pid>/status`.
+/// What this process may do and have `nft` do, by `/proc/<pid>/status`. A program that root starts
+/// has root's capabilities; of others it inherits only the ambient ones, so that `setcap` on gyre's
+/// binary alone would end at the first rule.
 fn capabilities(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let set = |name| value(name).and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let effective_user = value("Uid:").and_then(|ids| ids.split_whitespace().nth(1));
+    let inherited =
+        if effective_user == Some("0") { u64::MAX } else { set("CapAmb:").unwrap_or(0) };
+    set("CapEff:").unwrap_or(0) & inherited
 }
 
 /// Names in `/proc/net/dev`, which unlike `/sys` always shows the thread's own namespace.
@@ -238,13 +281,46 @@ mod tests {
     fn a_good_port_has_its_interface() {
         let planned = ports(&config(AF_PACKET), &machine()).unwrap();
         assert_eq!(planned[0].interface.as_deref(), Some("wan"));
-        assert_eq!(planned[0].lower.as_deref(), Some("eth1"));
+        assert_eq!(planned[0].lowers, ["eth1"]);
         let shared = format!("{AF_PACKET}\nkernel = \"shared\"");
         let planned = ports(&config(&shared), &machine()).unwrap();
         assert_eq!(planned[0].interface.as_deref(), Some("eth1"));
         let tagged = format!("{shared}\nvlan = 5");
         let planned = ports(&config(&tagged), &machine()).unwrap();
         assert_eq!(planned[0].interface.as_deref(), Some("eth1.5"));
+    }
+
+    const BOND: &str = "device = \"net_bonding0,mode=1\"\nmembers = ";
+
+    #[test]
+    fn a_bond_has_the_interfaces_of_its_members() {
+        let mut machine = machine();
+        machine.interfaces.insert("eth2".to_owned());
+        let two = "[\"net_af_packet0,iface=eth1\", \"net_af_packet1,iface=eth2\"]";
+        let planned = ports(&config(&format!("{BOND}{two}")), &machine).unwrap();
+        assert_eq!(planned[0].lowers, ["eth1", "eth2"]);
+        assert!(!planned[0].is_physical());
+        let text = refusal(&format!("{BOND}[\"net_af_packet0,iface=eth9\"]"), &machine);
+        assert!(text.contains("no interface eth9"), "{text}");
+        let text = refusal(&format!("{BOND}[\"ffff:ff:1f.7\"]"), &machine);
+        assert!(text.contains("port wan") && text.contains("ffff:ff:1f.7"), "{text}");
+        machine.capabilities = 1 << CAP_NET_ADMIN;
+        let refused = privileges(&config(&format!("{BOND}{two}")), &machine).unwrap_err();
+        assert!(refused.to_string().contains("CAP_NET_RAW"), "{refused}");
+    }
+
+    #[test]
+    fn a_bond_of_pci_devices_is_physical_and_names_them_to_eal() {
+        let pci = |text: &str| Device::parse(text).unwrap();
+        let bond = pci("net_bonding0,mode=1");
+        let members = vec![pci("0000:3b:00.0"), pci("0000:3b:00.1")];
+        let config = config("device = \"net_null0\"").port.remove(0);
+        let (lowers, interface) = (Vec::new(), None);
+        let planned =
+            PlannedPort { nic: NicId(0), config, device: bond, members, lowers, interface };
+        assert!(planned.is_physical());
+        let names: Vec<String> = planned.pci().map(|address| address.to_string()).collect();
+        assert_eq!(names, ["0000:3b:00.0", "0000:3b:00.1"]);
     }
 
     #[test]
@@ -264,6 +340,18 @@ mod tests {
         assert!(refusal(&weak).contains("CAP_NET_ADMIN"));
         let null = config("device = \"net_null0\"\nkernel = \"none\"");
         assert!(privileges(&null, &Machine::default()).is_ok());
+    }
+
+    #[test]
+    fn capabilities_count_when_nft_inherits_them() {
+        let status = |user: &str, ambient: &str| {
+            format!("Uid:\t7\t{user}\t7\t7\nCapEff:\t0000000000003000\nCapAmb:\t{ambient}\n")
+        };
+        assert_eq!(capabilities(&status("0", "0000000000000000")), 0x3000);
+        assert_eq!(capabilities(&status("65534", "0000000000003000")), 0x3000);
+        // `setcap` on the binary: effective, but nobody else's.
+        assert_eq!(capabilities(&status("65534", "0000000000000000")), 0);
+        assert_eq!(capabilities(""), 0);
     }
 
     #[test]

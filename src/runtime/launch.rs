@@ -26,7 +26,6 @@ use crate::control::{
     self, ControlError, ControlInputs, KernelSource, MempoolInfo, PortInfo, PortInfoSource, Stop,
 };
 use crate::counters::Counter;
-use crate::dpdk::devargs::Device;
 use crate::dpdk::{Eal, EalConfig, EalError, Hugepages, LogLevel, MbufPool, NicError};
 use crate::model::next_hops::NicLink;
 use crate::model::{NicId, Registry, RegistryConfig};
@@ -78,7 +77,7 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     let eal = Eal::start(&eal_config(&config, &plans, &cores, memory))?;
     info!("{}", eal.memory().summary());
     let pool = memory.make(&eal)?;
-    let idle = idle_policy(&config, &plans);
+    let idle = idle_policy(config.runtime.idle, &plans);
     warn_if_crowded(&cores, idle);
     let mut ports = ports::open(plans, &pool, workers)?;
 
@@ -93,7 +92,7 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
         pool: &pool,
         first: registry.snapshot(),
     };
-    let shares = shares(&mut ports, workers, &registry);
+    let shares = shares(&mut ports, workers);
     let (crew, links) = Crew::start(&crew, shares, rings)?;
     info!(
         "gyre {}: {workers} workers run on cores {:?}, {} when idle",
@@ -180,10 +179,7 @@ fn eal_config(
     cores: &CorePlan,
     memory: FrameMemory,
 ) -> EalConfig {
-    let pci = ports.iter().filter_map(|port| match &port.device {
-        Device::Pci(address) => Some(address.to_string()),
-        Device::Virtual(_) => None,
-    });
+    let pci = ports.iter().flat_map(PlannedPort::pci).map(|address| address.to_string());
     // In multi-process mode EAL runs the kernel interface too.
     let worker_cores = cores.workers.iter().copied().chain([other_core(cores)]).collect();
     EalConfig {
@@ -208,12 +204,12 @@ fn eal_config(
     }
 }
 
-fn idle_policy(config: &Config, ports: &[PlannedPort]) -> IdlePolicy {
-    let all_pci = ports.iter().all(|port| matches!(port.device, Device::Pci(_)));
-    match config.runtime.idle {
+/// What is configured; else polling where that is what keeps NICs from dropping frames.
+fn idle_policy(wanted: Option<config::Idle>, ports: &[PlannedPort]) -> IdlePolicy {
+    match wanted {
         Some(config::Idle::Poll) => IdlePolicy::Poll,
         Some(config::Idle::Adaptive) => IdlePolicy::Adaptive,
-        None if all_pci => IdlePolicy::Poll,
+        None if ports.iter().all(PlannedPort::is_physical) => IdlePolicy::Poll,
         None => IdlePolicy::Adaptive,
     }
 }
@@ -228,10 +224,10 @@ fn registry(ports: &[OpenPort], runtime: &config::Runtime, workers: u8) -> Regis
 }
 
 /// Each worker's part of every port.
-fn shares(ports: &mut [OpenPort], workers: u8, registry: &Registry) -> Vec<Vec<WorkerPort>> {
+fn shares(ports: &mut [OpenPort], workers: u8) -> Vec<Vec<WorkerPort>> {
     let mut shares: Vec<Vec<WorkerPort>> = (0..workers).map(|_| Vec::new()).collect();
     for port in ports {
-        let of_port = port.shares(workers, &registry.snapshot().steering);
+        let of_port = port.shares(workers);
         shares.iter_mut().zip(of_port).for_each(|(share, part)| share.push(part));
     }
     shares
@@ -306,4 +302,33 @@ fn close(ports: SharedPorts) -> Result<(), NicError> {
     let Some(ports) = Arc::into_inner(ports) else { return Ok(()) };
     let ports = ports.into_inner().unwrap_or_else(PoisonError::into_inner).ports;
     ports.into_iter().map(|port| port.nic.close()).fold(Ok(()), Result::and)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dpdk::devargs::Device;
+
+    fn port(device: &str) -> PlannedPort {
+        let text = "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"";
+        PlannedPort {
+            nic: NicId(0),
+            config: Config::parse_toml(text).unwrap().port.remove(0),
+            device: Device::parse(device).unwrap(),
+            members: Vec::new(),
+            lowers: Vec::new(),
+            interface: None,
+        }
+    }
+
+    #[test]
+    fn workers_poll_on_nics_alone_unless_told() {
+        let (pci, virtual_one) = (port("0000:3b:00.0"), port("net_tap0"));
+        let both = [pci.clone(), virtual_one];
+        assert_eq!(idle_policy(None, &[pci]), IdlePolicy::Poll);
+        assert_eq!(idle_policy(None, &both), IdlePolicy::Adaptive);
+        assert_eq!(idle_policy(None, &both[1..]), IdlePolicy::Adaptive);
+        assert_eq!(idle_policy(Some(config::Idle::Poll), &both[1..]), IdlePolicy::Poll);
+        assert_eq!(idle_policy(Some(config::Idle::Adaptive), &both[..1]), IdlePolicy::Adaptive);
+    }
 }

@@ -8,11 +8,11 @@ use tracing::{info, warn};
 use super::checks::PlannedPort;
 use super::crossing::ring_frames_max;
 use super::transmit::Way;
-use super::worker::{RssHash, WorkerPort};
+use super::worker::WorkerPort;
 use crate::config::Kernel;
 use crate::dpdk::devargs::{self, Device};
 use crate::dpdk::nic::MTU_DEFAULT;
-use crate::dpdk::{Eal, EalError, MbufPool, Nic, NicConfig, NicError, QueuePair, Rss};
+use crate::dpdk::{Eal, EalError, MbufPool, Nic, NicConfig, NicError, QueuePair};
 use crate::limits::{BURST_FRAMES_MAX, HEADROOM_BYTES, OUTBOX_FRAMES_MAX, PENDING_FRAMES_MAX};
 use crate::model::{KernelMode, NicModel, Steering, TOEPLITZ_KEY_DEFAULT, WorkerId};
 
@@ -57,7 +57,7 @@ impl FrameMemory {
         let count =
             queues * DESCRIPTORS + workers * own + caches + outgoing + ring_frames_max(workers);
         let rooms = ports.iter().map(|port| {
-            let of_lower = || port.lower.as_deref().and_then(&mtu_of);
+            let of_lower = || port.lowers.first().and_then(|lower| mtu_of(lower));
             let mtu = port.config.mtu.or_else(of_lower).unwrap_or(MTU_DEFAULT);
             data_room_bytes(port, mtu, workers)
         });
@@ -80,10 +80,14 @@ fn queues_wanted(port: &PlannedPort, workers: usize) -> usize {
 }
 
 fn data_room_bytes(port: &PlannedPort, mtu: u16, workers: usize) -> u16 {
-    let Device::Virtual(device) = &port.device else { return MbufPool::data_room_for(mtu) };
     let queues = queues_wanted(port, workers) as u16;
-    let by_driver = devargs::complete(device.clone(), queues, mtu).mbuf_data_bytes_min();
-    let by_driver = by_driver + HEADROOM_BYTES as u32;
+    let by_driver = port.members.iter().chain([&port.device]).filter_map(|device| match device {
+        Device::Pci(_) => None,
+        Device::Virtual(devargs) => {
+            Some(devargs::complete(devargs.clone(), queues, mtu).mbuf_data_bytes_min())
+        }
+    });
+    let by_driver = by_driver.max().map_or(0, |bytes| bytes + HEADROOM_BYTES as u32);
     MbufPool::data_room_for(mtu).max(u16::try_from(by_driver).unwrap_or(u16::MAX))
 }
 
@@ -109,6 +113,7 @@ pub fn open(
             let config = NicConfig {
                 queue_pairs: queues_wanted(&plan, workers.into()) as u16,
                 mtu: plan.config.mtu,
+                members: plan.config.members.clone(),
                 rss_key: Some(TOEPLITZ_KEY_DEFAULT[..KEY_BYTES].to_vec()),
                 ..NicConfig::new(&plan.config.device)
             };
@@ -174,20 +179,16 @@ impl OpenPort {
     }
 
     /// Hands the queues out: a share for each of `workers`.
-    pub fn shares(&mut self, workers: u8, steering: &Steering) -> Vec<WorkerPort> {
+    pub fn shares(&mut self, workers: u8) -> Vec<WorkerPort> {
         let count = self.queues.len().max(1);
         let mut queues = std::mem::take(&mut self.queues).into_iter();
-        let hash = match self.nic.rss().is_some_and(|rss| is_ours(rss, steering)) {
-            true => RssHash::Ours,
-            false => RssHash::Unknown,
-        };
         let kernel = KernelMode::from(self.plan.config.kernel);
         let share = |worker: u8| {
             let (rx, way) = match queues.next() {
                 Some(QueuePair { rx, tx }) => (Some(rx), Way::Queue(tx)),
                 None => (None, Way::Through(WorkerId((usize::from(worker) % count) as u8))),
             };
-            WorkerPort { rx, way, kernel, hash }
+            WorkerPort { rx, way, kernel }
         };
         (0..workers).map(share).collect()
     }
@@ -195,11 +196,7 @@ impl OpenPort {
 
 fn offloads(nic: &Nic) -> String {
     let mut text = String::new();
-    for (name, on) in [
-        ("RSS", nic.rss().is_some()),
-        ("checksum check", nic.checks_checksums()),
-        ("fast free", nic.frees_fast()),
-    ] {
+    for (name, on) in [("RSS", nic.rss().is_some()), ("fast free", nic.frees_fast())] {
         if on {
             // Writing to a String cannot fail.
             let _ = write!(text, "{}{name}", if text.is_empty() { "" } else { ", " });
@@ -224,13 +221,4 @@ pub fn steering(ports: &[OpenPort], workers: u8) -> Arc<Steering> {
         Some(Steering::new(&rss.key, &workers?))
     });
     by_port.unwrap_or_else(|| Steering::for_workers(workers)).into()
-}
-
-/// Whether a port hashes TCP and UDP of both families with the owner function's key.
-fn is_ours(rss: &Rss, steering: &Steering) -> bool {
-    let key = |key: &[u8]| key.get(..KEY_BYTES).map(<[u8]>::to_vec);
-    rss.ipv4_ports
-        && rss.ipv6_ports
-        && key(&rss.key).is_some()
-        && key(&rss.key) == key(steering.key())
 }

@@ -33,17 +33,6 @@ pub struct WorkerPort {
     pub way: Way,
     /// Kernel side of the port.
     pub kernel: KernelMode,
-    /// Whether the port hashes as the owner function does, so that its hash can be used as it is.
-    pub hash: RssHash,
-}
-
-/// What a port's RSS hash is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RssHash {
-    /// It is the owner function's.
-    Ours,
-    /// There is none, or another.
-    Unknown,
 }
 
 /// All that a worker is made of; moved to its thread.
@@ -95,8 +84,6 @@ pub struct Worker {
     control: WorkerEnds,
     /// By `NicId`.
     receive: ArrayVec<Option<RxQueue>, NICS_MAX>,
-    /// By `NicId`.
-    hashes: ArrayVec<RssHash, NICS_MAX>,
     exits: Exits,
     pool: MbufPool,
     clock: TscClock,
@@ -123,12 +110,10 @@ impl Worker {
         let mut clock = parts.clock;
         let state = WorkerState::new(&parts.config, clock.now())?;
         let mut receive = ArrayVec::new();
-        let mut hashes = ArrayVec::new();
         let mut ways = Vec::new();
         let mut kernel_modes = ArrayVec::new();
         for port in parts.ports {
             receive.push(port.rx);
-            hashes.push(port.hash);
             ways.push(port.way);
             kernel_modes.push(port.kernel);
         }
@@ -138,7 +123,6 @@ impl Worker {
             counters: parts.config.counters,
             control: parts.control,
             receive,
-            hashes,
             exits: Exits {
                 transmit: Transmit::new(ways),
                 peers: parts.peers,
@@ -298,10 +282,6 @@ impl Worker {
             for (mbuf, origin) in frames.iter_mut().zip(origins) {
                 let rx = RxMeta {
                     nic: origin.nic,
-                    rss_hash: match self.hashes.get(origin.nic.index()) {
-                        Some(RssHash::Ours) => mbuf.rss_hash(),
-                        _ => None,
-                    },
                     vlan: mbuf.vlan_stripped(),
                     hops: origin.hops,
                     resumed: origin.resumed,

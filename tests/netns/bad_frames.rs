@@ -166,7 +166,13 @@ fn what_does_not_fit_is_counted() {
     let link = PacketBuilder::new().ethernet(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([0xff; 6]));
     write_pcap(&for_kernel, &[link.raw(EtherType(0x88cc), &[0; 60]).to_vec()]);
     write_pcap(&jumbo, &[link.raw(EtherType::IPV4, &[0; 9000]).to_vec()]);
-    let port = |name, device, kernel| Port { name, device, kernel, addresses: Vec::new() };
+    let port = |name, device, kernel| Port {
+        name,
+        device,
+        kernel,
+        addresses: Vec::new(),
+        more: String::new(),
+    };
     let config = Config {
         ports: vec![
             port(

@@ -28,6 +28,8 @@ pub struct Port {
     /// `tap`, `shared` or `none`.
     pub kernel: &'static str,
     pub addresses: Vec<String>,
+    /// Further lines, as TOML.
+    pub more: String,
 }
 
 /// A configuration, made of parts that tests vary.
@@ -50,8 +52,8 @@ impl Config {
         );
         for port in &self.ports {
             text += &format!(
-                "\n[[port]]\nname = {:?}\ndevice = {:?}\nkernel = {:?}\naddresses = {:?}\n",
-                port.name, port.device, port.kernel, port.addresses
+                "\n[[port]]\nname = {:?}\ndevice = {:?}\nkernel = {:?}\naddresses = {:?}\n{}\n",
+                port.name, port.device, port.kernel, port.addresses, port.more
             );
         }
         format!("{text}\n[local_addresses]\n{}\n\n{}", self.pools, self.services)

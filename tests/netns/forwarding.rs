@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::Case;
 use crate::lab::wait_for;
 use crate::link::{ACK, Capture, Packet, SYN};
@@ -22,6 +24,11 @@ pub const CASES: &[Case] = &[
     ("fullnat_udp", || udp(Layout::TwoSegments)),
     ("dr_replies_bypass_the_director", dr_replies_bypass_the_director),
     ("load_meets_no_failure_with_two_workers", load_meets_no_failure_with_two_workers),
+    (
+        "a_port_with_one_queue_is_shared_by_two_workers",
+        a_port_with_one_queue_is_shared_by_two_workers,
+    ),
+    ("a_bond_carries_a_port", a_bond_carries_a_port),
     ("proxy_v1_reaches_nginx", || proxy("proxy-v1", HTTP_PROXY)),
     ("proxy_v2_reaches_nginx", || proxy("proxy-v2", HTTP_PROXY)),
     ("proxy_v1_reaches_haproxy", || proxy("proxy-v1", HAPROXY_PROXY)),
@@ -154,6 +161,45 @@ fn dr_replies_bypass_the_director() {
     assert!(forwarded.len() >= 3, "{forwarded:?}");
     assert!(forwarded.iter().all(|p| p.ttl == 64 && p.src_mac == director), "{forwarded:?}");
     assert!(forwarded.iter().all(|packet| servers.contains(&packet.dst_mac)), "{forwarded:?}");
+}
+
+/// Ports with one queue: worker 1 gets every frame from worker 0, and gives every one back to it
+/// to be sent.
+fn a_port_with_one_queue_is_shared_by_two_workers() {
+    let services = service(Layout::TwoSegments, "tcp", VIP4, (HTTP, HTTP), "");
+    let site = Site::build(&Plan { queues: Some(1), ..Plan::new(Layout::TwoSegments, services) });
+    for close in [true, false] {
+        let load = wrk(&site.client, &web(VIP4), 3, close);
+        assert_eq!(load.failures, 0, "{}", load.text);
+        assert!(load.requests > 100, "{}", load.text);
+    }
+    let workers = site.director.call("workers.list", json!({}));
+    let created = |at: usize| workers["workers"][at]["flows_created"].as_u64().unwrap();
+    assert!(created(0) > 10 && created(1) > 10, "{workers}");
+    let hand_offs = site.director.hand_offs();
+    assert!(hand_offs["flow"] > 0 && hand_offs["reply"] > 0, "{hand_offs:?}");
+    assert!(hand_offs["transmit"] > hand_offs["reply"], "{hand_offs:?}");
+    assert_eq!(site.director.dropped("hand_off_full"), 0);
+}
+
+/// Two kernel interfaces bonded by DPDK, the first one active.
+fn a_bond_carries_a_port() {
+    let services =
+        [VIP4, VIP6].map(|vip| service(Layout::TwoSegments, "tcp", vip, (HTTP, HTTP), ""));
+    let plan = Plan::new(Layout::TwoSegments, services.concat());
+    let mut site = Site::build(&Plan { is_bonded: true, ..plan });
+    for vip in [VIP4, VIP6] {
+        curl(&site.client, &web(vip)).unwrap();
+        let load = wrk(&site.client, &web(vip), 2, true);
+        assert_eq!(load.failures, 0, "{}", load.text);
+    }
+    let ports = site.director.call("ports.list", json!({}));
+    assert_eq!(ports["ports"][0]["driver"], "net_bonding", "{ports}");
+    assert_eq!(ports["ports"][0]["rx_queues"], 2, "{ports}");
+    // The kernel hears nothing by either interface below.
+    let rules = site.director.space.run("nft", &["list", "ruleset"]);
+    assert!(rules.contains("\"wan0\"") && rules.contains("\"wan1\""), "{rules}");
+    assert_eq!(site.director.stop(), Some(0), "{}", site.director.said());
 }
 
 fn load_meets_no_failure_with_two_workers() {

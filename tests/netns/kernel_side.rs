@@ -14,7 +14,7 @@ use crate::lab::{Namespace, Process, wait_for};
 use crate::link::{ACK, Capture, Packet, RST, inject};
 use crate::servers::{HTTP, at, start_tcp};
 use crate::site::{
-    CLIENT4, DIRECTOR4, DIRECTOR6, Layout, Plan, Site, VIP4, VIP6, curl, service, web, wrk,
+    CLIENT4, CLIENT6, DIRECTOR4, DIRECTOR6, Layout, Plan, Site, VIP4, VIP6, curl, service, web, wrk,
 };
 
 pub const CASES: &[Case] = &[
@@ -63,7 +63,8 @@ fn answers_once(kernel: &'static str) {
     }
     let macs = [site.client.mac("eth0"), site.director.space.mac("wan0")].map(MacAddr);
     // To the service, to a port without service on the VIP, and to the director itself.
-    for (address, port) in [(VIP4, HTTP), (VIP4, 4444), (DIRECTOR4, 4444)] {
+    let v4 = [(VIP4, HTTP), (VIP4, 4444), (DIRECTOR4, 4444)];
+    for (address, port) in v4.into_iter().chain([(VIP6, HTTP), (VIP6, 4444), (DIRECTOR6, 4444)]) {
         let capture = Capture::start(&site.client, "eth0");
         inject(&site.client, "eth0", &[stray_ack(macs, address, port)]);
         std::thread::sleep(Duration::from_millis(500));
@@ -80,7 +81,8 @@ fn answers_once(kernel: &'static str) {
 
 fn stray_ack([client, director]: [MacAddr; 2], address: &str, port: u16) -> Vec<u8> {
     let link = PacketBuilder::new().ethernet(client, director);
-    let ip = link.ipv4(CLIENT4.parse().unwrap(), address.parse().unwrap());
+    let source = if address.contains(':') { CLIENT6 } else { CLIENT4 };
+    let ip = link.ip(source.parse().unwrap(), address.parse().unwrap()).unwrap();
     ip.tcp(41_000, port).seq(555).ack(777).flags(TcpFlags::ACK).build().to_vec()
 }
 

@@ -126,7 +126,12 @@ impl Lab {
 
     /// A namespace with a bridge, `br0`, that joins links made by `plug`.
     pub fn switch(&mut self) -> Namespace {
-        let switch = self.silent_namespace("switch");
+        self.named_switch("switch")
+    }
+
+    /// One more, under a name of its own.
+    pub fn named_switch(&mut self, role: &str) -> Namespace {
+        let switch = self.silent_namespace(role);
         switch.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0");
         switch.ip("link set br0 up");
         switch

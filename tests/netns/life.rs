@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 
 use crate::Case;
-use crate::lab::Namespace;
+use crate::director::gyre;
+use crate::lab::{Lab, Namespace, wait_for};
 use crate::servers::{HTTP, at};
 use crate::site::{Layout, Plan, Site, VIP4, VIP6, curl, curl_many, service, web};
 
@@ -20,6 +22,7 @@ pub const CASES: &[Case] = &[
     ("sigkill_is_cleaned_up_by_the_next_start", sigkill_is_cleaned_up_by_the_next_start),
     ("an_unresolved_neighbour_loses_no_connection", unresolved_neighbour_loses_no_connection),
     ("a_second_gyre_is_refused", a_second_gyre_is_refused),
+    ("ambient_capabilities_are_enough", ambient_capabilities_are_enough),
     ("shutdown_over_the_socket", shutdown_over_the_socket),
     ("nothing_leaks", nothing_leaks),
     ("tables_and_json_of_the_command_line", tables_and_json_of_the_command_line),
@@ -66,6 +69,37 @@ fn sigkill_is_cleaned_up_by_the_next_start() {
         assert_eq!(site.director.stop(), Some(0), "{}", site.director.said());
         assert_eq!(belongings(&site.director.space), ("lo wan0 lan0".into(), String::new()));
     }
+}
+
+/// As systemd starts it with `User=` and `AmbientCapabilities=`: an ordinary user whose programs
+/// (nft) inherit the two capabilities.
+fn ambient_capabilities_are_enough() {
+    let mut lab = Lab::new();
+    let space = lab.namespace("director");
+    space.ip("link add wan0 type veth peer name far0");
+    let dir = lab.dir("nobody");
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+    // The build's own directory may be closed to others.
+    std::fs::copy(gyre(), dir.join("gyre")).unwrap();
+    let socket = dir.join("gyre.sock");
+    let config = format!(
+        "[runtime]\ncontrol_socket = {socket:?}\nconnections = 1000\nhugepages = \"never\"\n\
+         [[port]]\nname = \"wan\"\ndevice = \"net_af_packet0,iface=wan0\"\n"
+    );
+    std::fs::write(dir.join("gyre.toml"), config).unwrap();
+    let mut command = space.command("setpriv");
+    let capabilities = "+net_admin,+net_raw";
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args([format!("--inh-caps={capabilities}"), format!("--ambient-caps={capabilities}")]);
+    command.arg(dir.join("gyre")).arg("run").arg("-c").arg(dir.join("gyre.toml"));
+    let mut process = space.start("gyre", &mut command, &dir.join("gyre.log"));
+    wait_for("rules by an ordinary user", 20, || {
+        assert!(process.ended().is_none(), "{}", process.said());
+        space.run("nft", &["list", "ruleset"]).contains("\"wan0\"").then_some(())
+    });
+    wait_for("its control socket", 20, || socket.exists().then_some(()));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(10).code(), Some(0), "{}", process.said());
 }
 
 /// The first SYN after a flush waits for its neighbour instead of being lost: connecting takes

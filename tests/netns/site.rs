@@ -60,6 +60,10 @@ pub struct Plan {
     pub services: String,
     /// First and last source port of the pool.
     pub src_ports: (u16, u16),
+    /// Queue pairs of each port; as many as workers unless given.
+    pub queues: Option<u16>,
+    /// Whether the client's side comes in by a bond of two interfaces, the first one active.
+    pub is_bonded: bool,
     /// A slow and lossy line between the client and the director (two segments only).
     pub line: Option<Line>,
 }
@@ -74,6 +78,8 @@ impl Plan {
             kernel: "tap",
             services,
             src_ports: (1024, 65535),
+            queues: None,
+            is_bonded: false,
             line: None,
         }
     }
@@ -134,6 +140,12 @@ impl Site {
             }
             Layout::TwoSegments => {
                 match plan.line {
+                    None if plan.is_bonded => {
+                        let both = lab.named_switch("wan-switch");
+                        lab.plug(&client, "eth0", &both);
+                        lab.plug(&space, "wan0", &both);
+                        lab.plug(&space, "wan1", &both);
+                    }
                     Some(line) => relay = Some(join_by_relay(&mut lab, &client, &space, line)),
                     None => lab.cable((&client, "eth0"), (&space, "wan0")),
                 }
@@ -184,8 +196,14 @@ fn director_config(plan: &Plan) -> Config {
         device: format!("net_af_packet_{name},iface={name}0"),
         kernel: plan.kernel,
         addresses: addresses.map(host).to_vec(),
+        more: plan.queues.map_or(String::new(), |queues| format!("queues = {queues}")),
     };
     let mut ports = vec![port("wan", [DIRECTOR4, DIRECTOR6])];
+    if plan.is_bonded {
+        ports[0].device = "net_bonding0,mode=1".into();
+        ports[0].more +=
+            "members = [\"net_af_packet_a,iface=wan0\", \"net_af_packet_b,iface=wan1\"]";
+    }
     let mut pools = String::new();
     if plan.layout == Layout::TwoSegments {
         ports.push(port("lan", ["10.2.0.1", "fd00:2::1"]));

@@ -83,9 +83,11 @@ pub fn keeper_config(
                 bits: own.bits,
             }));
             config.guarded.shared.push(interface.clone());
-        } else if let Some(lower) = &port.lower {
-            warn_of_addresses(port, lower, &kernel)?;
-            config.guarded.shut.push(lower.clone());
+        } else {
+            for lower in &port.lowers {
+                warn_of_addresses(port, lower, &kernel)?;
+                config.guarded.shut.push(lower.clone());
+            }
         }
         config.interfaces.push(KernelInterfaceSubnets { interface, subnets });
     }
