@@ -10,7 +10,7 @@ BUILD_PACKAGES=(ca-certificates gcc libc6-dev pkg-config libdpdk-dev clang libcl
 # What the demo and the soak run. netbase: wrk looks up "http" in /etc/services.
 DEMO_PACKAGES=(iproute2 procps ethtool netbase nftables nginx curl wrk python3)
 # What black-box tests run besides.
-TEST_PACKAGES=(haproxy bird2 iputils-ping)
+TEST_PACKAGES=(haproxy bird2 iputils-ping dpdk-dev)
 
 if [ -t 1 ]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
@@ -152,6 +152,25 @@ reserve_hugepages() {
     if [ "$have" -lt "$wanted" ]; then
         note "hugepages: $have of $wanted to be had; going on with what there is"
     fi
+}
+
+HUGETLBFS=/dev/hugepages
+HUGETLBFS_MOUNTED=
+
+# Mounts hugetlbfs where nobody has; DPDK processes that share memory find it by that.
+mount_hugetlbfs() {
+    ! grep -q ' hugetlbfs ' /proc/self/mounts || return 0
+    mkdir -p "$HUGETLBFS" 2>/dev/null && mount -t hugetlbfs hugetlbfs "$HUGETLBFS" 2>/dev/null ||
+        {
+            note "hugetlbfs: not ours to mount; tests that need it will say so"
+            return 0
+        }
+    HUGETLBFS_MOUNTED=1
+}
+
+unmount_hugetlbfs() {
+    [ -z "$HUGETLBFS_MOUNTED" ] || umount "$HUGETLBFS" 2>/dev/null || true
+    HUGETLBFS_MOUNTED=
 }
 
 # Gives back what reserve_hugepages took.

@@ -4,6 +4,7 @@
 #![cfg(feature = "dpdk")]
 
 mod dpdk_support;
+mod harness;
 
 use std::env;
 use std::fs;
@@ -14,7 +15,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dpdk_support::{MBUFS, eal, in_own_process, is_case, not_run, open, pool, refusal};
+use dpdk_support::{MBUFS, eal, in_own_process, open, pool, refusal};
 use gyre::dpdk::eal_args::FreeHugepages;
 use gyre::dpdk::{
     Eal, EalConfig, EalError, Mbuf, MbufError, MbufPool, MbufVec, MemoryMode, Nic, NicConfig,
@@ -32,7 +33,6 @@ fn thread_status() -> Vec<String> {
         .collect()
 }
 
-#[test]
 fn eal_starts_once_and_leaves_affinity_and_signals_alone() {
     in_own_process("eal_starts_once_and_leaves_affinity_and_signals_alone", || {
         let before = thread_status();
@@ -47,7 +47,6 @@ fn eal_starts_once_and_leaves_affinity_and_signals_alone() {
     });
 }
 
-#[test]
 fn eal_threads_stay_off_the_other_cores() {
     in_own_process("eal_threads_stay_off_the_other_cores", || {
         let eal = eal();
@@ -66,18 +65,11 @@ fn eal_threads_stay_off_the_other_cores() {
     });
 }
 
-/// Starts EAL with `config` on hugepages in a process of its own, or says why not.
+/// What the tests on hugepages take.
+const MEMORY_MIB: u32 = 64;
+
+/// Starts EAL with `config` on hugepages in a process of its own.
 fn on_hugepages(test: &str, config: EalConfig, body: impl FnOnce(&Eal)) {
-    const MEMORY_MIB: u32 = 64;
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    if config.multi_process && !mounts.contains(" hugetlbfs ") {
-        return not_run(test, "needs hugetlbfs mounted");
-    }
-    let free_mib = FreeHugepages::read(Path::new("/sys")).total_mib();
-    if free_mib < u64::from(MEMORY_MIB) && !is_case(test) {
-        let why = format!("needs {MEMORY_MIB} MiB of free hugepages, there are {free_mib}");
-        return not_run(test, &why);
-    }
     in_own_process(test, || {
         let config = EalConfig {
             memory_mib: MEMORY_MIB,
@@ -96,7 +88,6 @@ fn multi_process() -> EalConfig {
     EalConfig { multi_process: true, ..EalConfig::default() }
 }
 
-#[test]
 fn hugepages_are_used_when_there_are_enough() {
     on_hugepages("hugepages_are_used_when_there_are_enough", EalConfig::default(), |eal| {
         assert!(matches!(eal.memory(), MemoryMode::Hugepages { .. }));
@@ -111,7 +102,6 @@ fn hugepages_are_used_when_there_are_enough() {
 
 /// Registering threads would lock secondary processes out for good, so that in this mode workers
 /// run on EAL's lcores instead, with a cache all the same.
-#[test]
 fn multi_process_workers_run_on_eal_lcores() {
     on_hugepages("multi_process_workers_run_on_eal_lcores", multi_process(), |eal| {
         assert!(matches!(eal.memory(), MemoryMode::SharedHugepages { .. }));
@@ -133,13 +123,9 @@ fn multi_process_workers_run_on_eal_lcores() {
     });
 }
 
-#[test]
 fn dumpcap_sees_a_multi_process_worker_s_frames() {
     let test = "dumpcap_sees_a_multi_process_worker_s_frames";
-    let dumpcap = env::var("DPDK_DUMPCAP").unwrap_or_else(|_| "dpdk-dumpcap".to_owned());
-    if Command::new(&dumpcap).arg("--version").output().is_err() {
-        return not_run(test, "needs dpdk-dumpcap (Debian package dpdk-dev)");
-    }
+    let dumpcap = dumpcap_program();
     on_hugepages(test, multi_process(), |eal| {
         let pool = pool(eal);
         let (nic, mut queues) = open("net_null0", 1, &pool);
@@ -165,7 +151,6 @@ fn dumpcap_sees_a_multi_process_worker_s_frames() {
     });
 }
 
-#[test]
 fn mbufs_are_counted_edited_and_returned() {
     in_own_process("mbufs_are_counted_edited_and_returned", || {
         let eal = eal();
@@ -188,7 +173,6 @@ fn mbufs_are_counted_edited_and_returned() {
     });
 }
 
-#[test]
 fn bulk_and_exhaustion_are_counted_too() {
     in_own_process("bulk_and_exhaustion_are_counted_too", || {
         let eal = eal();
@@ -212,7 +196,6 @@ fn bulk_and_exhaustion_are_counted_too() {
     });
 }
 
-#[test]
 fn mbuf_outlives_its_pool_safely() {
     in_own_process("mbuf_outlives_its_pool_safely", || {
         let eal = eal();
@@ -223,7 +206,6 @@ fn mbuf_outlives_its_pool_safely() {
     });
 }
 
-#[test]
 fn null_port_counts_what_passes() {
     in_own_process("null_port_counts_what_passes", || {
         let eal = eal();
@@ -260,7 +242,6 @@ fn null_port_counts_what_passes() {
     });
 }
 
-#[test]
 fn port_closes_only_when_its_queues_are_back() {
     in_own_process("port_closes_only_when_its_queues_are_back", || {
         let eal = eal();
@@ -280,7 +261,6 @@ fn port_closes_only_when_its_queues_are_back() {
     });
 }
 
-#[test]
 fn ring_port_loops_frames_in_order_and_leaves_what_does_not_fit() {
     in_own_process("ring_port_loops_frames_in_order_and_leaves_what_does_not_fit", || {
         let eal = eal();
@@ -317,7 +297,6 @@ fn ring_port_loops_frames_in_order_and_leaves_what_does_not_fit() {
     });
 }
 
-#[test]
 fn refused_devices_are_errors_that_say_what_to_do() {
     in_own_process("refused_devices_are_errors_that_say_what_to_do", || {
         let eal = eal();
@@ -350,7 +329,6 @@ fn refused_devices_are_errors_that_say_what_to_do() {
     });
 }
 
-#[test]
 fn bonding_builds_on_its_members_and_takes_them_away() {
     in_own_process("bonding_builds_on_its_members_and_takes_them_away", || {
         let eal = eal();
@@ -376,7 +354,6 @@ fn bonding_builds_on_its_members_and_takes_them_away() {
     });
 }
 
-#[test]
 fn registered_threads_have_a_cache_and_others_have_none() {
     in_own_process("registered_threads_have_a_cache_and_others_have_none", || {
         let eal = eal();
@@ -402,7 +379,6 @@ fn registered_threads_have_a_cache_and_others_have_none() {
     });
 }
 
-#[test]
 fn clock_keeps_pace_and_never_goes_back() {
     in_own_process("clock_keeps_pace_and_never_goes_back", || {
         let eal = eal();
@@ -422,7 +398,6 @@ fn clock_keeps_pace_and_never_goes_back() {
     });
 }
 
-#[test]
 fn queues_move_to_workers_and_come_back() {
     in_own_process("queues_move_to_workers_and_come_back", || {
         let eal = eal();
@@ -452,4 +427,48 @@ fn queues_move_to_workers_and_come_back() {
         nic.close().unwrap();
         assert_eq!(pool.in_use(), 0, "no mbuf is lost in workers' caches");
     });
+}
+
+fn dumpcap_program() -> String {
+    env::var("DPDK_DUMPCAP").unwrap_or_else(|_| "dpdk-dumpcap".to_owned())
+}
+
+fn hugepages() -> Option<String> {
+    let free_mib = FreeHugepages::read(Path::new("/sys")).total_mib();
+    (free_mib < u64::from(MEMORY_MIB))
+        .then(|| format!("needs {MEMORY_MIB} MiB of free hugepages, there are {free_mib}"))
+}
+
+fn hugetlbfs() -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    (!mounts.contains(" hugetlbfs ")).then(|| "needs hugetlbfs mounted".into())
+}
+
+fn dumpcap() -> Option<String> {
+    let absent = Command::new(dumpcap_program()).arg("--version").output().is_err();
+    absent.then(|| "needs dpdk-dumpcap (Debian package dpdk-dev)".into())
+}
+
+fn main() {
+    let mut all = cases!(&[];
+        eal_starts_once_and_leaves_affinity_and_signals_alone,
+        eal_threads_stay_off_the_other_cores,
+        mbufs_are_counted_edited_and_returned,
+        bulk_and_exhaustion_are_counted_too,
+        mbuf_outlives_its_pool_safely,
+        null_port_counts_what_passes,
+        port_closes_only_when_its_queues_are_back,
+        ring_port_loops_frames_in_order_and_leaves_what_does_not_fit,
+        refused_devices_are_errors_that_say_what_to_do,
+        bonding_builds_on_its_members_and_takes_them_away,
+        registered_threads_have_a_cache_and_others_have_none,
+        clock_keeps_pace_and_never_goes_back,
+        queues_move_to_workers_and_come_back,
+    );
+    all.extend(cases!(&[hugepages]; hugepages_are_used_when_there_are_enough));
+    all.extend(cases!(&[hugepages, hugetlbfs]; multi_process_workers_run_on_eal_lcores));
+    all.extend(
+        cases!(&[dumpcap, hugepages, hugetlbfs]; dumpcap_sees_a_multi_process_worker_s_frames),
+    );
+    harness::run(all)
 }

@@ -1,12 +1,12 @@
 //! The DPDK layer on kernel interfaces: af_packet, af_xdp and net_tap in network namespaces of the
-//! test's own. Needs root; says so when it is not.
+//! test's own. Needs root.
 //!
 //! Among them are the facts about af_packet that the packet path relies on.
 #![cfg(feature = "dpdk")]
 
 mod dpdk_support;
+mod harness;
 
-use std::fs;
 use std::net::UdpSocket;
 use std::process::{self, Command};
 use std::sync::Arc;
@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dpdk_support::{eal, is_case, not_run, open, pool, refusal, run_case};
+use dpdk_support::{eal, is_case, open, pool, refusal, run_case};
 use gyre::dpdk::{Eal, Mbuf, MbufPool, MbufVec, Nic, NicConfig, NicError, QueuePair, WorkerThread};
+use harness::namespaces;
 
 const GYRE_IP: &str = "10.77.0.1";
 const PEER_IP: &str = "10.77.0.2";
@@ -30,16 +31,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// `None`, and a line that says why, without the privilege.
-    fn new(test: &str, mtu: u16) -> Option<Self> {
-        let is_root = fs::metadata("/proc/self").is_ok_and(|me| {
-            use std::os::unix::fs::MetadataExt;
-            me.uid() == 0
-        });
-        if !is_root {
-            not_run(test, "needs root for network namespaces");
-            return None;
-        }
+    fn new(mtu: u16) -> Self {
         static LABS: AtomicU64 = AtomicU64::new(0);
         let number = LABS.fetch_add(1, Ordering::Relaxed);
         let name = |end: &str| format!("gyre-dpdk-{}-{number}-{end}", process::id());
@@ -54,7 +46,7 @@ impl Lab {
         ip(&format!(
             "-n {peer} neigh add {GYRE_IP} lladdr 02:00:00:00:77:01 dev gb0 nud permanent"
         ));
-        Some(lab)
+        lab
     }
 }
 
@@ -79,7 +71,8 @@ fn in_lab(test: &str, mtu: u16, gyre: impl FnOnce(), peer: impl FnOnce()) {
         gyre();
     } else if is_case(&format!("{test}/peer")) {
         peer();
-    } else if let Some(lab) = Lab::new(test, mtu) {
+    } else {
+        let lab = Lab::new(mtu);
         run_case(test, &format!("{test}/gyre"), Some(&lab.gyre));
     }
 }
@@ -196,7 +189,6 @@ fn receive(queues: &mut [QueuePair], wanted: impl Fn(&[u8]) -> bool) -> Mbuf {
     panic!("the frame did not come");
 }
 
-#[test]
 fn af_packet_passes_frames_both_ways_on_two_queues() {
     let test = "af_packet_passes_frames_both_ways_on_two_queues";
     let gyre = || {
@@ -221,7 +213,6 @@ fn af_packet_passes_frames_both_ways_on_two_queues() {
     in_lab(test, 1500, gyre, || expect_echoes(64, 100));
 }
 
-#[test]
 fn jumbo_frames_pass_whole_and_small_ring_frames_are_refused() {
     let test = "jumbo_frames_pass_whole_and_small_ring_frames_are_refused";
     let gyre = || {
@@ -252,7 +243,6 @@ fn jumbo_frames_pass_whole_and_small_ring_frames_are_refused() {
     in_lab(test, 9000, gyre, || expect_echoes(4, 8900));
 }
 
-#[test]
 fn link_follows_the_interface_below() {
     let test = "link_follows_the_interface_below";
     let gyre = || {
@@ -278,7 +268,6 @@ fn link_follows_the_interface_below() {
 
 /// What the packet path must know of af_packet: it sees the host's own frames, and fragments come
 /// reassembled, cut to the ring frame.
-#[test]
 fn af_packet_shows_own_frames_and_reassembled_fragments() {
     let test = "af_packet_shows_own_frames_and_reassembled_fragments";
     let gyre = || {
@@ -310,7 +299,6 @@ fn af_packet_shows_own_frames_and_reassembled_fragments() {
     in_lab(test, 1500, gyre, peer);
 }
 
-#[test]
 fn af_xdp_falls_back_to_the_queues_an_interface_has() {
     let test = "af_xdp_falls_back_to_the_queues_an_interface_has";
     let gyre = || {
@@ -326,7 +314,6 @@ fn af_xdp_falls_back_to_the_queues_an_interface_has() {
     in_lab(test, 1500, gyre, || expect_echoes(4, 100));
 }
 
-#[test]
 fn tap_port_appears_with_its_queues_and_vanishes_on_close() {
     let test = "tap_port_appears_with_its_queues_and_vanishes_on_close";
     let gyre = || {
@@ -356,4 +343,15 @@ fn tap_port_appears_with_its_queues_and_vanishes_on_close() {
         assert!(!gone.status.success(), "gt0 is still there");
     };
     in_lab(test, 1500, gyre, || ());
+}
+
+fn main() {
+    harness::run(cases!(&[namespaces];
+        af_packet_passes_frames_both_ways_on_two_queues,
+        jumbo_frames_pass_whole_and_small_ring_frames_are_refused,
+        link_follows_the_interface_below,
+        af_packet_shows_own_frames_and_reassembled_fragments,
+        af_xdp_falls_back_to_the_queues_an_interface_has,
+        tap_port_appears_with_its_queues_and_vanishes_on_close,
+    ))
 }

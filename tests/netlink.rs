@@ -1,7 +1,9 @@
 //! Next hops from a real kernel: links, routes, neighbours and set-up of interfaces, each test in
-//! network namespaces of its own. Takes root; without it each test says so and does nothing.
+//! network namespaces of its own. Needs root.
 //!
 //! A test starts itself again inside its director's namespace, as gyre runs under `ip netns exec`.
+
+mod harness;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,11 +14,10 @@ use gyre::control::netlink::interface::{BlockingInterfaces, disable_duplicate_de
 use gyre::control::netlink::{self, NetlinkHandle};
 use gyre::model::next_hops::{HopRow, HopState, KernelEvent, NextHops, NicFacts, NicLink};
 use gyre::model::{NextHopId, NicId, RouteTable, RouteTarget};
+use harness::{INSIDE, namespaces};
 use tokio::sync::mpsc::Receiver;
 
 const NIC: NicId = NicId(0);
-/// Set for the copy of the test that runs inside; holds the name of the servers' namespace.
-const INSIDE: &str = "GYRE_NETLINK_TEST_PEER";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn address(text: &str) -> IpAddr {
@@ -57,12 +58,7 @@ fn inside(test: &str) -> bool {
     let tag = format!("gnl{}{}", std::process::id(), test.len());
     let director = format!("{tag}d-{}", &test[..8]);
     let servers = format!("{tag}s-{}", &test[..8]);
-    let made = run("ip", &format!("netns add {director}"));
-    if !made.status.success() {
-        let why = String::from_utf8_lossy(&made.stderr);
-        eprintln!("{test}: not run, it needs root to make network namespaces: {}", why.trim());
-        return false;
-    }
+    ip(&format!("netns add {director}"));
     let _namespaces = Namespaces(vec![director.clone(), servers.clone()]);
     ip(&format!("netns add {servers}"));
     ip(&format!("-n {director} link add lan type veth peer name peer netns {servers}"));
@@ -183,7 +179,6 @@ fn quicken_neighbour_timers() {
     }
 }
 
-#[test]
 fn what_is_there_at_the_start_is_in_the_first_batch() {
     if !inside("what_is_there_at_the_start_is_in_the_first_batch") {
         return;
@@ -209,7 +204,6 @@ fn what_is_there_at_the_start_is_in_the_first_batch() {
     });
 }
 
-#[test]
 fn wanted_servers_are_resolved_by_the_kernels_own_question() {
     if !inside("wanted_servers_are_resolved_by_the_kernels_own_question") {
         return;
@@ -231,7 +225,6 @@ fn wanted_servers_are_resolved_by_the_kernels_own_question() {
     });
 }
 
-#[test]
 fn a_server_that_starts_late_is_found_without_traffic() {
     if !inside("a_server_that_starts_late_is_found_without_traffic") {
         return;
@@ -251,7 +244,6 @@ fn a_server_that_starts_late_is_found_without_traffic() {
     });
 }
 
-#[test]
 fn a_silent_mac_change_is_noticed_without_traffic() {
     if !inside("a_silent_mac_change_is_noticed_without_traffic") {
         return;
@@ -276,7 +268,6 @@ fn a_silent_mac_change_is_noticed_without_traffic() {
     });
 }
 
-#[test]
 fn a_client_is_resolved_when_a_worker_asks() {
     if !inside("a_client_is_resolved_when_a_worker_asks") {
         return;
@@ -294,7 +285,6 @@ fn a_client_is_resolved_when_a_worker_asks() {
     });
 }
 
-#[test]
 fn routes_follow_the_kernels() {
     if !inside("routes_follow_the_kernels") {
         return;
@@ -334,7 +324,6 @@ fn routes_follow_the_kernels() {
     });
 }
 
-#[test]
 fn ipv6_multipath_loses_ways_one_by_one() {
     if !inside("ipv6_multipath_loses_ways_one_by_one") {
         return;
@@ -363,7 +352,6 @@ fn ipv6_multipath_loses_ways_one_by_one() {
     });
 }
 
-#[test]
 fn routes_that_the_kernel_drops_in_silence_are_missed() {
     if !inside("routes_that_the_kernel_drops_in_silence_are_missed") {
         return;
@@ -400,7 +388,6 @@ fn routes_that_the_kernel_drops_in_silence_are_missed() {
     });
 }
 
-#[test]
 fn an_interface_may_be_made_anew() {
     if !inside("an_interface_may_be_made_anew") {
         return;
@@ -429,7 +416,6 @@ fn an_interface_may_be_made_anew() {
     });
 }
 
-#[test]
 fn lost_messages_are_made_good() {
     if !inside("lost_messages_are_made_good") {
         return;
@@ -466,7 +452,6 @@ fn drops() -> u64 {
     rows.filter_map(|row| row.get(8)?.parse::<u64>().ok()).sum()
 }
 
-#[test]
 fn neighbours_are_let_go_when_gyre_ends_or_has_been_killed() {
     if !inside("neighbours_are_let_go_when_gyre_ends_or_has_been_killed") {
         return;
@@ -507,7 +492,6 @@ fn neighbours_are_let_go_when_gyre_ends_or_has_been_killed() {
     });
 }
 
-#[test]
 fn a_permanent_entry_stays_permanent() {
     if !inside("a_permanent_entry_stays_permanent") {
         return;
@@ -525,7 +509,6 @@ fn a_permanent_entry_stays_permanent() {
     });
 }
 
-#[test]
 fn interfaces_are_set_up_from_a_plain_thread() {
     if !inside("interfaces_are_set_up_from_a_plain_thread") {
         return;
@@ -559,4 +542,22 @@ fn interfaces_are_set_up_from_a_plain_thread() {
     assert!(message.contains("find interface tap8"), "{message}");
     assert!(message.contains("must exist in this network namespace"), "{message}");
     disable_duplicate_detection("no-such-interface").unwrap();
+}
+
+fn main() {
+    harness::run(cases!(&[namespaces];
+        what_is_there_at_the_start_is_in_the_first_batch,
+        wanted_servers_are_resolved_by_the_kernels_own_question,
+        a_server_that_starts_late_is_found_without_traffic,
+        a_silent_mac_change_is_noticed_without_traffic,
+        a_client_is_resolved_when_a_worker_asks,
+        routes_follow_the_kernels,
+        ipv6_multipath_loses_ways_one_by_one,
+        routes_that_the_kernel_drops_in_silence_are_missed,
+        an_interface_may_be_made_anew,
+        lost_messages_are_made_good,
+        neighbours_are_let_go_when_gyre_ends_or_has_been_killed,
+        a_permanent_entry_stays_permanent,
+        interfaces_are_set_up_from_a_plain_thread,
+    ))
 }

@@ -2,6 +2,8 @@
 //! each test's own. Needs root and `nft`.
 #![cfg(feature = "dpdk")]
 
+mod harness;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,12 +16,13 @@ use gyre::runtime::kernel_interface::addresses::{AddressFile, AddressOn, KernelI
 use gyre::runtime::kernel_interface::keeper::{Keeper, KeeperConfig};
 use gyre::runtime::kernel_interface::nftables::Instance;
 use gyre::runtime::kernel_interface::rules::GuardedInterfaces;
+use harness::namespaces;
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `test` in a thread with a network namespace of its own, which goes with the thread.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let body = || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root (CAP_SYS_ADMIN)");
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
         run("ip link set lo up");
         run("ip link add eth1 type veth peer name eth2");
         run("ip link set eth1 up");
@@ -100,7 +103,6 @@ fn publish(keeper: &Keeper, vips: &[&str]) {
     let _ = keeper.kernel_side()(&snapshot(vips)).blocking_recv();
 }
 
-#[test]
 fn services_are_guarded_and_their_vips_held_while_they_are_served() {
     in_namespace(|| {
         let place = Place::new("served");
@@ -128,7 +130,6 @@ fn services_are_guarded_and_their_vips_held_while_they_are_served() {
     });
 }
 
-#[test]
 fn an_address_that_was_there_stays() {
     in_namespace(|| {
         run("ip address add 192.0.2.80/24 dev eth1");
@@ -141,7 +142,6 @@ fn an_address_that_was_there_stays() {
     });
 }
 
-#[test]
 fn what_a_killed_predecessor_left_is_removed() {
     in_namespace(|| {
         let place = Place::new("killed");
@@ -172,7 +172,6 @@ fn what_a_killed_predecessor_left_is_removed() {
     });
 }
 
-#[test]
 fn a_port_with_a_tap_has_its_lower_interface_shut() {
     in_namespace(|| {
         let place = Place::new("shut");
@@ -183,4 +182,13 @@ fn a_port_with_a_tap_has_its_lower_interface_shut() {
         drop(keeper);
         assert_eq!(rules(), "");
     });
+}
+
+fn main() {
+    harness::run(cases!(&[namespaces];
+        services_are_guarded_and_their_vips_held_while_they_are_served,
+        an_address_that_was_there_stays,
+        what_a_killed_predecessor_left_is_removed,
+        a_port_with_a_tap_has_its_lower_interface_shut,
+    ))
 }

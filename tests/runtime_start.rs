@@ -3,6 +3,8 @@
 //! test's own. Needs root.
 #![cfg(feature = "dpdk")]
 
+mod harness;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -10,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gyre::dpdk::tap::Tap;
+use harness::namespaces;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +20,7 @@ use nix::unistd::Pid;
 /// Runs `test` in a thread with a network namespace of its own, which goes with the thread.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let body = || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root (CAP_SYS_ADMIN)");
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
         ip("link set lo up");
         test();
     };
@@ -156,7 +159,6 @@ fn ask(wire: &Tap, frame: &[u8]) -> Vec<Vec<u8>> {
 const PORT: &str = "[[port]]\nname = \"wan\"\ndevice = \"net_af_packet0,iface=eth1\"\n\
                     addresses = [\"192.0.2.2/24\"]\n";
 
-#[test]
 fn a_port_in_a_vlan_speaks_and_hears_that_vlan_only() {
     in_namespace(|| {
         let wire = wire();
@@ -171,7 +173,6 @@ fn a_port_in_a_vlan_speaks_and_hears_that_vlan_only() {
     });
 }
 
-#[test]
 fn a_port_with_one_queue_serves_two_workers() {
     in_namespace(|| {
         let wire = wire();
@@ -183,7 +184,6 @@ fn a_port_with_one_queue_serves_two_workers() {
     });
 }
 
-#[test]
 fn an_interrupt_takes_everything_away_and_a_second_one_hurries_nothing() {
     in_namespace(|| {
         let _wire = wire();
@@ -207,7 +207,6 @@ fn refusal(rest: &str) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
-#[test]
 fn a_start_that_cannot_be_is_refused_in_words() {
     in_namespace(|| {
         let _wire = wire();
@@ -229,7 +228,6 @@ fn a_start_that_cannot_be_is_refused_in_words() {
     });
 }
 
-#[test]
 fn a_user_without_privileges_is_told_which_are_missing() {
     let place = Place::new();
     let run = place.command(1, PORT);
@@ -240,4 +238,14 @@ fn a_user_without_privileges_is_told_which_are_missing() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.starts_with("gyre: gyre needs CAP_NET_ADMIN"), "{text}");
     assert!(!place.path("gyre.sock").exists(), "something was started");
+}
+
+fn main() {
+    harness::run(cases!(&[namespaces];
+        a_port_in_a_vlan_speaks_and_hears_that_vlan_only,
+        a_port_with_one_queue_serves_two_workers,
+        an_interrupt_takes_everything_away_and_a_second_one_hurries_nothing,
+        a_start_that_cannot_be_is_refused_in_words,
+        a_user_without_privileges_is_told_which_are_missing,
+    ))
 }

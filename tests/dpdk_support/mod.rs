@@ -2,12 +2,11 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::env;
-use std::io::{self, Write};
 use std::process::Command;
 
+use crate::harness::INSIDE;
 use gyre::dpdk::{Eal, EalConfig, Hugepages, MbufPool, Nic, NicConfig, NicError, QueuePair};
 
-const CASE: &str = "GYRE_DPDK_CASE";
 /// mbufs in `pool`.
 pub const MBUFS: u32 = 4095;
 
@@ -19,7 +18,7 @@ pub fn in_own_process(test: &str, body: impl FnOnce()) {
 
 /// Whether this process was started for `case`.
 pub fn is_case(case: &str) -> bool {
-    env::var(CASE).as_deref() == Ok(case)
+    env::var(INSIDE).as_deref() == Ok(case)
 }
 
 /// Runs `test` as `case` in a process of its own, in a network namespace if one is named.
@@ -29,7 +28,7 @@ pub fn run_case(test: &str, case: &str, namespace: Option<&str>) {
     if let Some(namespace) = namespace {
         command.args(["netns", "exec", namespace]).arg(&me);
     }
-    let output = command.args([test, "--exact", "--nocapture"]).env(CASE, case).output().unwrap();
+    let output = command.args([test, "--exact", "--nocapture"]).env(INSIDE, case).output().unwrap();
     assert!(
         output.status.success(),
         "{case} in its own process: {}\n{}{}",
@@ -48,11 +47,6 @@ pub fn eal() -> Eal {
         ..EalConfig::default()
     };
     Eal::start(&config).unwrap()
-}
-
-/// Says on standard error, past the harness's capture, that `test` cannot run here and why.
-pub fn not_run(test: &str, why: &str) {
-    let _ = writeln!(io::stderr(), "{test}: NOT RUN, {why}");
 }
 
 /// A pool for MTU 1500.
