@@ -181,6 +181,18 @@ counted! {
     }
 }
 
+counted! {
+    /// What helpers did and could not do.
+    HelperEvent {
+        Announced = "announced", "FTP data connections that were announced and are expected";
+        Unreadable = "unreadable",
+            "FTP announcements without an address and port, or cut in two; passed as they were";
+        Refused = "refused",
+            "FTP announcements of a third host, or of a port in use; passed as they were";
+        Full = "full", "FTP connections beyond the bound, or without room in a table";
+    }
+}
+
 /// Counts per port and worker.
 #[derive(Debug, Default)]
 pub struct NicCounters {
@@ -329,6 +341,8 @@ pub struct WorkerCounters {
     pub hand_offs: [Counter; HandOffCause::ALL.len()],
     /// Frames the director answered with, by kind.
     pub replies: [Counter; ReplyKind::ALL.len()],
+    /// What helpers did.
+    pub helpers: [Counter; HelperEvent::ALL.len()],
     /// Per port.
     pub nics: [NicCounters; NICS_MAX],
     /// Destinations that `lblc` or `lblcr` had no room to remember.
@@ -363,6 +377,7 @@ impl WorkerCounters {
             drops: std::array::from_fn(|_| Counter::default()),
             hand_offs: std::array::from_fn(|_| Counter::default()),
             replies: std::array::from_fn(|_| Counter::default()),
+            helpers: std::array::from_fn(|_| Counter::default()),
             nics: std::array::from_fn(|_| NicCounters::default()),
             locality_full: Counter::default(),
             others: OtherWorkers((0..servers).map(|_| Counter::default()).collect()),
@@ -376,6 +391,12 @@ impl WorkerCounters {
     #[inline]
     pub fn dropped(&self, reason: DropReason) {
         self.drops[reason as usize].add(1);
+    }
+
+    /// Counts what a helper did.
+    #[inline]
+    pub fn helped(&self, event: HelperEvent) {
+        self.helpers[event as usize].add(1);
     }
 
     /// Counts one frame the director answered with.

@@ -96,6 +96,12 @@ pub const SYNPROXY_STRAYS_PER_SECOND: u32 = 1000;
 pub const EARLY_DATA_SEGMENTS_MAX: usize = 2;
 /// Segments that one worker keeps for all clients.
 pub const EARLY_DATA_SLOTS: usize = 1000;
+/// FTP control connections that one worker's helper follows; further ones pass unread.
+pub const FTP_CONTROLS_MAX: usize = 4096;
+/// FTP data connections, expected or live, that one worker's helper knows.
+pub const FTP_DATA_MAX: usize = 8192;
+/// Ports of a VIP tried for one passive data connection.
+pub const FTP_PORT_TRIES_MAX: u16 = 16;
 /// Worker-to-control events that wait for room in the ring.
 pub const EVENTS_MAX: usize = 256;
 /// Timers one worker turn may handle.

@@ -1,8 +1,8 @@
 //! Between the schema's types and the model's: what is written and what is meant.
 
 use super::types::{
-    ClientAddress, Config, Defence, Forwarding, Kernel, Match, Protocol, Scheduler, SchedulerFlag,
-    Semantics, Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
+    ClientAddress, Config, Defence, Forwarding, Helper, Kernel, Match, Protocol, Scheduler,
+    SchedulerFlag, Semantics, Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
 };
 use super::values::{ClientPrefix, Endpoint, MatchAddress, ServiceAddress};
 use crate::limits::MAGLEV_SLOTS_DEFAULT;
@@ -133,6 +133,7 @@ impl Service {
                 ClientAddress::ProxyV1 => model::ClientAddress::ProxyV1,
                 ClientAddress::ProxyV2 => model::ClientAddress::ProxyV2,
             },
+            helper: self.helper.map(|Helper::Ftp| model::Helper::Ftp),
             connections_max: self.connections_max,
             allow: self.allow.iter().map(|prefix| prefix.0).collect(),
             deny: self.deny.iter().map(|prefix| prefix.0).collect(),
@@ -246,6 +247,7 @@ impl From<&ServiceSpec> for Service {
             client_address,
             toa_kind,
             toa_on_syn,
+            helper: spec.helper.map(|model::Helper::Ftp| Helper::Ftp),
             connections_max: spec.connections_max,
             allow: spec.allow.iter().copied().map(ClientPrefix).collect(),
             deny: spec.deny.iter().copied().map(ClientPrefix).collect(),

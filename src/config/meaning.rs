@@ -289,7 +289,7 @@ fn follows_from_another(place: Place, desired: &Desired, walk: &Walk) -> bool {
         "local_addresses" => {
             dropped(field) || forwarding_unknown() || walk.any_dropped_in("local_addresses")
         }
-        "synproxy" | "client_address" => dropped("protocol") || forwarding_unknown(),
+        "synproxy" | "client_address" | "helper" => dropped("protocol") || forwarding_unknown(),
         "address" if matches!(place, Place::Server(..)) => forwarding_unknown(),
         "address" => dropped("protocol"),
         _ => dropped(field),

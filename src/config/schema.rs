@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use super::shape::{Field, Shape};
 use super::types::{
-    ClientAddress, Defence, Forwarding, Hugepages, Idle, Kernel, LogLevel, Protocol, Scheduler,
-    SchedulerFlag, Ttl, Tunnel, TunnelChecksum,
+    ClientAddress, Defence, Forwarding, Helper, Hugepages, Idle, Kernel, LogLevel, Protocol,
+    Scheduler, SchedulerFlag, Ttl, Tunnel, TunnelChecksum,
 };
 use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
 use crate::limits::{
@@ -315,6 +315,11 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
     ),
     field("toa_kind", Shape::Integer(0, 255), "TCP option kind of `toa` (254)"),
     field("toa_on_syn", Shape::Bool, "send `toa` on the SYN too (false)"),
+    field(
+        "helper",
+        Shape::Choice(Helper::WORDS, &[]),
+        "follow the data connections that this protocol announces; needs fullnat or nat (none)",
+    ),
     field("connections_max", Shape::Integer(1, i64::MAX), "most live flows (unbounded)"),
     field("allow", Shape::List(&PREFIX), "clients admitted; all when empty"),
     field("deny", Shape::List(&PREFIX), "clients refused, whatever `allow` says"),

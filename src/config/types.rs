@@ -273,6 +273,14 @@ words! {
     }
 }
 words! {
+    /// A protocol whose connections announce further ones.
+    Helper {
+        /// FTP.
+        #[default]
+        Ftp = "ftp",
+    }
+}
+words! {
     /// How a server learns the client's address.
     ClientAddress {
         /// Not at all.
@@ -538,6 +546,9 @@ pub struct Service {
     /// `toa` on the SYN too.
     #[serde(default, skip_serializing_if = "is_false")]
     pub toa_on_syn: bool,
+    /// Whose announcements are followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper: Option<Helper>,
     /// Most live flows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<u64>,

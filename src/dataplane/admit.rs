@@ -6,7 +6,7 @@ use super::flow_table::{FlowId, Hit};
 use super::source_ports::{Grant, SpaceKey};
 use super::state::WorkerState;
 use super::{
-    classify::Packet, client_address, defence, flow::Direction, pipeline, reply, synproxy,
+    classify::Packet, client_address, defence, flow::Direction, ftp, pipeline, reply, synproxy,
     takeover, track,
 };
 use crate::counters::{DropReason, ReplyKind};
@@ -191,10 +191,11 @@ pub(super) fn make_flow(
     if server.mode == ForwardMode::FullNat {
         client_address::begin(state, service, id, slot.packet.seq);
     }
+    ftp::begin(state, service, id);
     Ok(id)
 }
 
-fn insert(state: &mut WorkerState, new: &NewFlow) -> Result<FlowId, DropReason> {
+pub(super) fn insert(state: &mut WorkerState, new: &NewFlow) -> Result<FlowId, DropReason> {
     state.flows.insert(new).map_err(|_| DropReason::TableFull)
 }
 
@@ -245,7 +246,7 @@ fn take_port<'s>(
     Err(refusal)
 }
 
-fn count_lip(
+pub(super) fn count_lip(
     state: &WorkerState,
     local: &LocalAddress,
     count: impl FnOnce(&crate::counters::LipCounters),
@@ -258,16 +259,20 @@ fn count_lip(
 /// Returns the source port of a flow that could not be made.
 fn give_back(state: &mut WorkerState, new: &NewFlow) {
     let Some((lip, port)) = new.local.filter(|_| new.mode == ForwardMode::FullNat) else { return };
-    let key = space_key(new, lip);
-    if let Some(lip) = state.source_ports.lip_of(&key)
+    release_port(state, &space_key(new, lip), port);
+}
+
+/// Returns a source port.
+pub(super) fn release_port(state: &mut WorkerState, key: &SpaceKey, port: u16) {
+    if let Some(lip) = state.source_ports.lip_of(key)
         && let Some(lip) = state.counters.lips.get(lip.index())
     {
         lip.used.sub(1);
     }
-    state.source_ports.release(&key, port);
+    state.source_ports.release(key, port);
 }
 
-fn count_opened(state: &mut WorkerState, new: &NewFlow) {
+pub(super) fn count_opened(state: &mut WorkerState, new: &NewFlow) {
     let WorkerState { counters, schedulers, .. } = state;
     counters.flows.add(1);
     counters.flows_created.add(1);

@@ -3,7 +3,7 @@
 use super::flow::flag;
 use super::flow_table::FlowId;
 use super::state::WorkerState;
-use super::{client_address, synproxy, track};
+use super::{client_address, ftp, synproxy, track};
 use crate::limits::TIMERS_PER_TURN_MAX;
 use crate::model::Snapshot;
 use crate::time::{NANOS_PER_MILLI, Nanos};
@@ -40,6 +40,10 @@ impl WorkerState {
             let left_ms = self.flows.core(id).map_or(0, |core| core.remaining_ms(now_ms));
             let next_ms = next_ms.map_or(left_ms, |next_ms| next_ms.min(left_ms));
             self.flows.wheel.arm(id.0, now + u64::from(next_ms) * NANOS_PER_MILLI);
+            return;
+        }
+        if core.is_helped() && self.ftp.has_data(id) {
+            self.flows.wheel.arm(id.0, now + ftp::WAIT_FOR_DATA_MS * NANOS_PER_MILLI);
             return;
         }
         self.counters.flows_expired.add(1);

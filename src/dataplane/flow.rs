@@ -203,6 +203,8 @@ const DECREMENTS_TTL: u8 = 1 << 7;
 const STATE: u8 = 0b1111;
 /// Bit of `FlowCore::state`: told to end at once.
 const DOOMED: u8 = 1 << 7;
+/// Bit of `FlowCore::state`: a helper knows the flow.
+const HELPED: u8 = 1 << 6;
 /// Bit of `FlowCore::mode`: a persistence template counts the flow.
 const CONTROLLED: u8 = 1 << 6;
 
@@ -379,6 +381,17 @@ impl FlowCore {
     #[inline]
     pub fn is_controlled(&self) -> bool {
         self.mode & CONTROLLED != 0
+    }
+
+    /// Whether a helper knows the flow.
+    #[inline]
+    pub fn is_helped(&self) -> bool {
+        self.state & HELPED != 0
+    }
+
+    /// Remembers that a helper knows the flow.
+    pub fn help(&mut self) {
+        self.state |= HELPED;
     }
 
     /// Whether TTL or hop limit is decremented.

@@ -288,6 +288,30 @@ impl FlowTable {
         }
     }
 
+    /// Gives an entry other ports: the index follows. On an error it is in no index, and the
+    /// caller ends it.
+    pub fn refile(
+        &mut self,
+        id: FlowId,
+        change: impl FnOnce(&mut FlowCore),
+    ) -> Result<(), TableFull> {
+        const FILED: [(Direction, u32); 2] =
+            [(Direction::Inbound, 0), (Direction::Outbound, OUTBOUND_BIT)];
+        for (direction, bit) in FILED {
+            if let Some(key) = self.key(id, direction) {
+                self.index.remove(hash(self.seed, &key), id.0 | bit);
+            }
+        }
+        change(self.core_mut(id).ok_or(TableFull)?);
+        for (direction, bit) in FILED {
+            if let Some(key) = self.key(id, direction) {
+                let filed = self.index.insert(hash(self.seed, &key), id.0 | bit);
+                filed.map_err(|_| TableFull)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Ends an entry: out of the index, off its timer, slot free.
     pub fn remove(&mut self, id: FlowId) {
         self.detach(id);

@@ -13,6 +13,7 @@ mod flow;
 mod flow_table;
 mod forward;
 mod fragment;
+mod ftp;
 mod icmp_error;
 mod learned_mtu;
 mod mss;

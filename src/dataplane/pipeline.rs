@@ -7,7 +7,7 @@ use super::flow::flag;
 use super::flow_table::Hit;
 use super::reuse::{self, Fate};
 use super::state::WorkerState;
-use super::{forward, fragment, icmp_error, steer, synproxy, track};
+use super::{forward, fragment, ftp, icmp_error, steer, synproxy, track};
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{KernelMode, NicModel, Snapshot};
 use crate::time::Nanos;
@@ -70,7 +70,14 @@ pub(super) fn transport(
     if let Some((owner, cause)) = steer::elsewhere(state, snapshot, slot) {
         return Ok(Verdict::HandOff(owner, cause));
     }
+    if let Some(hit) = ftp::expected(state, snapshot, slot) {
+        return forward_tracked(state, snapshot, slot, hit, now);
+    }
     match snapshot.match_service(&steer::destination(&slot.packet.key)) {
+        // The kernel: "packets destined for other services on the VIP may get here".
+        Some(service) if !service.schedules(slot.packet.key.dst_port) => {
+            Ok(Verdict::ToKernel(slot.rx.nic))
+        }
         Some(service) => admit(state, snapshot, service, slot, now),
         None => unmatched(state, snapshot, slot),
     }
@@ -122,7 +129,7 @@ fn unmatched(
         return leave_to_kernel(state, snapshot, slot, DropReason::StrayReply);
     }
     let is_stray = snapshot.semantics.nat_icmp_send
-        && snapshot.is_nat_server(key.protocol, (key.src, key.src_port))
+        && snapshot.nat_server(key.protocol, (key.src, key.src_port)).is_some()
         && !slot.packet.flags.contains(TcpFlags::RST);
     if is_stray { nobodys_reply(state, snapshot, slot) } else { Ok(Verdict::ToKernel(slot.rx.nic)) }
 }

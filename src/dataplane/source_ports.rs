@@ -21,6 +21,9 @@ use crate::model::{LipId, LocalAddress, PORT_WORDS, Protocol, SourcePortMap, Ste
 /// End of a list of flows.
 const NOBODY: u32 = u32::MAX;
 
+/// Stands for every port that a server announces for data connections (FTP): one space for all.
+pub const DATA_PORTS: u16 = 0;
+
 /// What a space is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SpaceKey {
@@ -28,7 +31,7 @@ pub struct SpaceKey {
     pub lip: IpAddr,
     /// RIP.
     pub server: IpAddr,
-    /// Its port.
+    /// Its port; `DATA_PORTS` for all that it announces.
     pub server_port: u16,
     /// Transport protocol.
     pub protocol: Protocol,

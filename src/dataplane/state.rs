@@ -9,6 +9,7 @@ use super::defence::Defences;
 use super::flow::Direction;
 use super::flow_table::{FlowId, FlowTable};
 use super::fragment::Fragments;
+use super::ftp::Ftp;
 use super::learned_mtu::LearnedMtus;
 use super::outbox::Outbox;
 use super::schedule::Schedulers;
@@ -71,6 +72,7 @@ pub struct WorkerState {
     pub(super) sweep: Option<RunningSweep>,
     pub(super) synproxy: Synproxy,
     pub(super) fragments: Fragments,
+    pub(super) ftp: Ftp,
 }
 
 impl WorkerState {
@@ -103,6 +105,7 @@ impl WorkerState {
             sweep: None,
             synproxy: Synproxy::new(config.seed, now),
             fragments: Fragments::new(config.seed),
+            ftp: Ftp::new(),
         })
     }
 

@@ -4,7 +4,7 @@ use super::burst::Slot;
 use super::flow::FlowKey;
 use super::state::WorkerState;
 use crate::counters::HandOffCause;
-use crate::model::{Destination, KeyKind, Snapshot, WorkerId};
+use crate::model::{Destination, Snapshot, WorkerId};
 
 /// Where a client's packet goes, to find its service by.
 #[inline]
@@ -34,9 +34,9 @@ pub(super) fn elsewhere(
         let client = (key.src, key.src_port);
         let owner = steering.owner(service.key_kind, client, (key.dst, key.dst_port));
         (owner, HandOffCause::Flow)
-    } else if snapshot.is_nat_server(key.protocol, (key.src, key.src_port)) {
+    } else if let Some(kind) = snapshot.nat_server(key.protocol, (key.src, key.src_port)) {
         let (client, server) = ((key.dst, key.dst_port), (key.src, key.src_port));
-        (steering.owner(KeyKind::ClientAddressPort, client, server), HandOffCause::Reply)
+        (steering.owner(kind, client, server), HandOffCause::Reply)
     } else {
         return None;
     };

@@ -3,7 +3,7 @@
 use super::classify::Packet;
 use super::flow::{Direction, flag};
 use super::flow_table::{FlowId, Hit};
-use super::source_ports::SpaceKey;
+use super::source_ports::{DATA_PORTS, SpaceKey};
 use super::state::WorkerState;
 use super::tcp_state;
 use crate::limits::SOURCE_PORT_HOLD_MS;
@@ -182,10 +182,11 @@ fn answers_last_fin(state: &WorkerState, packet: &Packet, hit: Hit) -> bool {
 /// The source-port space of a FULLNAT flow.
 pub(super) fn space_key(state: &WorkerState, id: FlowId) -> Option<SpaceKey> {
     let (core, addresses) = (state.flows.core(id)?, state.flows.addresses(id)?);
+    let is_data = core.is_helped() && state.ftp.is_data(id);
     (core.mode() == ForwardMode::FullNat).then_some(SpaceKey {
         lip: addresses.local,
         server: addresses.server,
-        server_port: core.server_port,
+        server_port: if is_data { DATA_PORTS } else { core.server_port },
         protocol: core.protocol(),
     })
 }
@@ -263,6 +264,9 @@ fn drop_entry(state: &mut WorkerState, id: FlowId) {
     if state.flows.core(id).is_some_and(|core| core.has(flag::AWAITS_SERVER)) {
         let side = state.flows.side(id);
         state.synproxy.forget(&side);
+    }
+    if state.flows.core(id).is_some_and(|core| core.is_helped()) {
+        state.ftp.ended(id);
     }
     uncount(state, id);
     state.flows.remove(id);

@@ -223,6 +223,13 @@ pub enum ClientAddress {
     ProxyV2,
 }
 
+/// A protocol whose connections announce further ones, so that its text has to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helper {
+    /// FTP (RFC 959, RFC 2428), as the kernel's `ip_vs_ftp`.
+    Ftp,
+}
+
 /// Whether a server takes new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerState {
@@ -285,6 +292,13 @@ impl VirtualService {
         if server.port == 0 { port } else { server.port }
     }
 
+    /// Whether connections to `port` are its own to schedule. An FTP service is found by the free
+    /// ports of its VIP too; unless an announcement is waiting there, they are the host's.
+    #[inline]
+    pub fn schedules(&self, port: u16) -> bool {
+        self.key.port().is_none_or(|own| own == port)
+    }
+
     /// The part of `connections_max` that one of `workers` may hold. Shares add up to the limit:
     /// exact with one worker; with several, a service whose clients hash unevenly is refused
     /// when one share is used up, before the whole is.
@@ -330,6 +344,8 @@ pub struct VirtualService {
     pub synproxy: bool,
     /// How servers learn the client's address (FULLNAT only).
     pub client_address: ClientAddress,
+    /// Whose announcements are followed (NAT and FULLNAT).
+    pub helper: Option<Helper>,
     /// FULLNAT source addresses.
     pub local_addresses: Vec<Arc<LocalAddress>>,
     /// Most live flows over all workers; `None` is unbounded.

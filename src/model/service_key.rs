@@ -296,6 +296,11 @@ impl Traffic {
         traffic
     }
 
+    /// Has the free ports of a service's VIP lead to it: announced data connections go there.
+    pub fn follow(&mut self, key: &ServiceKey, id: ServiceId) {
+        self.ftp.extend(key.vip().map(|vip| (vip, id)));
+    }
+
     /// The service of a packet to `to`.
     #[inline]
     pub fn find(&self, to: &Destination) -> Option<ServiceId> {

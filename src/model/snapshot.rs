@@ -11,7 +11,7 @@ use super::semantics::Semantics;
 use super::service::{Protocol, VirtualService};
 use super::service_key::{Destination, ServiceKey, Traffic};
 use super::source_port_map::SourcePortMap;
-use super::steering::Steering;
+use super::steering::{KeyKind, Steering};
 use super::timeouts::Timeouts;
 
 /// How a port shares its link with the kernel.
@@ -85,9 +85,9 @@ pub struct Snapshot {
     pub lips: Arc<HashMap<IpAddr, Arc<LocalAddress>>>,
     /// Servers removed at once (`now`) whose flows may still live: bit set by `ServerId`.
     pub removed_servers: Arc<Vec<u64>>,
-    /// Endpoints whose packets may be replies of NAT flows, those of removed servers included;
-    /// port 0 stands for every port.
-    pub nat_servers: Arc<HashSet<(Protocol, IpAddr, u16)>>,
+    /// Endpoints whose packets may be replies of NAT flows, those of removed servers included, and
+    /// what steers them; port 0 stands for every other port.
+    pub nat_servers: Arc<HashMap<(Protocol, IpAddr, u16), KeyKind>>,
     /// Their addresses: a fragment has no ports.
     pub nat_addresses: Arc<HashSet<IpAddr>>,
     /// Routes towards clients.
@@ -141,10 +141,13 @@ impl Snapshot {
         self.services.get(id.index())?.as_deref()
     }
 
-    /// Whether a packet from there may be a NAT flow's reply.
-    pub fn is_nat_server(&self, protocol: Protocol, (address, src_port): (IpAddr, u16)) -> bool {
-        !self.nat_servers.is_empty()
-            && [src_port, 0].iter().any(|p| self.nat_servers.contains(&(protocol, address, *p)))
+    /// Whether a packet from there may be a NAT flow's reply: what steers it then.
+    pub fn nat_server(&self, protocol: Protocol, from: (IpAddr, u16)) -> Option<KeyKind> {
+        if self.nat_servers.is_empty() {
+            return None;
+        }
+        let (address, src_port) = from;
+        [src_port, 0].iter().find_map(|p| self.nat_servers.get(&(protocol, address, *p)).copied())
     }
 
     /// Idle timeouts of a service's flows; of one that is gone, the general ones.

@@ -11,7 +11,9 @@ use hashbrown::{HashMap, HashSet};
 use super::maglev::is_prime;
 use super::prefix::Prefix;
 use super::semantics::Semantics;
-use super::service::{self, ClientAddress, ForwardMode, HashFlags, Protocol, TtlPolicy, Tunnel};
+use super::service::{
+    self, ClientAddress, ForwardMode, HashFlags, Helper, Protocol, TtlPolicy, Tunnel,
+};
 use super::service_key::{Ports, ServiceKey, TrafficMatch};
 use super::timeouts::TimeoutOverrides;
 use crate::limits::{MAGLEV_SLOTS_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX};
@@ -116,6 +118,8 @@ pub struct ServiceSpec {
     pub synproxy: bool,
     /// How servers learn the client's address (FULLNAT only).
     pub client_address: ClientAddress,
+    /// Whose announcements are followed (NAT and FULLNAT).
+    pub helper: Option<Helper>,
     /// Most live flows over all workers.
     pub connections_max: Option<u64>,
     /// Clients admitted; empty admits all.
@@ -141,6 +145,7 @@ impl ServiceSpec {
             ttl: TtlPolicy::ByMode,
             synproxy: false,
             client_address: ClientAddress::None,
+            helper: None,
             connections_max: None,
             allow: Vec::new(),
             deny: Vec::new(),
@@ -172,8 +177,8 @@ impl ServiceSpec {
                 == (other.key, &other.name, other.scheduler, &other.pool, other.forwarding)
             && (self.ttl, self.synproxy, self.client_address, self.connections_max)
                 == (other.ttl, other.synproxy, other.client_address, other.connections_max)
-            && (&self.allow, &self.deny, self.timeouts)
-                == (&other.allow, &other.deny, other.timeouts)
+            && (&self.allow, &self.deny, self.timeouts, self.helper)
+                == (&other.allow, &other.deny, other.timeouts, other.helper)
     }
 }
 
@@ -437,6 +442,7 @@ impl Validator<'_> {
             self.push(Place::Service(at, "connections_max"), what, "leave it out for no bound");
         }
         self.needs_full_nat(at);
+        self.helper(at);
         self.pool_of(at);
         self.timeouts(at);
     }
@@ -493,6 +499,34 @@ impl Validator<'_> {
         {
             let what = format!("TCP option kind {kind} means something else");
             self.push(Place::Service(at, "toa_kind"), what, "use 254, or what your servers read");
+        }
+    }
+
+    /// A helper reads the stream of one port, both ways.
+    fn helper(&mut self, at: usize) {
+        let service = &self.desired.services[at];
+        if service.helper.is_none() {
+            return;
+        }
+        let proxy = [ClientAddress::ProxyV1, ClientAddress::ProxyV2];
+        let has_proxy = proxy.contains(&service.client_address);
+        let direct = service.servers.iter().any(|server| !server.mode.sees_replies());
+        let is_one_port =
+            (service.key.protocol(), service.key.port().is_some()) == (Some(Protocol::Tcp), true);
+        let mut push = |what: &str, remedy| {
+            self.push(Place::Service(at, "helper"), what.into(), remedy);
+        };
+        if !is_one_port {
+            push("helper = \"ftp\" follows the connections of one TCP port", "use it at port 21");
+        }
+        if direct {
+            let remedy = "set forwarding = \"nat\" or \"fullnat\" for every server; other modes \
+                          need a persistent group of port 21 and the data ports";
+            push("helper = \"ftp\" needs replies to return through gyre", remedy);
+        }
+        if has_proxy {
+            let remedy = "use client_address = \"toa\", or none";
+            push("FTP data connections carry no PROXY header", remedy);
         }
     }
 

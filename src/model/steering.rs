@@ -16,6 +16,9 @@ pub enum KeyKind {
     /// Client address and port alone: where a server may use NAT, whose replies carry the
     /// server's address instead of the VIP.
     ClientAddressPort,
+    /// Client address alone: where a connection announces another one (FTP), so that both are one
+    /// worker's.
+    ClientAddress,
 }
 
 /// A 52-byte Toeplitz key (the size that all common NICs take), random once, the same ever since,
@@ -131,16 +134,15 @@ impl Steering {
         if self.workers == 1 {
             return WorkerId(0);
         }
+        let address = match client.0 {
+            IpAddr::V4(address) => self.bytes(0, &address.octets()),
+            IpAddr::V6(address) => self.bytes(0, &address.octets()),
+        };
+        let port_at = if client.0.is_ipv4() { 8 } else { 32 };
         let hash = match kind {
             KeyKind::ClientTuple => self.hash(client.0, service.0, client.1, service.1),
-            KeyKind::ClientAddressPort => match client.0 {
-                IpAddr::V4(address) => {
-                    self.bytes(0, &address.octets()) ^ self.bytes(8, &client.1.to_be_bytes())
-                }
-                IpAddr::V6(address) => {
-                    self.bytes(0, &address.octets()) ^ self.bytes(32, &client.1.to_be_bytes())
-                }
-            },
+            KeyKind::ClientAddressPort => address ^ self.bytes(port_at, &client.1.to_be_bytes()),
+            KeyKind::ClientAddress => address,
         };
         self.worker_of_hash(hash)
     }

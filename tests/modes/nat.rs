@@ -188,7 +188,7 @@ fn reply_of_a_removed_nat_server_is_still_translated() {
     let endpoint = SocketAddr::new(rip, 8080);
     let now = Removal::Now;
     director.change(|registry, _| registry.remove_server(&service, endpoint, now)).unwrap();
-    assert!(director.snapshot.is_nat_server(Protocol::Tcp, (rip, 8080)));
+    assert!(director.snapshot.nat_server(Protocol::Tcp, (rip, 8080)).is_some());
     let again = director.receive(CLIENT, &syn(0, 5)).verdict;
     assert_eq!(again, Verdict::Drop(DropReason::ServerRemoved));
     let reply = from_server(rip, client).tcp(8080, 5).flags(TcpFlags::ACK).build();

@@ -236,7 +236,10 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
             keys.iter().try_for_each(|key| lab.change(|registry, _| registry.remove_service(key)))
         }
         'A' => {
-            let spec = line.service(&lab.marks)?;
+            let mut spec = line.service(&lab.marks)?;
+            if lab.helps_ftp && spec.key.port() == Some(FTP_PORT) {
+                spec.helper = Some(Helper::Ftp);
+            }
             lab.change(|registry, hops| registry.add_service(&spec, hops))
         }
         'E' => {

@@ -60,6 +60,8 @@ pub struct Lab {
     pub now: Nanos,
     /// What each firewall mark stands for, as configured.
     pub marks: BTreeMap<u32, Vec<MarkMatch>>,
+    /// Whether services of port 21 get the helper, which the kernel has as a module.
+    pub helps_ftp: bool,
 }
 
 /// Packets that get a mark.
@@ -168,6 +170,7 @@ impl Lab {
             hops,
             now,
             marks: BTreeMap::new(),
+            helps_ftp: false,
         };
         lab.flush_hops();
         lab

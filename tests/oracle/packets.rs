@@ -134,6 +134,7 @@ impl Player {
                 ipvsadm::run(&mut self.lab, step["args"].as_str().unwrap())?;
                 self.lab.advance(COMMAND_S);
             }
+            "comment" if step["text"] == "ip_vs_ftp loaded" => self.lab.helps_ftp = true,
             "ipvsadm" | "comment" => {}
             "config" => ipvsadm::config(&mut self.lab, step["text"].as_str().unwrap())?,
             "sysctl" => {

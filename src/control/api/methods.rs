@@ -158,7 +158,7 @@ methods! {
         "{}",
         r#"{"drops":[{"name":"no_server","count":2,
             "meaning":"the service has no usable server; port unreachable was answered"}],
-            "hand_offs":[],"replies":[],"workers":[],"ports":[],"services":[],
+            "hand_offs":[],"replies":[],"helpers":[],"workers":[],"ports":[],"services":[],
             "local_addresses":[{"pool":"pool1","address":"192.0.2.8","port_first":1024,
             "port_last":65535,"used":40,"free":128984,"reused":7,"exhausted":0}],
             "neighbors_unresolved":[]}"#;

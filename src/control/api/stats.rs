@@ -61,6 +61,8 @@ pub struct Stats {
     pub hand_offs: Vec<CauseCount>,
     /// Frames that the director answered with; every kind.
     pub replies: Vec<CauseCount>,
+    /// What helpers did; every event.
+    pub helpers: Vec<CauseCount>,
     /// Per worker.
     pub workers: Vec<WorkerDetail>,
     /// Per port.

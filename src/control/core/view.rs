@@ -14,7 +14,9 @@ use crate::control::api::{
     Stats, Status, WorkerDetail, WorkerRow,
 };
 use crate::control::port_info::PortInfo;
-use crate::counters::{Counter, DropReason, HandOffCause, NicCounters, ReplyKind, WorkerCounters};
+use crate::counters::{
+    Counter, DropReason, HandOffCause, HelperEvent, NicCounters, ReplyKind, WorkerCounters,
+};
 use crate::model::next_hops::{HopRow, HopTarget};
 use crate::model::{
     ForwardMode, KernelMode, LipId, NicModel, PoolSpec, Protocol, RealServer, ServerState,
@@ -109,6 +111,10 @@ impl View {
                 .collect(),
             replies: replies
                 .map(|k| cause(k.name(), k.meaning(), by(|w| &w.replies, *k as usize)))
+                .collect(),
+            helpers: HelperEvent::ALL
+                .iter()
+                .map(|e| cause(e.name(), e.meaning(), by(|w| &w.helpers, *e as usize)))
                 .collect(),
             workers: self
                 .workers()

@@ -12,6 +12,7 @@ pub(super) use proxy::resend;
 use super::burst::Slot;
 use super::flow::{Direction, FlowCore, Side, flag};
 use super::flow_table::{FlowId, Hit};
+use super::ftp;
 use super::sequence::{self, Shifts};
 use super::state::WorkerState;
 use crate::counters::DropReason;
@@ -86,17 +87,23 @@ pub(super) fn adjust(
     let core = *state.flows.core(hit.id).ok_or(DropReason::Internal)?;
     let side = state.flows.side(hit.id);
     let mut shifts = Shifts::of(&core, &side, hit.direction);
-    let mut insert = None;
+    let (mut insert, mut replace) = (None, None);
     if core.has(flag::INSERTING) {
         insert = proxy::prepare(state, snapshot, slot, hit, &mut shifts)?;
     } else if side.header != 0 && hit.direction == Direction::Outbound {
         proxy::look_back(slot, &core, &side, &mut shifts)?;
+    }
+    if core.is_helped() {
+        replace = ftp::read(state, snapshot, slot, hit, &mut shifts)?;
     }
     if core.has(flag::ADJUST) {
         sequence::translate(slot.frame.bytes_mut(), &slot.packet, &shifts)?;
     }
     if let Some(header) = insert {
         splice::put_payload(slot, &header)?;
+    }
+    if let Some(ftp::Replacement { span, text }) = replace {
+        splice::replace_payload(slot, span, text.as_bytes())?;
     }
     if core.has(flag::TOA) {
         toa::segment(state, snapshot, slot, hit)?;

@@ -1,5 +1,7 @@
 //! Bytes put into a TCP segment in flight, or taken off its end: lengths and checksums follow.
 
+use std::ops::Range;
+
 use super::super::burst::Slot;
 use super::super::classify::{L3, Packet};
 use crate::counters::DropReason;
@@ -53,6 +55,41 @@ pub(super) fn cut_payload(slot: &mut Slot) -> Result<(), DropReason> {
     set_ip_length(slot, payload)?;
     slot.packet.end = payload;
     slot.frame.set_len(payload).map_err(|_| DropReason::Internal)?;
+    let mut tcp = tcp(slot)?;
+    tcp.set_checksum(delta.apply(tcp.checksum()));
+    Ok(())
+}
+
+/// Puts other bytes, not necessarily as many, in the place of some of the payload.
+pub(super) fn replace_payload(
+    slot: &mut Slot,
+    span: Range<usize>,
+    new: &[u8],
+) -> Result<(), DropReason> {
+    let Packet { l4, payload, end, .. } = slot.packet;
+    let (at, old_bytes) = (payload + span.start, span.len());
+    slot.frame.set_len(end).map_err(|_| DropReason::Internal)?;
+    let tail = slot.frame.bytes().get(at..).ok_or(DropReason::Internal)?;
+    // All from the change on may move by an odd count: it is taken out of the sum and put back.
+    let delta = ChecksumDelta::new().replace_bytes_at(at - l4, tail, &[]);
+    let grown = end + new.len() - old_bytes;
+    // The packet never says that it is longer than the frame.
+    match new.len().checked_sub(old_bytes) {
+        Some(more) => {
+            slot.frame.open_gap(at, more).map_err(|_| DropReason::NoHeadroom)?;
+            set_ip_length(slot, grown)?;
+        }
+        None => {
+            set_ip_length(slot, grown)?;
+            slot.frame.close_gap(at, old_bytes - new.len()).map_err(|_| DropReason::Internal)?;
+        }
+    }
+    let text = slot.frame.bytes_mut().get_mut(at..at + new.len());
+    text.ok_or(DropReason::Internal)?.copy_from_slice(new);
+    let tail = slot.frame.bytes().get(at..grown).ok_or(DropReason::Internal)?;
+    let delta = delta.replace_bytes_at(at - l4, &[], tail);
+    let delta = delta.replace_u16((end - l4) as u16, (grown - l4) as u16);
+    slot.packet.end = grown;
     let mut tcp = tcp(slot)?;
     tcp.set_checksum(delta.apply(tcp.checksum()));
     Ok(())

@@ -7,7 +7,7 @@ use super::super::classify::Kind;
 use super::super::flow::{Direction, FlowCore, flag};
 use super::super::flow_table::Hit;
 use super::super::state::WorkerState;
-use super::super::{client_address, next_hop, sequence};
+use super::super::{client_address, ftp, next_hop, sequence};
 use super::edit::{self, Endpoints};
 use super::quoted::{self, ErrorEdit};
 use super::{Fit, fit, pieces, too_big, too_big_inbound};
@@ -119,7 +119,12 @@ fn translate_error(
     let quoted = slot.packet.seq;
     let edit = ErrorEdit {
         to: endpoints(state, hit, core)?,
-        sequence: client_address::quoted_shift(core, &state.flows.side(hit.id), hit, quoted),
+        sequence: ftp::quoted_shift(
+            state,
+            hit,
+            quoted,
+            client_address::quoted_shift(core, &state.flows.side(hit.id), hit, quoted),
+        ),
         overhead_bytes: client_address::overhead_bytes(core, snapshot, hit.direction),
     };
     if core.decrements_ttl() {

@@ -43,11 +43,20 @@ impl Registry {
                 push(place, spec.key.to_string(), what, "wait until they have ended");
             }
             if self.steering.workers() > 1 && self.moves_flows(spec) {
-                let what = "with a NAT server other workers would own the service's flows".into();
-                let remedy = "remove the service and wait until its flows have ended, or delete \
-                              them; then add it with forwarding = \"nat\", and \"dr\" and the \
-                              like at the servers that use it";
-                push(Place::Service(at, "forwarding"), spec.key.to_string(), what, remedy);
+                let (cause, field, add) = match spec.helper {
+                    Some(_) => ("a helper", "helper", "with the helper"),
+                    None => {
+                        let add = "with forwarding = \"nat\", and \"dr\" and the like at the \
+                                   servers that use it";
+                        ("a NAT server", "forwarding", add)
+                    }
+                };
+                let what = format!("with {cause} other workers would own the service's flows");
+                let remedy = format!(
+                    "remove the service and wait until its flows have ended, or delete them; then \
+                     add it {add}"
+                );
+                push(Place::Service(at, field), spec.key.to_string(), what, &remedy);
             }
             let draining = self.services.get(&spec.key).map_or(0, |e| e.service.servers.len());
             let listed = spec.servers.len() + draining;

@@ -158,7 +158,8 @@ impl Registry {
         round.services[usize::from(known)] += 1;
         let timeouts = self.services.get(&spec.key).map(|entry| entry.spec.timeouts);
         round.timeouts_changed |= timeouts.unwrap_or_default() != spec.timeouts;
-        let same_matches = |entry: &Entry| entry.spec.matches == spec.matches;
+        let same_matches =
+            |entry: &Entry| entry.spec.matches == spec.matches && entry.spec.helper == spec.helper;
         round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_matches);
         spec.servers = specs_of(&draft.servers);
         let known = self.services.get(&spec.key).filter(|known| known.service.id == draft.service);
@@ -168,7 +169,7 @@ impl Registry {
         let key_kind = self.key_kind(&spec);
         self.key_kinds.insert(spec.key, key_kind);
         for server in &draft.servers {
-            self.servers.note_mode(spec.key.protocol(), server);
+            self.servers.note_mode(&spec.key, key_kind, server);
         }
         let service = Arc::new(VirtualService {
             id: draft.service,
@@ -185,6 +186,7 @@ impl Registry {
             ttl: spec.ttl,
             synproxy: spec.synproxy,
             client_address: spec.client_address,
+            helper: spec.helper,
             local_addresses: self.lips.of_pool(spec.pool.as_deref(), spec.is_ipv4()),
             connections_max: spec.connections_max,
             allow: PrefixSet::new(&spec.allow),
@@ -195,11 +197,14 @@ impl Registry {
         self.services.insert(spec.key, Entry { spec, service });
     }
 
-    /// What steers a service. Once a server may have used NAT it stays so while the service lives,
-    /// and if it comes back while flows do: a change would have flows looked for at workers that
-    /// do not have them.
+    /// What steers a service. Once a server may have used NAT, or the service a helper, it stays so
+    /// while the service lives, and if it comes back while flows do: a change would have flows
+    /// looked for at workers that do not have them.
     pub(super) fn key_kind(&self, spec: &ServiceSpec) -> KeyKind {
         let before = self.key_kinds.get(&spec.key).copied();
+        if before == Some(KeyKind::ClientAddress) || spec.helper.is_some() {
+            return KeyKind::ClientAddress;
+        }
         let nat = before == Some(KeyKind::ClientAddressPort) || spec.may_use_nat();
         if nat { KeyKind::ClientAddressPort } else { KeyKind::ClientTuple }
     }
@@ -268,10 +273,23 @@ impl Registry {
         next.removed_servers = self.servers.removed_bits(&next.removed_servers);
         next.nat_servers = self.servers.nat_servers(&next.nat_servers);
         if !Arc::ptr_eq(&next.nat_servers, &self.snapshot.nat_servers) {
-            let addresses = next.nat_servers.iter().map(|(_, address, _)| *address);
+            let addresses = next.nat_servers.keys().map(|(_, address, _)| *address);
             next.nat_addresses = Arc::new(addresses.collect());
         }
         next
+    }
+
+    fn traffic(&self) -> Traffic {
+        let services = self.services.iter();
+        let mut traffic = Traffic::new(
+            services.map(|(key, entry)| (key, entry.spec.matches.as_slice(), entry.service.id)),
+        );
+        for (key, entry) in &self.services {
+            if entry.spec.helper.is_some() {
+                traffic.follow(key, entry.service.id);
+            }
+        }
+        traffic
     }
 
     pub(super) fn publish(&mut self, round: Round) -> Applied {
@@ -295,11 +313,7 @@ impl Registry {
             if round.keys_changed {
                 let ids = self.services.iter().map(|(key, entry)| (*key, entry.service.id));
                 next.service_by_key = Arc::new(ids.collect());
-                let services = self.services.iter();
-                next.traffic =
-                    Arc::new(Traffic::new(services.map(|(key, entry)| {
-                        (key, entry.spec.matches.as_slice(), entry.service.id)
-                    })));
+                next.traffic = Arc::new(self.traffic());
                 next.vips = Arc::new(next.traffic.vips());
             }
             if round.timeouts_changed || semantics.timeouts != next.semantics.timeouts {

@@ -35,6 +35,11 @@ pub fn address_pairs<'s>(
                 let is_new = seen.insert((name, server.endpoint(), *protocol));
                 pairs += if is_new { lips } else { 0 };
             }
+            // The ports that a server announces are one more.
+            let data = SocketAddr::new(server.address, 0);
+            if service.helper.is_some() && seen.insert((name, data, Protocol::Tcp)) {
+                pairs += lips;
+            }
         }
     }
     pairs
@@ -60,8 +65,9 @@ impl Registry {
     ) {
         let pool_max = desired.pools.iter().map(|pool| pool.addresses.len()).max().unwrap_or(0);
         let fresh: usize = desired.services.iter().map(|spec| spec.servers.len()).sum();
-        // Most configurations are far below: no need to count for each change of one.
-        if pool_max * (self.servers.taken() + fresh) <= self.address_pairs_max {
+        // Most configurations are far below, were there a helper everywhere: no need to count for
+        // each change of one.
+        if 2 * pool_max * (self.servers.taken() + fresh) <= self.address_pairs_max {
             return;
         }
         let is_kept = |entry: &&Entry| {

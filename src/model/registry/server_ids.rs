@@ -3,15 +3,24 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use super::slots::Slots;
 use crate::model::id::ServerId;
 use crate::model::service::{ForwardMode, Protocol, RealServer};
 use crate::model::service_key::ServiceKey;
+use crate::model::steering::KeyKind;
 use crate::time::Nanos;
 
-type NatServers = HashSet<(Protocol, IpAddr, u16)>;
+type NatServers = HashMap<(Protocol, IpAddr, u16), KeyKind>;
+
+/// A server that uses NAT, and what steers its service.
+#[derive(Clone, Copy, Debug)]
+struct NatServer {
+    protocol: Option<Protocol>,
+    endpoint: SocketAddr,
+    key_kind: KeyKind,
+}
 
 /// What makes a server the same server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +63,7 @@ pub(super) struct ServerIds {
     retired: HashMap<ServerKey, Retired>,
     pub(super) draining: HashMap<ServerId, Drain>,
     /// Slots that had flows by NAT since they were given out.
-    nat: HashMap<ServerId, (Option<Protocol>, SocketAddr)>,
+    nat: HashMap<ServerId, NatServer>,
 }
 
 impl ServerIds {
@@ -128,21 +137,29 @@ impl ServerIds {
 
     /// Takes note of a server that is listed: what it sends may be a NAT flow's reply from now on,
     /// until its slot is free, whatever its mode becomes.
-    pub(super) fn note_mode(&mut self, protocol: Option<Protocol>, server: &RealServer) {
+    pub(super) fn note_mode(&mut self, key: &ServiceKey, kind: KeyKind, server: &RealServer) {
         if server.mode == ForwardMode::Nat {
-            self.nat.insert(server.id, (protocol, SocketAddr::new(server.address, server.port)));
+            let endpoint = SocketAddr::new(server.address, server.port);
+            let nat = NatServer { protocol: key.protocol(), endpoint, key_kind: kind };
+            self.nat.insert(server.id, nat);
         }
     }
 
     /// `Snapshot::nat_servers`, shared with `before` when nothing changed.
     pub(super) fn nat_servers(&self, before: &Arc<NatServers>) -> Arc<NatServers> {
-        // A group may be of both protocols.
-        let endpoints = self.nat.values().flat_map(|(protocol, at)| {
+        let mut now = NatServers::new();
+        for NatServer { protocol, endpoint, key_kind } in self.nat.values() {
+            // A group may be of both protocols.
             let all = [Protocol::Tcp, Protocol::Udp].into_iter();
-            let known = all.filter(move |one| protocol.is_none_or(|protocol| protocol == *one));
-            known.map(|one| (one, at.ip(), at.port()))
-        });
-        let now: NatServers = endpoints.collect();
+            for one in all.filter(|one| protocol.is_none_or(|protocol| protocol == *one)) {
+                now.entry((one, endpoint.ip(), endpoint.port())).or_insert(*key_kind);
+            }
+        }
+        // Data connections, which an FTP server has on any port, go after what is known exactly.
+        for nat in self.nat.values().filter(|nat| nat.key_kind == KeyKind::ClientAddress) {
+            now.insert((Protocol::Tcp, nat.endpoint.ip(), nat.endpoint.port()), nat.key_kind);
+            now.insert((Protocol::Tcp, nat.endpoint.ip(), 0), nat.key_kind);
+        }
         if now == **before { Arc::clone(before) } else { Arc::new(now) }
     }
 
