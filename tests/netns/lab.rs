@@ -48,7 +48,8 @@ pub fn missing_privilege() -> Option<String> {
     if !nix::unistd::Uid::effective().is_root() {
         return Some("needs root: network namespaces and packet sockets".into());
     }
-    let tools = ["ip", "nft", "ethtool", "nginx", "haproxy", "bird", "curl", "wrk", "ping"];
+    let tools =
+        ["ip", "nft", "ethtool", "nginx", "haproxy", "bird", "curl", "wrk", "ping", "iperf3"];
     if let Some(tool) = tools.iter().find(|tool| !is_installed(tool)) {
         return Some(format!("needs `{tool}`: scripts/test installs it"));
     }

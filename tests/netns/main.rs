@@ -8,11 +8,14 @@
 mod bad_frames;
 mod bulk;
 mod director;
+mod field;
 mod forwarding;
 mod kernel_side;
 mod lab;
 mod life;
 mod link;
+mod modes;
+mod path_mtu;
 mod relay;
 mod scripts;
 mod server_set;
@@ -53,6 +56,8 @@ fn main() {
     let cases = [
         relay::CASES,
         forwarding::CASES,
+        modes::CASES,
+        path_mtu::CASES,
         server_set::CASES,
         synproxy::CASES,
         bulk::CASES,
