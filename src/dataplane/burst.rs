@@ -83,10 +83,16 @@ impl<'f> Burst<'f> {
     }
 
     /// Adds a frame; the burst is full after `BURST_FRAMES_MAX`, and then gives it back.
+    // Inlined and without a slot on the error path, so that the slot, four cache lines, is built
+    // at its place instead of being copied there.
+    #[inline(always)]
     pub fn push(&mut self, frame: Frame<'f>, rx: RxMeta) -> Result<(), Frame<'f>> {
-        let slot =
-            Slot { frame, rx, packet: Packet::UNSET, probe: Probe::default(), verdict: None };
-        self.slots.try_push(slot).map_err(|full| full.element().frame)
+        if self.slots.is_full() {
+            return Err(frame);
+        }
+        let (packet, probe) = (Packet::UNSET, Probe::default());
+        self.slots.push(Slot { frame, rx, packet, probe, verdict: None });
+        Ok(())
     }
 
     /// Frames without a verdict yet.

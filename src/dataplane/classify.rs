@@ -118,18 +118,25 @@ impl Packet {
 /// Classifies every frame of the burst.
 pub fn all(burst: &mut Burst, snapshot: &Snapshot) {
     for slot in &mut burst.slots {
-        let facts = match snapshot.nics.get(slot.rx.nic.index()) {
-            Some(nic) => one(&mut slot.frame, &slot.rx, nic),
+        let outcome = match snapshot.nics.get(slot.rx.nic.index()) {
+            Some(nic) => one(&mut slot.frame, &slot.rx, nic, &mut slot.packet),
             None => Err(DropReason::Internal),
         };
-        match facts {
-            Ok(packet) => slot.packet = packet,
-            Err(reason) => slot.verdict = Some(super::Verdict::Drop(reason)),
+        if let Err(reason) = outcome {
+            slot.verdict = Some(super::Verdict::Drop(reason));
         }
     }
 }
 
-fn one(frame: &mut Frame, rx: &RxMeta, nic: &NicModel) -> Result<Packet, DropReason> {
+/// Facts are written where they stay: copying a structure whose small fields have just been stored
+/// stalls the processor, as loads cannot be served from several stores under way.
+#[inline]
+fn one(
+    frame: &mut Frame,
+    rx: &RxMeta,
+    nic: &NicModel,
+    packet: &mut Packet,
+) -> Result<(), DropReason> {
     // A frame from another worker, or one that was kept, is untagged already.
     if !rx.was_handed_off() && !rx.resumed {
         strip_vlan(frame, rx, nic)?;
@@ -140,15 +147,15 @@ fn one(frame: &mut Frame, rx: &RxMeta, nic: &NicModel) -> Result<Packet, DropRea
         return Err(DropReason::OwnFrame);
     }
     if ethernet.dst().is_multicast() {
-        return Ok(Packet::UNSET);
+        return Ok(());
     }
     if ethernet.dst() != MacAddr(nic.mac) {
         return Err(DropReason::NotForUs);
     }
     match ethernet.ether_type() {
-        EtherType::IPV4 => ipv4(l3),
-        EtherType::IPV6 => ipv6(l3),
-        _ => Ok(Packet::UNSET),
+        EtherType::IPV4 => ipv4(l3, packet),
+        EtherType::IPV6 => ipv6(l3, packet),
+        _ => Ok(()),
     }
 }
 
@@ -180,74 +187,66 @@ fn ip_error(error: WireError) -> DropReason {
     }
 }
 
-fn ipv4(l3: &[u8]) -> Result<Packet, DropReason> {
+#[inline]
+fn ipv4(l3: &[u8], packet: &mut Packet) -> Result<(), DropReason> {
     let (ip, options, payload) = Ipv4::parse_with_options(l3).map_err(ip_error)?;
     ip.verify_checksum(options).map_err(ip_error)?;
     let l4 = L3 + IPV4_HEADER_BYTES + options.len();
-    let packet = Packet {
-        key: FlowKey { src: ip.src().into(), dst: ip.dst().into(), ..FlowKey::UNSET },
-        l4,
-        payload: l4,
-        end: l4 + payload.len(),
-        ttl: ip.ttl(),
-        ..Packet::UNSET
-    };
+    (packet.key.src, packet.key.dst) = (ip.src().into(), ip.dst().into());
+    (packet.l4, packet.payload, packet.end) = (l4, l4, l4 + payload.len());
+    packet.ttl = ip.ttl();
     if let Some(place) = ip.fragment() {
-        return Ok(match transport_protocol(ip.protocol()) {
-            Some(protocol) => {
-                fragment(packet, Piece { place, body: l4 as u16, new_id: None }, protocol)
-            }
-            None => packet,
-        });
+        if let Some(protocol) = transport_protocol(ip.protocol()) {
+            fragment(packet, Piece { place, body: l4 as u16, new_id: None }, protocol);
+        }
+        return Ok(());
     }
     match ip.protocol() {
-        IpProtocol::ICMP => {
-            if !is_relayed_v4(payload) {
-                return Ok(packet);
+        IpProtocol::ICMP if is_relayed_v4(payload) => {
+            about(packet, quoted_v4(payload));
+            if packet.kind != Kind::IcmpError
+                && let Some(facts) = wrapped(payload, packet)
+            {
+                *packet = facts;
             }
-            let about = about(packet, quoted_v4(payload));
-            if about.kind == Kind::IcmpError {
-                return Ok(about);
-            }
-            Ok(wrapped(payload, &packet).unwrap_or(packet))
         }
-        protocol => transport(packet, protocol, payload),
+        IpProtocol::ICMP => {}
+        protocol => return transport(packet, protocol, payload),
     }
+    Ok(())
 }
 
-fn ipv6(l3: &[u8]) -> Result<Packet, DropReason> {
+fn ipv6(l3: &[u8], packet: &mut Packet) -> Result<(), DropReason> {
     let (ip, payload) = Ipv6::parse(l3).map_err(ip_error)?;
     let upper = walk_extensions(ip.next_header(), payload).map_err(ip_error)?;
     let l4 = L3 + IPV6_HEADER_BYTES + upper.offset_bytes;
-    let packet = Packet {
-        key: FlowKey { src: ip.src().into(), dst: ip.dst().into(), ..FlowKey::UNSET },
-        l4,
-        payload: l4,
-        end: L3 + IPV6_HEADER_BYTES + payload.len(),
-        ttl: ip.hop_limit(),
-        ..Packet::UNSET
-    };
+    (packet.key.src, packet.key.dst) = (ip.src().into(), ip.dst().into());
+    (packet.l4, packet.payload, packet.end) = (l4, l4, L3 + IPV6_HEADER_BYTES + payload.len());
+    packet.ttl = ip.hop_limit();
     let body = payload.get(upper.offset_bytes..).ok_or(DropReason::Truncated)?;
     if let Some(place) = upper.fragment.filter(|place| !place.is_atomic()) {
         let body = L3 + IPV6_HEADER_BYTES + upper.fragmentable_bytes;
         let piece = Piece { place, body: body as u16, new_id: None };
         // A later piece may name an extension header instead: what follows it is not known here.
         let hides = !place.is_first() && is_extension(upper.protocol);
-        return Ok(match transport_protocol(upper.protocol) {
+        match transport_protocol(upper.protocol) {
             Some(protocol) => fragment(packet, piece, protocol),
             None if hides => fragment(packet, piece, Protocol::Udp),
-            None => packet,
-        });
+            None => {}
+        }
+        return Ok(());
     }
     match upper.protocol {
         IpProtocol::ICMPV6 => {
-            let kind = Icmpv6Type(body.first().copied().unwrap_or(u8::MAX));
-            Ok(if kind.is_error() { about(packet, quoted_v6(body)) } else { packet })
+            if Icmpv6Type(body.first().copied().unwrap_or(u8::MAX)).is_error() {
+                about(packet, quoted_v6(body));
+            }
         }
         // With segments left, the destination is not this address's: the kernel's business.
-        _ if upper.segments_left > 0 => Ok(packet),
-        protocol => transport(packet, protocol, body),
+        _ if upper.segments_left > 0 => {}
+        protocol => return transport(packet, protocol, body),
     }
+    Ok(())
 }
 
 fn transport_protocol(protocol: IpProtocol) -> Option<Protocol> {
@@ -258,9 +257,10 @@ fn transport_protocol(protocol: IpProtocol) -> Option<Protocol> {
     }
 }
 
-fn fragment(packet: Packet, piece: Piece, protocol: Protocol) -> Packet {
-    let key = FlowKey { protocol, ..packet.key };
-    Packet { kind: Kind::Fragment, key, piece: Some(piece), ..packet }
+fn fragment(packet: &mut Packet, piece: Piece, protocol: Protocol) {
+    packet.kind = Kind::Fragment;
+    packet.key.protocol = protocol;
+    packet.piece = Some(piece);
 }
 
 /// The facts of a datagram's first piece, as a packet's. `FragmentTiny` when the transport header
@@ -271,11 +271,14 @@ pub(super) fn first_piece(bytes: &[u8], packet: &Packet) -> Result<Packet, DropR
         Protocol::Tcp => IpProtocol::TCP,
         Protocol::Udp => IpProtocol::UDP,
     };
-    transport(*packet, protocol, body).map_err(|_| DropReason::FragmentTiny)
+    let mut facts = *packet;
+    transport(&mut facts, protocol, body).map_err(|_| DropReason::FragmentTiny)?;
+    Ok(facts)
 }
 
-fn transport(mut packet: Packet, protocol: IpProtocol, body: &[u8]) -> Result<Packet, DropReason> {
-    let Some(protocol) = transport_protocol(protocol) else { return Ok(packet) };
+#[inline]
+fn transport(packet: &mut Packet, protocol: IpProtocol, body: &[u8]) -> Result<(), DropReason> {
+    let Some(protocol) = transport_protocol(protocol) else { return Ok(()) };
     packet.kind = Kind::Transport;
     packet.key.protocol = protocol;
     match protocol {
@@ -301,7 +304,7 @@ fn transport(mut packet: Packet, protocol: IpProtocol, body: &[u8]) -> Result<Pa
             packet.payload = packet.end - rest.len();
         }
     }
-    Ok(packet)
+    Ok(())
 }
 
 /// Whether the kernel relays errors of this kind: of IPv4's these three, of IPv6's all
@@ -312,10 +315,9 @@ fn is_relayed_v4(icmp: &[u8]) -> bool {
 }
 
 /// An error about a packet of which enough is quoted; else just a packet.
-fn about(packet: Packet, quoted: Option<(FlowKey, SeqNum)>) -> Packet {
-    match quoted {
-        Some((key, seq)) => Packet { kind: Kind::IcmpError, key, seq, ..packet },
-        None => packet,
+fn about(packet: &mut Packet, quoted: Option<(FlowKey, SeqNum)>) {
+    if let Some((key, seq)) = quoted {
+        (packet.kind, packet.key, packet.seq) = (Kind::IcmpError, key, seq);
     }
 }
 

@@ -10,7 +10,7 @@ use super::burst::Burst;
 use super::classify::Kind;
 use super::flow::{Addresses, Direction, FlowCore, FlowKey, FlowV4, FlowV6, NewFlow, Side, flag};
 use super::timer::Wheel;
-use crate::memory::{Candidates, FixedArray, FlowIndex, MemoryError, Slab};
+use crate::memory::{FixedArray, FlowIndex, MemoryError, Slab};
 use crate::model::Protocol;
 use crate::time::Nanos;
 
@@ -37,7 +37,6 @@ pub struct Hit {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Probe {
     hash: u64,
-    candidates: Candidates,
 }
 
 /// No room for another flow.
@@ -137,10 +136,7 @@ impl FlowTable {
         }
         for slot in burst.open_slots() {
             if slot.packet.kind == Kind::Transport {
-                slot.probe.candidates = self.index.candidates(slot.probe.hash);
-                for value in slot.probe.candidates.as_slice() {
-                    self.prefetch(*value);
-                }
+                self.index.hint(slot.probe.hash, |value| self.prefetch(value));
             }
         }
     }

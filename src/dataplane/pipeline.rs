@@ -107,12 +107,12 @@ pub(super) fn forward_tracked(
     hit: Hit,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
-    let packet: Packet = slot.packet;
-    let may_close = track::packet(state, snapshot, &packet, hit, now);
-    let verdict = forward::rewrite(state, snapshot, slot, hit);
-    if may_close {
-        track::closing(state, &packet, hit);
+    if !track::packet(state, snapshot, &slot.packet, hit, now) {
+        return forward::rewrite(state, snapshot, slot, hit);
     }
+    let packet: Packet = slot.packet;
+    let verdict = forward::rewrite(state, snapshot, slot, hit);
+    track::closing(state, &packet, hit);
     verdict
 }
 

@@ -46,38 +46,6 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 #[error("flow index is full; raise `connections` in the configuration")]
 pub struct IndexFull;
 
-/// What one look at the table says about a hash: values to prefetch, not to trust.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Candidates {
-    values: [u32; 2],
-    len: u8,
-    elsewhere: bool,
-}
-
-impl Candidates {
-    /// Values whose tag agrees, at most two; nearly always the right one comes first.
-    #[inline(always)]
-    pub fn as_slice(&self) -> &[u32] {
-        self.values.get(..usize::from(self.len)).unwrap_or_default()
-    }
-
-    /// The value may lie in the second bucket: ask again with `candidates_elsewhere`.
-    #[inline(always)]
-    pub fn elsewhere(&self) -> bool {
-        self.elsewhere
-    }
-
-    #[inline(always)]
-    fn push(&mut self, bucket: &Bucket, slots: Lanes) {
-        for slot in slots {
-            if let Some(place) = self.values.get_mut(usize::from(self.len)) {
-                *place = bucket.values[slot];
-                self.len += 1;
-            }
-        }
-    }
-}
-
 /// The look-up table: fixed capacity, at most half full, deterministic.
 #[derive(Debug)]
 pub struct FlowIndex {
@@ -111,41 +79,20 @@ impl FlowIndex {
         self.buckets.prefetch(self.place(hash).first as u32);
     }
 
-    /// First look at `hash`, for a burst: two more passes prefetch what these values name and
-    /// then `find`. Where it says `elsewhere`, the second line is already asked for.
-    #[inline]
-    pub fn candidates(&self, hash: u64) -> Candidates {
+    /// First look at `hash`, for a burst: gives `each` the values whose tag agrees, to prefetch and
+    /// not to trust. Where one may lie in the second bucket, that line is asked for; says so.
+    #[inline(always)]
+    pub fn hint(&self, hash: u64, mut each: impl FnMut(u32)) -> bool {
         let place = self.place(hash);
         let bucket = self.bucket(place.first);
-        let mut found = Candidates::default();
-        found.push(bucket, bucket.own(place.tag));
-        if bucket.may_be_away(place.tag) {
-            found.elsewhere = true;
+        for slot in bucket.own(place.tag) {
+            each(bucket.values[slot]);
+        }
+        let elsewhere = bucket.may_be_away(place.tag);
+        if elsewhere {
             self.buckets.prefetch(self.second(place) as u32);
         }
-        found
-    }
-
-    /// Second look, for a `Candidates` that says `elsewhere`: adds what the second bucket has.
-    #[inline]
-    pub fn candidates_elsewhere(&self, hash: u64, found: &mut Candidates) {
-        let place = self.place(hash);
-        let bucket = self.bucket(self.second(place));
-        found.push(bucket, bucket.guests(place.tag));
-        found.elsewhere = false;
-    }
-
-    /// Both looks over a burst, the first lines prefetched by the caller or not. Fills as many
-    /// of `found` as there are hashes.
-    pub fn candidates_burst(&self, hashes: &[u64], found: &mut [Candidates]) {
-        for (hash, found) in hashes.iter().zip(found.iter_mut()) {
-            *found = self.candidates(*hash);
-        }
-        for (hash, found) in hashes.iter().zip(found) {
-            if found.elsewhere {
-                self.candidates_elsewhere(*hash, found);
-            }
-        }
+        elsewhere
     }
 
     /// The value filed under `hash` that `is_match` confirms. Values whose tag agrees by chance

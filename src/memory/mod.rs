@@ -15,7 +15,7 @@ mod slab;
 mod view;
 
 pub use array::FixedArray;
-pub use index::{Candidates, FlowIndex, IndexFull};
+pub use index::{FlowIndex, IndexFull};
 pub use pod::Pod;
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use region::{Backing, MemoryError, Region};

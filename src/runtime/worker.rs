@@ -298,9 +298,10 @@ impl Worker {
         }
         // Extra frames go first: a PROXY header precedes the segment that it announces.
         self.send_outbox();
-        for ((mut mbuf, outcome), origin) in frames.drain(..).zip(outcomes).zip(origins) {
+        for (at, mut mbuf) in frames.drain(..).enumerate() {
+            let (outcome, origin) = (&outcomes[at], origins[at]);
             mbuf.set_extent(outcome.start, outcome.end);
-            self.dispatch(mbuf, outcome.verdict, *origin, now);
+            self.dispatch(mbuf, outcome.verdict, origin, now);
         }
         Mbuf::free_bulk(&mut self.exits.dropped);
     }

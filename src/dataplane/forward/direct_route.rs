@@ -2,7 +2,6 @@
 //! TTL where the service asks for the kernel's way.
 
 use super::super::burst::{Slot, Verdict};
-use super::super::classify::Packet;
 use super::super::flow::{Direction, FlowCore};
 use super::super::next_hop;
 use super::super::state::WorkerState;
@@ -21,16 +20,15 @@ pub(super) fn rewrite(
     if comes_from(state, slot, hop) {
         return Err(DropReason::ForwardingLoop);
     }
-    let packet: Packet = slot.packet;
     let fit = fit(state, slot, hop);
     if let Fit::Refused(mtu) = fit {
         return too_big_inbound(state, snapshot, slot, (core, mtu));
     }
     if core.decrements_ttl() {
-        edit::decrement_ttl(slot.frame.bytes_mut(), &packet)?;
+        edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;
     }
     if let Fit::Cut(mtu) = fit {
-        slot.frame.set_len(packet.end).map_err(|_| DropReason::Internal)?;
+        slot.frame.set_len(slot.packet.end).map_err(|_| DropReason::Internal)?;
         return pieces::send(state, snapshot, &mut slot.frame, (hop, mtu));
     }
     next_hop::finish(state, snapshot, &mut slot.frame, hop)
