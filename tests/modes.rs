@@ -3,6 +3,10 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "modes/local.rs"]
+mod local;
+#[path = "modes/mss.rs"]
+mod mss;
 #[path = "modes/nat.rs"]
 mod nat;
 #[path = "modes/tunnel.rs"]

@@ -5,6 +5,7 @@
 mod harness;
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,8 +17,16 @@ use gyre::runtime::kernel_interface::addresses::{AddressFile, AddressOn, KernelI
 use gyre::runtime::kernel_interface::keeper::{Keeper, KeeperConfig};
 use gyre::runtime::kernel_interface::nftables::Instance;
 use gyre::runtime::kernel_interface::rules::GuardedInterfaces;
+use gyre::wire::build::PacketBuilder;
+use gyre::wire::ethernet::MacAddr;
+use gyre::wire::tcp::TcpFlags;
 use harness::namespaces;
+use nix::ifaddrs::getifaddrs;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
 
 /// Runs `test` in a thread with a network namespace of its own, which goes with the thread.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -184,11 +193,100 @@ fn a_port_with_a_tap_has_its_lower_interface_shut() {
     });
 }
 
+/// A packet socket on an interface of this thread's namespace.
+struct Wire(OwnedFd);
+
+impl Wire {
+    fn open(interface: &str) -> Wire {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).unwrap();
+        let link = getifaddrs().unwrap().find_map(|address| {
+            let link = *address.address?.as_link_addr()?;
+            (address.interface_name == interface).then_some(link)
+        });
+        bind(fd.as_raw_fd(), &link.unwrap()).unwrap();
+        Wire(fd)
+    }
+
+    /// Whether a TCP segment between these endpoints comes within half a second.
+    fn hears(&self, src: (&str, u16), dst: (&str, u16)) -> bool {
+        let port = |(_, port): (&str, u16)| port.to_be_bytes();
+        let octets = |(ip, _): (&str, u16)| ip.parse::<std::net::Ipv4Addr>().unwrap().octets();
+        let wanted = [&octets(src)[..], &octets(dst), &port(src), &port(dst)].concat();
+        let deadline = Instant::now() + Duration::from_millis(500);
+        let mut buffer = [0; 2048];
+        while Instant::now() < deadline {
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, PollTimeout::from(20u8)) != Ok(1) {
+                continue;
+            }
+            let len = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+            if buffer[..len].get(26..38) == Some(&wanted[..]) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn mac(interface: &str) -> MacAddr {
+    let line = run(&format!("ip -o link show dev {interface}"));
+    let text = line.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
+    let bytes: Vec<u8> = text.split(':').map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect();
+    MacAddr(bytes.try_into().unwrap())
+}
+
+/// A NAT server's replies are the workers': the kernel, which would route them on untranslated,
+/// does not get them. What the server answers to the director's own health check, it does.
+fn replies_of_nat_servers_are_kept_from_the_kernel_but_not_answers_to_the_director() {
+    in_namespace(|| {
+        run("ip link set eth2 up");
+        run("ip link add eth3 type veth peer name eth4");
+        run("ip link set eth3 up");
+        run("ip link set eth4 up");
+        run("ip address add 198.51.100.1/24 dev eth3");
+        run("ip neigh add 198.51.100.9 lladdr 02:00:00:00:00:09 dev eth3 nud permanent");
+        run("ip neigh add 192.0.2.11 lladdr 02:00:00:00:00:11 dev eth1 nud permanent");
+        for (file, value) in [("ip_forward", "1"), ("conf/all/rp_filter", "0")] {
+            std::fs::write(format!("/proc/sys/net/ipv4/{file}"), value).unwrap();
+        }
+        let (server, clients) = (Wire::open("eth2"), Wire::open("eth4"));
+        let director = mac("eth1");
+        let sends = |dst: &str, dst_port| {
+            let src = MacAddr([2, 0, 0, 0, 0, 0x11]);
+            let ethernet = PacketBuilder::new().ethernet(src, director);
+            let ip = ethernet.ipv4([192, 0, 2, 11].into(), dst.parse().unwrap());
+            let frame = ip.tcp(8080, dst_port).flags(TcpFlags::ACK).build();
+            send(server.0.as_raw_fd(), &frame, MsgFlags::empty()).unwrap();
+        };
+        let from = ("192.0.2.11", 8080);
+        // Without a rule the kernel is a router.
+        sends("198.51.100.9", 4000);
+        assert!(clients.hears(from, ("198.51.100.9", 4000)));
+
+        let place = Place::new("nat");
+        let keeper = Keeper::start(place.shared()).unwrap();
+        let nat_servers = [(Protocol::Tcp, "192.0.2.11".parse().unwrap(), 8080)];
+        let nat = Snapshot {
+            nat_servers: Arc::new(nat_servers.into_iter().collect()),
+            ..Snapshot::clone(&snapshot(&[]))
+        };
+        let _ = keeper.kernel_side()(&Arc::new(nat)).blocking_recv();
+        sends("198.51.100.9", 4001);
+        assert!(!clients.hears(from, ("198.51.100.9", 4001)), "{}", rules());
+        // A stray segment to the director itself is answered with a reset.
+        sends("192.0.2.2", 4002);
+        assert!(server.hears(("192.0.2.2", 4002), from), "{}", rules());
+        drop(keeper);
+    });
+}
+
 fn main() {
     harness::run(cases!(&[namespaces];
         services_are_guarded_and_their_vips_held_while_they_are_served,
         an_address_that_was_there_stays,
         what_a_killed_predecessor_left_is_removed,
         a_port_with_a_tap_has_its_lower_interface_shut,
+        replies_of_nat_servers_are_kept_from_the_kernel_but_not_answers_to_the_director,
     ))
 }

@@ -123,6 +123,7 @@ impl Service {
                 Some(Ttl::Keep) => TtlPolicy::Keep,
                 Some(Ttl::Decrement) => TtlPolicy::Decrement,
             },
+            mss_max: self.mss_max,
             synproxy: self.synproxy,
             client_address: match self.client_address {
                 ClientAddress::None => model::ClientAddress::None,
@@ -242,6 +243,7 @@ impl From<&ServiceSpec> for Service {
                 TtlPolicy::Keep => Some(Ttl::Keep),
                 TtlPolicy::Decrement => Some(Ttl::Decrement),
             },
+            mss_max: spec.mss_max,
             local_addresses: spec.pool.clone(),
             synproxy: spec.synproxy,
             client_address,

@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
         let path = walk.element("service", at);
         options(service, &path, walk);
     }
+    local_servers(config, walk);
     let desired = config.desired();
     for problem in validate(&desired, config.runtime.worker_count()) {
         if !follows_from_another(problem.place, &desired, walk) {
@@ -38,6 +39,26 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
         walk.push("runtime.address_pairs", what, remedy);
     }
     desired
+}
+
+/// Servers that are the director itself, beside ports whose kernel hears nothing of services.
+fn local_servers(config: &Config, walk: &mut Walk) {
+    let Some(port) = config.port.iter().find(|port| port.kernel == Kernel::Shared) else { return };
+    for (at, service) in config.service.iter().enumerate() {
+        let list = format!("{}.server", walk.element("service", at));
+        for (position, server) in service.server.iter().enumerate() {
+            if server.forwarding.unwrap_or(service.forwarding) == Forwarding::Local {
+                let path = format!("{}.forwarding", walk.element(&list, position));
+                let what = format!(
+                    "on port {} the kernel is kept from the services' packets, so it cannot be \
+                     their server",
+                    port.name
+                );
+                let remedy = "use kernel = \"tap\" for the port, or another machine as server";
+                walk.push(&path, what, remedy.into());
+            }
+        }
+    }
 }
 
 fn runtime(config: &Config, walk: &mut Walk) {

@@ -306,6 +306,11 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
         Shape::Choice(Ttl::WORDS, &[]),
         "what happens to TTL or hop limit (keep with dr, else decrement)",
     ),
+    field(
+        "mss_max",
+        Shape::Integer(64, 65_495),
+        "largest TCP segment that SYNs of clients and, where they pass, of servers may offer",
+    ),
     field("local_addresses", Shape::Text, "pool of FULLNAT source addresses"),
     field("synproxy", Shape::Bool, "answer SYNs with cookies; needs fullnat or nat (false)"),
     field(

@@ -531,6 +531,9 @@ pub struct Service {
     /// TTL handling; by the mode unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
+    /// Largest MSS that SYNs may offer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mss_max: Option<u16>,
     /// Pool of FULLNAT source addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_addresses: Option<String>,

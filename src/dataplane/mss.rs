@@ -32,6 +32,15 @@ pub(super) fn of(bytes: &[u8], packet: &Packet) -> Option<u16> {
 /// Lowers the MSS option of a SYN by `by` bytes. Without the option the default holds, which is
 /// small enough.
 pub(super) fn lower(bytes: &mut [u8], packet: &Packet, by: u16) -> Result<(), DropReason> {
+    change(bytes, packet, |mss| mss.saturating_sub(by))
+}
+
+/// Lowers the MSS option of a SYN to `max`, if it is above.
+pub(super) fn limit(bytes: &mut [u8], packet: &Packet, max: u16) -> Result<(), DropReason> {
+    change(bytes, packet, |mss| mss.min(max))
+}
+
+fn change(bytes: &mut [u8], packet: &Packet, to: impl Fn(u16) -> u16) -> Result<(), DropReason> {
     let segment = bytes.get_mut(packet.l4..packet.end).ok_or(DropReason::Internal)?;
     let (mut tcp, options, _) =
         Tcp::parse_with_options_mut(segment).map_err(|_| DropReason::Internal)?;
@@ -41,7 +50,7 @@ pub(super) fn lower(bytes: &mut [u8], packet: &Packet, by: u16) -> Result<(), Dr
             continue;
         }
         if let &mut [high, low] = option.data {
-            let lowered = u16::from_be_bytes([high, low]).saturating_sub(by).to_be_bytes();
+            let lowered = to(u16::from_be_bytes([high, low])).to_be_bytes();
             option.data.copy_from_slice(&lowered);
             delta = delta.replace_bytes_at(option.offset, &[high, low], &lowered);
         }

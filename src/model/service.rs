@@ -340,6 +340,8 @@ pub struct VirtualService {
     pub key_kind: KeyKind,
     /// TTL handling.
     pub ttl: TtlPolicy,
+    /// Largest MSS that SYNs may offer in either direction.
+    pub mss_max: Option<u16>,
     /// SYN cookies before the server hears of a client (NAT and FULLNAT).
     pub synproxy: bool,
     /// How servers learn the client's address (FULLNAT only).

@@ -114,6 +114,8 @@ pub struct ServiceSpec {
     pub pool: Option<String>,
     /// TTL handling.
     pub ttl: TtlPolicy,
+    /// Largest MSS that SYNs may offer in either direction.
+    pub mss_max: Option<u16>,
     /// SYN cookies (NAT and FULLNAT).
     pub synproxy: bool,
     /// How servers learn the client's address (FULLNAT only).
@@ -143,6 +145,7 @@ impl ServiceSpec {
             forwarding: ForwardMode::DirectRoute,
             pool: None,
             ttl: TtlPolicy::ByMode,
+            mss_max: None,
             synproxy: false,
             client_address: ClientAddress::None,
             helper: None,
@@ -177,8 +180,8 @@ impl ServiceSpec {
                 == (other.key, &other.name, other.scheduler, &other.pool, other.forwarding)
             && (self.ttl, self.synproxy, self.client_address, self.connections_max)
                 == (other.ttl, other.synproxy, other.client_address, other.connections_max)
-            && (&self.allow, &self.deny, self.timeouts, self.helper)
-                == (&other.allow, &other.deny, other.timeouts, other.helper)
+            && (&self.allow, &self.deny, self.timeouts, self.helper, self.mss_max)
+                == (&other.allow, &other.deny, other.timeouts, other.helper, other.mss_max)
     }
 }
 
@@ -286,6 +289,9 @@ fn mode_name(mode: ForwardMode) -> &'static str {
         ForwardMode::Local => "local delivery",
     }
 }
+
+/// What to do about a server that is the director.
+pub(super) const IS_LOCAL: &str = "set forwarding = \"local\", or give another address";
 
 const NOT_A_HOST: &str = "give a unicast address";
 
@@ -603,6 +609,9 @@ impl Validator<'_> {
         } else if self.lips.contains(&address) {
             let what = format!("{address} is one of the local_addresses");
             self.push(place, what, "give the server's own address");
+        } else if address.is_loopback() && server.mode != ForwardMode::Local {
+            let what = format!("{address} is the director itself");
+            self.push(place, what, IS_LOCAL);
         }
         let word = mode_name(server.mode);
         if address.is_ipv4() != service.is_ipv4() && server.mode != ForwardMode::Tunnel {

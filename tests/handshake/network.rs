@@ -73,7 +73,10 @@ pub fn director(plan: &Plan, ports: (u16, u16)) -> Director {
     spec.client_address = plan.address;
     spec.synproxy = plan.synproxy;
     let address = SocketAddr::new(ip(RIPS[plan.family]), 8080);
-    spec.servers = vec![server(address, 1, ForwardMode::FullNat)];
+    // Where the server is told nothing, NAT has to do as well.
+    let nat = plan.address == ClientAddress::None && plan.seed % 2 == 1;
+    let mode = if nat { ForwardMode::Nat } else { ForwardMode::FullNat };
+    spec.servers = vec![server(address, 1, mode)];
     let mut wanted = desired(vec![spec]);
     wanted.pools[0].ports = ports;
     director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();

@@ -188,10 +188,9 @@ impl Line {
 
     fn server(&self, key: &ServiceKey) -> Result<ServerSpec, Needs> {
         let place = endpoint(self.server.as_deref().expect("a server"), service_port(key));
-        if place.ip().is_loopback() || crate::host::is_own(place.ip()) {
-            return Err("local");
-        }
+        let is_local = place.ip().is_loopback() || crate::host::is_own(place.ip());
         let mode = match self.method.unwrap_or('g') {
+            _ if is_local => ForwardMode::Local,
             'g' => ForwardMode::DirectRoute,
             'm' => ForwardMode::Nat,
             _ => ForwardMode::Tunnel,

@@ -13,12 +13,14 @@ use super::burst::{Slot, Verdict};
 use super::classify::{Kind, L3};
 use super::flow::{Direction, FlowCore};
 use super::flow_table::Hit;
+use super::mss;
 use super::next_hop;
 use super::reply;
 use super::state::WorkerState;
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{ForwardMode, NextHopId, Snapshot};
 use crate::wire::ipv4::Ipv4;
+use crate::wire::tcp::TcpFlags;
 
 /// Rewrites a packet of a flow and says where it goes.
 pub(super) fn rewrite(
@@ -33,6 +35,9 @@ pub(super) fn rewrite(
     }
     let in_vain = hit.direction == Direction::Inbound
         && next_hop::leads_nowhere(state, core.hop(Direction::Inbound));
+    if slot.packet.flags.contains(TcpFlags::SYN) {
+        limit_mss(snapshot, slot, &core)?;
+    }
     match core.mode() {
         // As it came: its addresses are the director's own.
         ForwardMode::Local => Ok(Verdict::ToKernel(slot.rx.nic)),
@@ -53,6 +58,16 @@ pub(super) fn relay_wrapped(
     match state.flows.core(hit.id).map(|core| core.mode()) {
         Some(ForwardMode::Tunnel) => tunnel_error::relay(state, snapshot, slot, hit),
         _ => Ok(Verdict::ToKernel(slot.rx.nic)),
+    }
+}
+
+/// Keeps a SYN's MSS within what the service allows.
+fn limit_mss(snapshot: &Snapshot, slot: &mut Slot, core: &FlowCore) -> Result<(), DropReason> {
+    match snapshot.service(core.service()).and_then(|service| service.mss_max) {
+        Some(max) if slot.packet.kind == Kind::Transport => {
+            mss::limit(slot.frame.bytes_mut(), &slot.packet, max)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -97,7 +97,7 @@ impl Profile {
         let headers = HEADERS_BYTES[usize::from(!service.is_ipv4())];
         let assumed = MTU_ASSUMED - headers;
         let mss = if self.mss == 0 { assumed } else { self.mss };
-        mss.min(nic.mtu.saturating_sub(headers))
+        mss.min(nic.mtu.saturating_sub(headers)).min(service.mss_max.unwrap_or(u16::MAX))
     }
 
     /// Takes note of a server's answer to a SYN that carried what was agreed.

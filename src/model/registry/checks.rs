@@ -10,9 +10,12 @@ use super::draft::{Draft, endpoint_of};
 use super::pairs::Beside;
 use super::server_ids::ServerKey;
 use super::{Entry, Registry};
+use crate::model::service::ForwardMode;
 use crate::model::service_key::ServiceKey;
+use crate::model::snapshot::KernelMode;
 use crate::model::spec::{
-    Desired, Place, ProblemKind, Removal, SchedulerSpec, ServiceSpec, SpecProblem, validate_beside,
+    Desired, IS_LOCAL, Place, ProblemKind, Removal, SchedulerSpec, ServiceSpec, SpecProblem,
+    validate_beside,
 };
 
 impl Registry {
@@ -67,6 +70,41 @@ impl Registry {
                 let what = format!("{slots} slots do not suffice while servers drain");
                 let place = Place::Service(at, "maglev_slots");
                 push(place, spec.key.to_string(), what, "use a larger prime, such as 65537");
+            }
+        }
+    }
+
+    /// Which servers are the director itself, as far as ports with addresses say.
+    pub(super) fn check_local(&self, desired: &Desired, problems: &mut Vec<SpecProblem>) {
+        let nics = &self.snapshot.nics;
+        let is_own = |address: &IpAddr| nics.iter().any(|nic| nic.addresses.contains(address));
+        let shared = nics.iter().find(|nic| nic.kernel == KernelMode::Shared);
+        for (at, spec) in desired.services.iter().enumerate() {
+            for (position, server) in spec.servers.iter().enumerate() {
+                let local = server.mode == ForwardMode::Local;
+                let address = server.address;
+                let (what, remedy) = if local && let Some(nic) = shared {
+                    let what = format!(
+                        "on port {} the kernel is kept from the services' packets, so it cannot \
+                         be their server",
+                        nic.name
+                    );
+                    (what, "use kernel = \"tap\" for the port, or another machine as server")
+                } else if local && !address.is_loopback() && !is_own(&address) {
+                    let what = format!("{address} is no address of the director");
+                    (what, "give 127.0.0.1 or ::1, or another forwarding")
+                } else if !local && is_own(&address) {
+                    (format!("{address} is the director itself"), IS_LOCAL)
+                } else {
+                    continue;
+                };
+                problems.push(SpecProblem {
+                    kind: ProblemKind::Invalid,
+                    place: Place::Server(at, position, "address"),
+                    subject: format!("{}, server {}", spec.key, server.endpoint()),
+                    what,
+                    remedy: remedy.to_owned(),
+                });
             }
         }
     }
@@ -129,6 +167,7 @@ impl Registry {
             problems.push(refusal(ProblemKind::Invalid, &spec.key, what, remedy));
         }
         self.check_live(&desired, &mut problems);
+        self.check_local(&desired, &mut problems);
         self.check_room(&desired, &mut problems);
         self.check_pairs(&desired, Beside::Others, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }

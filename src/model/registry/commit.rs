@@ -11,11 +11,11 @@ use hashbrown::HashSet;
 use super::draft::{Draft, endpoint_of, fits, specs_of};
 use super::server_ids::{Drain, ServerKey};
 use super::{Applied, Entry, HopFor, Registry, RetiredService, Round, Usage};
-use crate::model::id::{ServerId, ServiceId};
+use crate::model::id::{NextHopId, ServerId, ServiceId};
 use crate::model::kernel_maglev::KernelMaglevTable;
 use crate::model::maglev::MaglevTable;
 use crate::model::prefix::PrefixSet;
-use crate::model::service::{RealServer, Scheduler, ServerState, VirtualService};
+use crate::model::service::{ForwardMode, RealServer, Scheduler, ServerState, VirtualService};
 use crate::model::service_key::{ServiceKey, Traffic};
 use crate::model::snapshot::Snapshot;
 use crate::model::source_hash::{destination_hash_table, source_hash_table};
@@ -147,7 +147,11 @@ impl Registry {
             lower_threshold: server.lower_threshold,
             mode: server.mode,
             tunnel: server.tunnel,
-            hop: hop_for(server.address),
+            // The director's own kernel needs no way to it.
+            hop: match server.mode {
+                ForwardMode::Local => NextHopId::NONE,
+                _ => hop_for(server.address),
+            },
             state: ServerState::Active,
         });
     }
@@ -184,6 +188,7 @@ impl Registry {
             changes: draft.changes,
             key_kind,
             ttl: spec.ttl,
+            mss_max: spec.mss_max,
             synproxy: spec.synproxy,
             client_address: spec.client_address,
             helper: spec.helper,

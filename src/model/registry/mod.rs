@@ -24,7 +24,7 @@ use super::change_log::ChangeLog;
 use super::id::{LipId, NextHopId, ServerId, ServiceId};
 use super::route::RouteTable;
 use super::semantics::Semantics;
-use super::service::{ServerState, VirtualService};
+use super::service::{ForwardMode, ServerState, VirtualService};
 use super::service_key::ServiceKey;
 use super::snapshot::{NicModel, Snapshot};
 use super::spec::{
@@ -189,7 +189,8 @@ impl Registry {
     /// must live.
     pub fn rips(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let listed = self.services.values().flat_map(|entry| &entry.service.servers);
-        listed.map(|server| server.address).chain(self.servers.retired_addresses())
+        let remote = listed.filter(|server| server.mode != ForwardMode::Local);
+        remote.map(|server| server.address).chain(self.servers.retired_addresses())
     }
 
     /// Servers that drain, and slots that wait for their last flow (services, servers).
@@ -218,6 +219,7 @@ impl Registry {
     pub fn check(&self, desired: &Desired) -> Result<(), Vec<SpecProblem>> {
         let mut problems = validate(desired, self.steering.workers());
         self.check_live(desired, &mut problems);
+        self.check_local(desired, &mut problems);
         self.check_room(desired, &mut problems);
         self.check_pairs(desired, Beside::Nothing, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use crate::model::{Ports, Snapshot, TrafficMatch};
+use crate::model::{Ports, Protocol, Snapshot, TrafficMatch};
 
 /// Early: before any rule of the machine's owner (the conventional range starts at -400).
 const PRIORITY: i32 = -500;
@@ -22,6 +22,8 @@ pub struct Guarded {
     pub services: BTreeSet<TrafficMatch>,
     /// Local addresses with first and last source port.
     pub local: BTreeSet<(IpAddr, u16, u16)>,
+    /// NAT servers, whose replies to clients the workers translate; port 0 is every port.
+    pub nat: BTreeSet<(Protocol, IpAddr, u16)>,
 }
 
 impl Guarded {
@@ -37,6 +39,7 @@ impl Guarded {
                     (lip.address, first, last)
                 })
                 .collect(),
+            nat: snapshot.nat_servers.iter().copied().collect(),
         }
     }
 
@@ -45,6 +48,7 @@ impl Guarded {
         Guarded {
             services: self.services.union(&other.services).copied().collect(),
             local: self.local.union(&other.local).copied().collect(),
+            nat: self.nat.union(&other.nat).copied().collect(),
         }
     }
 }
@@ -74,8 +78,12 @@ pub fn replace_table(table: &str, interfaces: &GuardedInterfaces, guarded: &Guar
     }
     if !interfaces.shared.is_empty() {
         sets(&mut body, guarded);
+        let mut rules = SHARED_RULES.to_owned();
+        if !guarded.nat.is_empty() {
+            rules.push_str(NAT_RULES);
+        }
         for interface in &interfaces.shared {
-            chain(&mut body, interface, "accept", SHARED_RULES);
+            chain(&mut body, interface, "accept", &rules);
         }
     }
     // Writing to a String cannot fail, here and below.
@@ -93,6 +101,13 @@ const SHARED_RULES: &str = "\
     ip6 daddr . meta l4proto . th dport @services_v6 drop
     meta l4proto { tcp, udp } ip daddr . th dport @local_v4 drop
     meta l4proto { tcp, udp } ip6 daddr . th dport @local_v6 drop
+";
+
+/// What a NAT server sends to others than the director: replies, which the kernel would route on
+/// untranslated. What it sends to the director, answers to health checks, passes.
+const NAT_RULES: &str = "\
+    ip saddr . meta l4proto . th sport @nat_v4 fib daddr type != local drop
+    ip6 saddr . meta l4proto . th sport @nat_v6 fib daddr type != local drop
 ";
 
 fn chain(body: &mut String, interface: &str, policy: &str, rules: &str) {
@@ -121,6 +136,13 @@ fn sets(body: &mut String, guarded: &Guarded) {
         });
         let interval = ("", "    flags interval;\n");
         set(body, &format!("local_{suffix}"), family, interval, local);
+        let nat = guarded.nat.iter().filter(|(_, address, _)| address.is_ipv4() == is_ipv4);
+        let nat = nat.map(|(protocol, address, src_port)| match src_port {
+            0 => format!("{address} . {protocol} . 0-65535"),
+            src_port => format!("{address} . {protocol} . {src_port}"),
+        });
+        let interval = (". inet_proto ", "    flags interval;\n");
+        set(body, &format!("nat_{suffix}"), family, interval, nat);
     }
 }
 
@@ -152,7 +174,7 @@ fn set(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Protocol, ServiceKey};
+    use crate::model::ServiceKey;
 
     fn key(protocol: Protocol, vip: &str, port: u16) -> TrafficMatch {
         ServiceKey::new(protocol, vip.parse().unwrap(), port).as_match().unwrap()
@@ -171,6 +193,7 @@ mod tests {
                 ("2001:db8::8".parse().unwrap(), 5, 5),
             ]
             .into(),
+            nat: [(Protocol::Tcp, "192.0.2.11".parse().unwrap(), 8080)].into(),
         }
     }
 
