@@ -225,6 +225,7 @@ fn director_config(plan: &Plan) -> Config {
         },
         kernel: "tap",
         addresses: addresses.map(with_prefix).to_vec(),
+        more: String::new(),
     };
     let pools = format!("pool = {{ port = \"lan\", addresses = [{LIP4:?}, {LIP6:?}] }}");
     Config {
