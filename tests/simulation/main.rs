@@ -27,8 +27,14 @@ mod world;
 use plan::{Mix, Plan};
 use world::{Outcome, World};
 
-/// Runs of each test; `GYRE_SIMULATION_RUNS` asks for more.
-const RUNS: u64 = 250;
+/// Runs of each test, two thousand together; `GYRE_SIMULATION_RUNS` asks for another number.
+const fn runs(mix: Mix) -> usize {
+    match mix {
+        Mix::Calm | Mix::Changes | Mix::BadLinks => 600,
+        // Three times as long as the others.
+        Mix::FewPorts => 200,
+    }
+}
 
 fn run(plan: Plan) -> Outcome {
     let seed = plan.seed;
@@ -44,7 +50,7 @@ fn run_many(mix: Mix, first_seed: u64) {
     let seeds: Vec<u64> = match alone {
         Some(seed) if all.contains(&seed) => vec![seed],
         Some(_) => return,
-        None => all.take(count.unwrap_or(RUNS) as usize).collect(),
+        None => all.take(count.unwrap_or(runs(mix))).collect(),
     };
     let mut total = Outcome::default();
     for seed in &seeds {
