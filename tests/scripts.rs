@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 /// bash with scripts/lib.sh read, and nothing done as another user.
 fn with_lib(snippet: &str) -> Command {
     let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib.sh");
-    let mut command = Command::new("bash");
+    // Started in the background, the suite ignores SIGINT, and a shell cannot trap what it was
+    // started to ignore.
+    let mut command = Command::new("env");
     let text = format!(". {}; as_root() {{ \"$@\"; }}; {snippet}", lib.display());
-    command.args(["-euc", &text]).stdin(Stdio::null());
+    command.args(["--default-signal=INT", "bash", "-euc", &text]).stdin(Stdio::null());
     command
 }
 
@@ -70,7 +72,7 @@ fn cargo_is_found_at_home_when_the_path_lacks_it() {
     let bin = home.path().join(".cargo/bin");
     // A path without cargo, wherever this machine has it.
     let tools = tempfile::tempdir().unwrap();
-    for tool in ["bash", "basename", "dirname", "cut", "getent"] {
+    for tool in ["bash", "env", "basename", "dirname", "cut", "getent"] {
         symlink(Path::new("/usr/bin").join(tool), tools.path().join(tool)).unwrap();
     }
     let ask = || {
