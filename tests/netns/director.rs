@@ -170,6 +170,11 @@ impl Director {
         self.counts("replies")
     }
 
+    /// What helpers did, by event; events at 0 left out.
+    pub fn helpers(&self) -> BTreeMap<String, u64> {
+        self.counts("helpers")
+    }
+
     /// Live flows.
     pub fn flows(&self) -> u64 {
         self.call("status", json!({}))["flows"].as_u64().unwrap()

@@ -10,6 +10,7 @@ mod bulk;
 mod director;
 mod field;
 mod forwarding;
+mod ftp;
 mod kernel_side;
 mod lab;
 mod life;
@@ -58,6 +59,7 @@ fn main() {
         forwarding::CASES,
         modes::CASES,
         path_mtu::CASES,
+        ftp::CASES,
         server_set::CASES,
         synproxy::CASES,
         bulk::CASES,
