@@ -39,7 +39,7 @@ impl Guarded {
                     (lip.address, first, last)
                 })
                 .collect(),
-            nat: snapshot.nat_servers.iter().copied().collect(),
+            nat: snapshot.nat_servers.keys().copied().collect(),
         }
     }
 
