@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gyre::model::{Protocol, ServiceId, ServiceKey, Snapshot, Traffic};
+use gyre::model::{KeyKind, Protocol, ServiceId, ServiceKey, Snapshot, Traffic};
 use gyre::runtime::kernel_interface::addresses::{AddressFile, AddressOn, KernelInterfaceSubnets};
 use gyre::runtime::kernel_interface::keeper::{Keeper, KeeperConfig};
 use gyre::runtime::kernel_interface::nftables::Instance;
@@ -266,7 +266,8 @@ fn replies_of_nat_servers_are_kept_from_the_kernel_but_not_answers_to_the_direct
 
         let place = Place::new("nat");
         let keeper = Keeper::start(place.shared()).unwrap();
-        let nat_servers = [(Protocol::Tcp, "192.0.2.11".parse().unwrap(), 8080)];
+        let nat_server = (Protocol::Tcp, "192.0.2.11".parse().unwrap(), 8080);
+        let nat_servers = [(nat_server, KeyKind::ClientAddressPort)];
         let nat = Snapshot {
             nat_servers: Arc::new(nat_servers.into_iter().collect()),
             ..Snapshot::clone(&snapshot(&[]))
