@@ -120,6 +120,7 @@ counted! {
             "the service's connections_max is reached";
         DropPacket = "drop_packet",
             "a first packet that drop_packet dropped while the worker runs short of flows";
+        TemplatesFull = "templates_full", "the worker's table of persistence templates is full";
         TableFull = "table_full", "the worker's flow table is full";
         NoSourcePort = "no_source_port",
             "every source port of the local addresses is in use; reset answered";
@@ -158,6 +159,8 @@ counted! {
     HandOffCause {
         Flow = "flow", "a client's frame arrived on a queue that is not its owner's";
         Reply = "reply", "a server's frame arrived on a queue that is not its owner's";
+        Template = "template",
+            "a persistent flow's first packet, to the owner of its template or back from it";
         Fragment = "fragment", "a fragment: to its datagram's owner, or on to its flow's";
         IcmpError = "icmp_error", "an ICMP error about a flow of another worker";
         Transmit = "transmit",
@@ -329,6 +332,10 @@ pub struct WorkerCounters {
     pub flows_created: Counter,
     /// Flows ended by their timer.
     pub flows_expired: Counter,
+    /// Notes about persistence templates that found no room.
+    pub notes_lost: Counter,
+    /// Persistence templates by `ServerId` and by `ServiceId`: gauges that hold ids as flows do.
+    pub templates: [Box<[Counter]>; 2],
     /// Half-open flows dropped by `drop_entry`.
     pub flows_shed: Counter,
     /// Snapshot revision in force.
@@ -371,6 +378,8 @@ impl WorkerCounters {
             flows: Counter::default(),
             flows_created: Counter::default(),
             flows_expired: Counter::default(),
+            notes_lost: Counter::default(),
+            templates: [servers, services].map(|n| (0..n).map(|_| Counter::default()).collect()),
             flows_shed: Counter::default(),
             revision: Counter::default(),
             pending: Counter::default(),
@@ -384,6 +393,16 @@ impl WorkerCounters {
             servers: (0..servers).map(|_| ServerCounters::default()).collect(),
             services: (0..services).map(|_| ServiceCounters::default()).collect(),
             lips: (0..lips).map(|_| LipCounters::default()).collect(),
+        }
+    }
+
+    /// Counts a persistence template of a service and a server.
+    pub fn count_template(&self, service: usize, server: usize, count: impl Fn(&Counter)) {
+        let places = [(0, server), (1, service)];
+        for (kind, at) in places {
+            if let Some(counter) = self.templates[kind].get(at) {
+                count(counter);
+            }
         }
     }
 

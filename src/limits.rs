@@ -102,6 +102,10 @@ pub const FTP_CONTROLS_MAX: usize = 4096;
 pub const FTP_DATA_MAX: usize = 8192;
 /// Ports of a VIP tried for one passive data connection.
 pub const FTP_PORT_TRIES_MAX: u16 = 16;
+/// Persistence templates that one worker has room for at least; more with more flows.
+pub const TEMPLATES_MIN: usize = 1024;
+/// Notes about templates that one burst or turn may have for other workers.
+pub const NOTES_MAX: usize = 256;
 /// Worker-to-control events that wait for room in the ring.
 pub const EVENTS_MAX: usize = 256;
 /// Timers one worker turn may handle.

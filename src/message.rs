@@ -92,11 +92,13 @@ pub enum FlowState {
     SynAck = 10,
     /// UDP.
     Udp = 11,
+    /// A persistence template of which a flow was established.
+    Assured = 12,
 }
 
 impl FlowState {
     /// Every state, by discriminant.
-    pub const ALL: [FlowState; 12] = [
+    pub const ALL: [FlowState; 13] = [
         FlowState::None,
         FlowState::Established,
         FlowState::SynSent,
@@ -109,6 +111,7 @@ impl FlowState {
         FlowState::Listen,
         FlowState::SynAck,
         FlowState::Udp,
+        FlowState::Assured,
     ];
 
     /// The kernel's name in `ipvsadm -Lc`.
@@ -126,13 +129,29 @@ impl FlowState {
             FlowState::Listen => "LISTEN",
             FlowState::SynAck => "SYNACK",
             FlowState::Udp => "UDP",
+            FlowState::Assured => "ASSURED",
         }
     }
+}
+
+/// What a row of the connection table is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowKind {
+    /// A flow.
+    #[default]
+    Flow,
+    /// A persistence template of an address.
+    Template,
+    /// A persistence template of a group: its virtual address is the group's mark, and it is for
+    /// all protocols.
+    GroupTemplate,
 }
 
 /// One flow as reported to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowRow {
+    /// What it is about.
+    pub kind: RowKind,
     /// Transport protocol.
     pub protocol: Protocol,
     /// CIP and port.

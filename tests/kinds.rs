@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use gyre::config::check;
 use gyre::counters::DropReason;
+use gyre::dataplane::{RxMeta, Verdict};
+use gyre::message::{FlowFilter, FromWorker, RowKind, Sweep, SweepAction};
 use gyre::model::*;
 use gyre::wire::tcp::TcpFlags;
 use support::*;
@@ -226,4 +228,212 @@ fn switches_are_read_and_written_as_the_kernels() {
     let messages: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
     assert!(messages.iter().any(|m| m.contains("3 is out of range")), "{messages:?}");
     assert!(messages.iter().any(|m| m.contains("\"2\" is unknown")), "{messages:?}");
+}
+
+#[test]
+fn port_0_without_persistence_is_refused_with_the_remedy() {
+    for (text, problem) in [
+        (
+            "address = \"10.1.0.1:0\"",
+            "port 0 (all ports) needs persistence; set persistence_timeout",
+        ),
+        (
+            "address = \"10.1.0.1:80\"\npersistence_timeout = 60\npersistence_prefix = 64",
+            "no such length of a client's network; use 1 to 32",
+        ),
+        ("address = \"10.1.0.1:80\"\none_packet = true", "one-packet scheduling is for UDP"),
+        ("address = \"10.1.0.1:80\"\nmark = 7", "a service with an address has no mark"),
+        (
+            "address = \"10.1.0.1:80\"\npersistence_prefix = 24",
+            "persistence_prefix has no effect without persistence_timeout",
+        ),
+    ] {
+        let whole = format!("[[port]]\nname = \"p\"\ndevice = \"net_null0\"\n[[service]]\n{text}");
+        let problems: Vec<String> =
+            check(&whole).unwrap_err().iter().map(ToString::to_string).collect();
+        assert!(problems.iter().any(|line| line.contains(problem)), "{text}: {problems:#?}");
+    }
+}
+
+#[test]
+fn templates_are_listed_held_by_flows_and_deleted() {
+    let text = ONE_DR_SERVER.to_owned() + "[[service.server]]\naddress = \"10.2.0.12\"\n";
+    let text =
+        text.replacen("[[service.server]]", "persistence_timeout = 30\n[[service.server]]", 1);
+    let mut director = director(&text);
+    assert!(segment(&mut director, 2001, TcpFlags::SYN));
+    let list = |director: &mut Director, action| {
+        let sweep = Sweep { job: 1, action, filter: FlowFilter::default(), matches_max: u32::MAX };
+        director.state.start_sweep(sweep);
+        let (mut rows, snapshot) = (Vec::new(), director.snapshot.clone());
+        while director.state.is_sweeping() {
+            director.state.sweep(&snapshot, director.now, |event| {
+                if let FromWorker::Row(_, row) = event {
+                    rows.push((row.kind, row.client.1, row.state.name(), row.expires_ms / 1000));
+                }
+                true
+            });
+        }
+        rows
+    };
+    let rows = list(&mut director, SweepAction::List);
+    let flow = (RowKind::Flow, 2001, "SYN_RECV", 60);
+    assert_eq!(rows, [flow, (RowKind::Template, 0, "NONE", 30)]);
+    // Its flow outlives its time: 60 s more.
+    director.advance(31.0);
+    let rows = list(&mut director, SweepAction::List);
+    assert!(matches!(rows[1], (RowKind::Template, 0, "NONE", 58..=60)), "{rows:?}");
+    list(&mut director, SweepAction::Delete);
+    assert_eq!(list(&mut director, SweepAction::List), []);
+    let left = director.state.counters.templates.iter().flatten().map(|held| held.get());
+    assert_eq!(left.sum::<u64>(), 0, "slots are held no more");
+}
+
+#[test]
+fn a_full_table_of_templates_is_a_counted_drop() {
+    let text = ONE_DR_SERVER.replacen(
+        "[[service.server]]",
+        "persistence_timeout = 30\n[[service.server]]",
+        1,
+    );
+    let mut director = director(&text);
+    for n in 0..1025u32 {
+        let client = SocketAddr::new(IpAddr::V4((0x0a00_0100 + n).into()), 2001);
+        let tcp = from_client(client.ip(), ip(VIP)).tcp(client.port(), 80);
+        let syn = tcp.flags(TcpFlags::SYN).build();
+        director.receive(CLIENT, &syn);
+        let reset = from_client(client.ip(), ip(VIP)).tcp(client.port(), 80);
+        director.receive(CLIENT, &reset.flags(TcpFlags::FIN).build());
+        if n % 128 == 0 {
+            // Flows make room, templates do not.
+            director.state.start_sweep(Sweep {
+                job: 1,
+                action: SweepAction::Delete,
+                filter: FlowFilter {
+                    state: Some(gyre::message::FlowState::TimeWait),
+                    ..FlowFilter::default()
+                },
+                matches_max: u32::MAX,
+            });
+            let snapshot = director.snapshot.clone();
+            while director.state.is_sweeping() {
+                director.state.sweep(&snapshot, director.now, |_| true);
+            }
+        }
+    }
+    assert_eq!(director.drops(DropReason::TemplatesFull), 1);
+}
+
+/// Workers that hand frames and notes to each other.
+struct Workers {
+    directors: Vec<Director>,
+    /// Times a frame was handed off, by frame.
+    hops: Vec<u8>,
+}
+
+impl Workers {
+    fn new(count: u8, services: &str) -> Self {
+        let text = format!("[[port]]\nname = \"p\"\ndevice = \"net_null0\"\n{services}");
+        let wanted = Desired { removal: Removal::Now, ..check(&text).unwrap().desired };
+        let directors = (0..count).map(|worker| {
+            let mut director = Director::of_many(KernelMode::Tap, WorkerId(worker), count);
+            director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
+            director
+        });
+        Workers { directors: directors.collect(), hops: Vec::new() }
+    }
+
+    /// Where a frame that comes to worker `at` ends, and at which worker.
+    fn receive(&mut self, mut at: usize, frame: &[u8]) -> (usize, Outcome) {
+        let mut rx = RxMeta { nic: CLIENT, ..RxMeta::default() };
+        loop {
+            let (outcome, errand) = self.directors[at].receive_from(&rx, frame);
+            let notes = self.directors[at].state.notes.take();
+            notes.iter().for_each(|(to, note)| self.directors[to.index()].state.hear(note));
+            let Verdict::HandOff(owner, _) = outcome.verdict else {
+                self.hops.push(rx.hops);
+                return (at, outcome);
+            };
+            assert_eq!(outcome.frame, frame, "handed off as it came");
+            (at, rx.hops, rx.errand) = (owner.index(), rx.hops + 1, errand);
+        }
+    }
+}
+
+#[test]
+fn one_worker_decides_for_a_client_network_and_flows_stay_with_their_owners() {
+    for count in [2, 4, 8] {
+        let mut workers = Workers::new(
+            count,
+            "[[service]]\naddress = \"10.1.0.1:80\"\nscheduler = \"rr\"\n\
+             persistence_timeout = 60\npersistence_prefix = 24\n\
+             server = [{ address = \"10.2.0.11\" }, { address = \"10.2.0.12\" }, \
+             { address = \"10.2.0.13\" }]\n",
+        );
+        let mut servers = std::collections::HashMap::new();
+        let mut owners = std::collections::HashSet::new();
+        for n in 0..600u32 {
+            let client = IpAddr::from([10, 7, (n % 5) as u8, (n / 5) as u8]);
+            let port = 2000 + n as u16;
+            let syn = from_client(client, ip(VIP)).tcp(port, 80).flags(TcpFlags::SYN).build();
+            let (at, outcome) = workers.receive(n as usize % usize::from(count), &syn);
+            assert_eq!(outcome.sent_on(), Some(SERVER));
+            let mac = outcome.frame[..6].to_vec();
+            assert_eq!(servers.entry(n % 5).or_insert(mac.clone()), &mac, "network {}", n % 5);
+            owners.insert(at);
+            // The flow is its owner's alone; what follows needs one step at most.
+            let ack = from_client(client, ip(VIP)).tcp(port, 80).flags(TcpFlags::ACK).build();
+            let (same, outcome) = workers.receive((at + 1) % usize::from(count), &ack);
+            assert_eq!((same, &outcome.frame[..6]), (at, &mac[..]));
+            assert_eq!(workers.hops.pop(), Some(1));
+            assert!(workers.hops.pop().unwrap() <= 3);
+        }
+        assert_eq!(owners.len(), usize::from(count), "flows are spread, decisions are not");
+        // Each network's template is at one worker, and assured by flows at others.
+        let mut templates = Vec::new();
+        for director in &workers.directors {
+            let state = &director.state;
+            let ids =
+                std::iter::successors(state.next_template(0), |id| state.next_template(id.0 + 1));
+            templates.extend(
+                ids.filter_map(|id| state.template_row(id, &director.snapshot, director.now)),
+            );
+        }
+        assert_eq!(templates.len(), 5);
+        assert!(templates.iter().all(|row| row.state.name() == "ASSURED"), "{templates:#?}");
+        outlive(&mut workers, 5);
+    }
+}
+
+/// Lets time pass: templates are held as long as flows hang on them anywhere, and no longer.
+fn outlive(workers: &mut Workers, count: usize) {
+    let listed = |workers: &Workers| -> usize {
+        let rows = workers.directors.iter().map(|director| {
+            let state = &director.state;
+            let ids =
+                std::iter::successors(state.next_template(0), |id| state.next_template(id.0 + 1));
+            let rows =
+                ids.filter_map(|id| state.template_row(id, &director.snapshot, director.now));
+            rows.count()
+        });
+        rows.sum()
+    };
+    let pass = |workers: &mut Workers, seconds: f64| {
+        for _ in 0..(seconds / 5.0) as u32 {
+            workers.directors.iter_mut().for_each(|director| director.advance(5.0));
+            for at in 0..workers.directors.len() {
+                for (to, note) in workers.directors[at].state.notes.take() {
+                    workers.directors[to.index()].state.hear(&note);
+                }
+            }
+        }
+    };
+    pass(workers, 300.0);
+    assert_eq!(listed(workers), count, "flows live for 900 s");
+    pass(workers, 700.0);
+    assert_eq!(listed(workers), 0);
+    for director in &workers.directors {
+        let held = director.state.counters.templates.iter().flatten().map(|held| held.get());
+        assert_eq!(held.sum::<u64>(), 0, "shadows are gone too");
+    }
 }

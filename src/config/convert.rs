@@ -8,8 +8,8 @@ use super::values::{ClientPrefix, Endpoint, MatchAddress, ServiceAddress};
 use crate::limits::MAGLEV_SLOTS_DEFAULT;
 use crate::model::{
     self, ConnReuse, Desired, ForwardMode, GUE_PORT_DEFAULT, GroupName, GueChecksum, HashFlags,
-    KernelMode, PoolSpec, Registry, Removal, SchedulerSpec, ServerSpec, ServiceKey, ServiceSpec,
-    TimeoutOverrides, TrafficMatch, TtlPolicy,
+    KernelMode, Persistence, PoolSpec, Registry, Removal, SchedulerSpec, ServerSpec, ServiceKey,
+    ServiceSpec, TimeoutOverrides, TrafficMatch, TtlPolicy,
 };
 
 /// TCP option kind of `toa` unless configured: Alibaba's.
@@ -138,9 +138,24 @@ impl Service {
             connections_max: self.connections_max,
             allow: self.allow.iter().map(|prefix| prefix.0).collect(),
             deny: self.deny.iter().map(|prefix| prefix.0).collect(),
+            persistence: self.persistence(),
+            one_packet: self.one_packet,
+            mark: self.mark,
             timeouts: self.timeouts.into(),
             servers: self.server.iter().map(|server| server.spec(port, mode)).collect(),
         }
+    }
+
+    fn persistence(&self) -> Option<Persistence> {
+        let is_ipv4 = match (&self.address, self.r#match.first()) {
+            (Some(address), _) => address.vip.is_ipv4(),
+            (None, Some(one)) => one.address.prefix.address().is_ipv4(),
+            (None, None) => true,
+        };
+        Some(Persistence {
+            timeout_ms: self.persistence_timeout?.saturating_mul(1000),
+            client_bits: self.persistence_prefix.unwrap_or(client_bits_max(is_ipv4)),
+        })
     }
 
     fn scheduler_spec(&self) -> SchedulerSpec {
@@ -171,6 +186,11 @@ impl Service {
             },
         }
     }
+}
+
+/// Bits of one client's address.
+fn client_bits_max(is_ipv4: bool) -> u8 {
+    if is_ipv4 { 32 } else { 128 }
 }
 
 impl Match {
@@ -253,6 +273,13 @@ impl From<&ServiceSpec> for Service {
             connections_max: spec.connections_max,
             allow: spec.allow.iter().copied().map(ClientPrefix).collect(),
             deny: spec.deny.iter().copied().map(ClientPrefix).collect(),
+            persistence_timeout: spec.persistence.map(|kept| kept.timeout_ms / 1000),
+            persistence_prefix: spec
+                .persistence
+                .map(|kept| kept.client_bits)
+                .filter(|bits| *bits != client_bits_max(spec.is_ipv4())),
+            one_packet: spec.one_packet,
+            mark: spec.mark,
             timeouts: spec.timeouts.into(),
             server: spec.servers.iter().map(|server| written_server(server, spec)).collect(),
         }

@@ -213,6 +213,11 @@ pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
     for (lost, field, needs) in [
         (!maglev && service.maglev_slots.is_some(), "maglev_slots", "scheduler = \"maglev\""),
         (!toa && service.toa_kind.is_some(), "toa_kind", "client_address = \"toa\""),
+        (
+            service.persistence_timeout.is_none() && service.persistence_prefix.is_some(),
+            "persistence_prefix",
+            "persistence_timeout",
+        ),
         (!toa && service.toa_on_syn, "toa_on_syn", "client_address = \"toa\""),
     ] {
         let other = needs.split(' ').next().unwrap_or(needs);

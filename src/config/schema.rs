@@ -328,6 +328,22 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
     field("connections_max", Shape::Integer(1, i64::MAX), "most live flows (unbounded)"),
     field("allow", Shape::List(&PREFIX), "clients admitted; all when empty"),
     field("deny", Shape::List(&PREFIX), "clients refused, whatever `allow` says"),
+    field(
+        "persistence_timeout",
+        SECONDS,
+        "a client keeps to its server for so many seconds after its last new flow",
+    ),
+    field(
+        "persistence_prefix",
+        Shape::Integer(1, 128),
+        "leading bits of a client's address that count for that (all)",
+    ),
+    field("one_packet", Shape::Bool, "schedule each datagram by itself; UDP (false)"),
+    field(
+        "mark",
+        Shape::Integer(1, u32::MAX as i64),
+        "firewall mark by which users of ipvsadm know the group",
+    ),
     field("timeouts", Shape::Table(TIMEOUTS), "idle timeouts, seconds"),
     field("server", Shape::List(&SERVER), "servers, in the order they are added"),
 ]);

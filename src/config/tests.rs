@@ -231,7 +231,7 @@ fn options_that_do_not_fit_are_told() {
             "7:18: service[0].client_address: client_address needs replies to return",
             "8:12: service[0].toa_kind: TCP option kind 8 means something else; use 254",
             "12:11: service[1].address: 224.0.0.1 is no host's address; give a unicast",
-            "12:11: service[1].address: port 0 would need persistence",
+            "12:11: service[1].address: port 0 (all ports) needs persistence",
             "13:19: service[1].local_addresses: there is no pool `none`",
         ],
     )];

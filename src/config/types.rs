@@ -561,6 +561,18 @@ pub struct Service {
     /// Clients refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<ClientPrefix>,
+    /// Seconds for which a client keeps to its server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence_timeout: Option<u32>,
+    /// Leading bits of a client's address that count for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence_prefix: Option<u8>,
+    /// Each datagram is scheduled by itself.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub one_packet: bool,
+    /// The group's firewall mark, to users of `ipvsadm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
     /// Idle timeouts.
     #[serde(default, skip_serializing_if = "Timeouts::is_default")]
     pub timeouts: Timeouts,

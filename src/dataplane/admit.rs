@@ -1,18 +1,17 @@
 //! First packets: which become flows, and of which server.
 
-use super::burst::{Slot, Verdict};
+use super::burst::{Errand, Slot, Verdict};
 use super::flow::{NewFlow, flag};
 use super::flow_table::{FlowId, Hit};
+use super::persistence::{self, Choice, Chosen};
 use super::source_ports::{Grant, SpaceKey};
 use super::state::WorkerState;
 use super::{
     classify::Packet, client_address, defence, flow::Direction, ftp, pipeline, reply, synproxy,
     takeover, track,
 };
-use crate::counters::{DropReason, ReplyKind};
-use crate::model::{
-    FTP_DATA_PORT, ForwardMode, LocalAddress, Protocol, RealServer, Snapshot, VirtualService,
-};
+use crate::counters::{DropReason, HandOffCause, ReplyKind};
+use crate::model::{FTP_DATA_PORT, ForwardMode, LocalAddress, Protocol, Snapshot, VirtualService};
 use crate::time::Nanos;
 use crate::wire::tcp::TcpFlags;
 use std::net::IpAddr;
@@ -32,7 +31,8 @@ pub(super) fn admit(
     if !is_first_packet(snapshot, &slot.packet) {
         return pipeline::leave_to_kernel(state, snapshot, slot, DropReason::Unclassified);
     }
-    if defence::drops_packet(state, snapshot, slot.packet.key.src.is_ipv4()) {
+    let is_answered = matches!(slot.rx.errand, Errand::Answer(_));
+    if !is_answered && defence::drops_packet(state, snapshot, slot.packet.key.src.is_ipv4()) {
         return Err(DropReason::DropPacket);
     }
     if let Err(reason) = may_enter(state, service, &slot.packet) {
@@ -96,30 +96,33 @@ pub(super) fn open(
     slot: &mut Slot,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
-    let Some(server) = pick(state, service, slot) else {
-        refused(state, service);
-        return no_server(state, snapshot, slot);
+    // FTP's data ports, which a persistent service has too: without a server they are the host's.
+    let is_data = service.key.port().is_some_and(|own| own != slot.packet.key.dst_port);
+    let choice = match persistence::choose(state, snapshot, service, slot)? {
+        Chosen::Server(choice) => choice,
+        Chosen::Elsewhere(owner) => return Ok(Verdict::HandOff(owner, HandOffCause::Template)),
+        Chosen::Nobody if is_data => {
+            return pipeline::leave_to_kernel(state, snapshot, slot, DropReason::NoServer);
+        }
+        Chosen::Nobody => {
+            refused(state, service);
+            return no_server(state, snapshot, slot);
+        }
     };
-    match make_flow(state, snapshot, service, server, slot) {
+    match make_flow(state, snapshot, service, choice, slot) {
         Ok(id) => {
             let hit = Hit { id, direction: Direction::Inbound };
-            pipeline::forward_tracked(state, snapshot, slot, hit, now)
+            let verdict = pipeline::forward_tracked(state, snapshot, slot, hit, now);
+            if service.one_packet && slot.packet.key.protocol == Protocol::Udp {
+                track::end(state, id);
+            }
+            verdict
         }
         Err(reason) => {
             refused(state, service);
             cannot_open(state, snapshot, slot, reason)
         }
     }
-}
-
-/// The server that the service's scheduler picks.
-pub(super) fn pick<'s>(
-    state: &mut WorkerState,
-    service: &'s VirtualService,
-    slot: &Slot,
-) -> Option<&'s RealServer> {
-    let WorkerState { schedulers, counters, now, .. } = state;
-    schedulers.pick(service, &slot.packet.key, counters, *now)
 }
 
 /// What the kernel does: ICMP port unreachable, for TCP too.
@@ -158,9 +161,10 @@ pub(super) fn make_flow(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     service: &VirtualService,
-    server: &RealServer,
+    choice: Choice,
     slot: &Slot,
 ) -> Result<FlowId, DropReason> {
+    let server = choice.server;
     let mut new = NewFlow {
         key: slot.packet.key,
         service: service.id,
@@ -185,6 +189,9 @@ pub(super) fn make_flow(
     }
     let id = insert(state, &new).inspect_err(|_| give_back(state, &new))?;
     count_opened(state, &new);
+    if let Some(template) = choice.template {
+        persistence::attach(state, id, template);
+    }
     if let Some(heir) = inherited {
         takeover::shift_above(state, id, slot, &heir);
     }

@@ -9,7 +9,19 @@ use super::flow_table::Probe;
 use crate::counters::{DropReason, HandOffCause};
 use crate::frame::Frame;
 use crate::limits::BURST_FRAMES_MAX;
-use crate::model::{NextHopId, NicId, WorkerId};
+use crate::model::{NextHopId, NicId, ServerId, WorkerId};
+
+/// What a frame between two workers is carried for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Errand {
+    /// Nothing: its flow is the receiver's.
+    #[default]
+    None,
+    /// A persistent flow's first packet: this worker asks which server it gets.
+    Ask(WorkerId),
+    /// The answer; none when no server is usable.
+    Answer(Option<ServerId>),
+}
 
 /// What the port said about a frame.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,6 +32,8 @@ pub struct RxMeta {
     pub vlan: Option<u16>,
     /// Workers that had it before this one.
     pub hops: u8,
+    /// What another worker sent it for; set anew when it is handed on.
+    pub errand: Errand,
     /// A fragment that the packet path itself kept for a while (`resume_fragments`).
     pub resumed: bool,
 }

@@ -15,8 +15,8 @@ impl WorkerState {
     pub fn expire(&mut self, snapshot: &Snapshot, now: Nanos) -> usize {
         self.now = now;
         self.defend(snapshot, now);
-        let mut handled = self.expire_fragments(now);
-        while handled < 2 * TIMERS_PER_TURN_MAX
+        let mut handled = self.expire_fragments(now) + self.expire_templates(now);
+        while handled < 3 * TIMERS_PER_TURN_MAX
             && let Some(at) = self.flows.wheel.pop_due(now)
         {
             handled += 1;

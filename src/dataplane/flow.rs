@@ -383,6 +383,11 @@ impl FlowCore {
         self.mode & CONTROLLED != 0
     }
 
+    /// Notes whether a template counts it.
+    pub fn set_controlled(&mut self, is_controlled: bool) {
+        self.mode = self.mode & !CONTROLLED | if is_controlled { CONTROLLED } else { 0 };
+    }
+
     /// Whether a helper knows the flow.
     #[inline]
     pub fn is_helped(&self) -> bool {

@@ -50,6 +50,8 @@ pub struct FlowTable {
     v4: Slab<FlowV4>,
     v6: Slab<FlowV6>,
     sides: FixedArray<Side>,
+    /// Template of each controlled flow; no page is touched where nothing is persistent.
+    controls: FixedArray<u32>,
     pub(super) wheel: Wheel,
     seed: u64,
 }
@@ -94,6 +96,7 @@ impl FlowTable {
             v4: Slab::new(v4_max)?,
             v6: Slab::new(v6_max)?,
             sides: FixedArray::new(both)?,
+            controls: FixedArray::new(both)?,
             wheel: Wheel::new(both, now)?,
             seed: seed | 1,
         })
@@ -192,6 +195,22 @@ impl FlowTable {
         match id.0.checked_sub(self.v4.capacity()) {
             None => self.v4.get_mut(id.0).map(|flow| &mut flow.core),
             Some(at) => self.v6.get_mut(at).map(|flow| &mut flow.core),
+        }
+    }
+
+    /// The template that a flow hangs on.
+    pub fn control(&self, id: FlowId) -> Option<u32> {
+        self.core(id).filter(|core| core.is_controlled())?;
+        self.controls.get(id.0).copied()
+    }
+
+    /// Hangs a flow on a template, or takes it off.
+    pub fn set_control(&mut self, id: FlowId, template: Option<u32>) {
+        if let Some(core) = self.core_mut(id) {
+            core.set_controlled(template.is_some());
+        }
+        if let (Some(template), Some(control)) = (template, self.controls.get_mut(id.0)) {
+            *control = template;
         }
     }
 

@@ -1,10 +1,11 @@
 //! One burst through all stages. This file is the packet's story.
 
 use super::admit::admit;
-use super::burst::{Burst, Slot, Verdict};
+use super::burst::{Burst, Errand, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
 use super::flow::flag;
 use super::flow_table::Hit;
+use super::persistence;
 use super::reuse::{self, Fate};
 use super::state::WorkerState;
 use super::{forward, fragment, ftp, icmp_error, steer, synproxy, track};
@@ -57,6 +58,9 @@ pub(super) fn transport(
     slot: &mut Slot,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
+    if let Errand::Ask(asker) = slot.rx.errand {
+        return persistence::answer(state, snapshot, slot, asker);
+    }
     if let Some(hit) = state.flows.settle(&slot.packet.key, &slot.probe) {
         match reuse::fate(state, snapshot, slot, hit) {
             Fate::Follows => return tracked(state, snapshot, slot, hit, now),

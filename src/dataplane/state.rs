@@ -12,12 +12,14 @@ use super::fragment::Fragments;
 use super::ftp::Ftp;
 use super::learned_mtu::LearnedMtus;
 use super::outbox::Outbox;
+use super::persistence::Note;
 use super::schedule::Schedulers;
 use super::source_ports::SourcePorts;
 use super::sweep::RunningSweep;
 use super::synproxy::Synproxy;
+use super::templates::Templates;
 use crate::counters::WorkerCounters;
-use crate::limits::{EVENTS_MAX, NEXT_HOPS_MAX};
+use crate::limits::{EVENTS_MAX, NEXT_HOPS_MAX, NOTES_MAX, TEMPLATES_MIN};
 use crate::memory::MemoryError;
 use crate::message::FromWorker;
 use crate::model::{NextHop, NextHopId, NicId, Snapshot, WorkerId};
@@ -52,6 +54,9 @@ pub struct WorkerState {
     pub(super) now: Nanos,
     /// Whether it runs short of flow entries: `Defence::Pressure` is up.
     pub(super) is_short: bool,
+    pub(super) templates: Templates,
+    /// What other workers should hear of templates.
+    pub notes: ArrayVec<(WorkerId, Note), NOTES_MAX>,
     pub(super) defences: Defences,
     /// Counts flows, so that each starts its search at another local address.
     pub(super) next_local: u32,
@@ -75,6 +80,11 @@ pub struct WorkerState {
     pub(super) ftp: Ftp,
 }
 
+/// Room for persistence templates: one for four flows.
+fn templates_max(config: &WorkerConfig) -> usize {
+    ((config.flows_v4_max + config.flows_v6_max) / 4).max(TEMPLATES_MIN)
+}
+
 impl WorkerState {
     /// Takes all memory the worker will ever use.
     pub fn new(config: &WorkerConfig, now: Nanos) -> Result<Self, MemoryError> {
@@ -91,6 +101,8 @@ impl WorkerState {
             workers: config.workers,
             now,
             is_short: false,
+            templates: Templates::new(templates_max(config), now)?,
+            notes: ArrayVec::new(),
             defences: Defences::default(),
             next_local: 0,
             counters: config.counters.clone(),

@@ -5,11 +5,19 @@ use std::net::IpAddr;
 use super::flow::{Direction, flag};
 use super::flow_table::FlowId;
 use super::state::WorkerState;
+use super::templates::TemplateId;
 use super::track;
 use crate::limits::SWEEP_PER_TURN_MAX;
-use crate::message::{FlowFilter, FlowRow, FromWorker, Sweep, SweepAction};
-use crate::model::{ForwardMode, NextHopId};
+use crate::message::{FlowFilter, FlowRow, FromWorker, RowKind, Sweep, SweepAction};
+use crate::model::{ForwardMode, NextHopId, Snapshot};
 use crate::time::Nanos;
+
+/// What a sweep is looking at.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Flow(FlowId),
+    Template(TemplateId),
+}
 
 /// A sweep on its way.
 #[derive(Clone, Copy, Debug)]
@@ -34,50 +42,76 @@ impl WorkerState {
     }
 
     /// Goes on with the sweep for a bounded number of entries. `report` says whether there was
-    /// room for the message; if not, the sweep stops there until the next turn.
-    pub fn sweep(&mut self, now: Nanos, mut report: impl FnMut(FromWorker) -> bool) {
+    /// room for the message; if not, the sweep stops there until the next turn. Templates come
+    /// behind the flows.
+    pub fn sweep(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Nanos,
+        mut report: impl FnMut(FromWorker) -> bool,
+    ) {
         let Some(mut running) = self.sweep.take() else { return };
         for _ in 0..SWEEP_PER_TURN_MAX {
-            let next = self.flows.next_live(running.at);
             let full = running.matched >= running.sweep.matches_max;
-            let Some(id) = next.filter(|_| !full) else {
+            let Some(place) = self.next_place(running.at).filter(|_| !full) else {
                 if !report(FromWorker::SweepDone(running.sweep.job, running.matched)) {
                     self.sweep = Some(running);
                 }
                 return;
             };
-            if !self.sweep_one(&mut running, id, now, &mut report) {
+            let row = match place {
+                Place::Flow(id) => self.row(id, now),
+                Place::Template(id) => self.template_row(id, snapshot, now),
+            };
+            if let Some(row) = row
+                && !self.sweep_one(&mut running, place, &row, &mut report)
+            {
                 break;
             }
-            running.at = id.0 + 1;
+            running.at = self.behind(place);
         }
         self.sweep = Some(running);
+    }
+
+    /// The next flow or, behind the flows, template.
+    fn next_place(&self, at: u32) -> Option<Place> {
+        let places = self.flows.places();
+        let flow = self.flows.next_live(at).filter(|_| at < places).map(Place::Flow);
+        flow.or_else(|| self.next_template(at.saturating_sub(places)).map(Place::Template))
+    }
+
+    fn behind(&self, place: Place) -> u32 {
+        match place {
+            Place::Flow(id) => id.0 + 1,
+            Place::Template(id) => self.flows.places() + id.0 + 1,
+        }
     }
 
     /// `false` when the report did not fit.
     fn sweep_one(
         &mut self,
         running: &mut RunningSweep,
-        id: FlowId,
-        now: Nanos,
+        place: Place,
+        row: &FlowRow,
         report: &mut impl FnMut(FromWorker) -> bool,
     ) -> bool {
-        let Some(row) = self.row(id, now) else { return true };
-        if !matches(&running.sweep.filter, &row) {
+        if !matches(&running.sweep.filter, row) {
             return true;
         }
-        match running.sweep.action {
-            SweepAction::List => {
-                if !report(FromWorker::Row(running.sweep.job, row)) {
+        match (running.sweep.action, place) {
+            (SweepAction::List, _) => {
+                if !report(FromWorker::Row(running.sweep.job, *row)) {
                     return false;
                 }
             }
-            SweepAction::Delete => track::end(self, id),
-            SweepAction::ForgetRoutes => {
+            (SweepAction::Delete, Place::Flow(id)) => track::end(self, id),
+            (SweepAction::Delete, Place::Template(id)) => self.forget_template(id),
+            (SweepAction::ForgetRoutes, Place::Flow(id)) => {
                 if let Some(core) = self.flows.core_mut(id) {
                     core.set_hop_out(NextHopId::NONE);
                 }
             }
+            (SweepAction::ForgetRoutes, Place::Template(_)) => return true,
         }
         running.matched += 1;
         true
@@ -89,6 +123,7 @@ impl WorkerState {
         let addresses = self.flows.addresses(id)?;
         let local = self.flows.key(id, Direction::Outbound);
         Some(FlowRow {
+            kind: RowKind::Flow,
             protocol: core.protocol(),
             client: (addresses.client, core.client_port),
             virtual_address: (addresses.vip, core.virtual_port),

@@ -105,7 +105,7 @@ impl Tables {
 /// Idle milliseconds after which a flow in `state` ends.
 pub fn timeout_ms(state: FlowState, timeouts: &Timeouts) -> u32 {
     match state {
-        FlowState::None => 2_000,
+        FlowState::None | FlowState::Assured => 2_000,
         FlowState::Listen => 120_000,
         FlowState::Established => timeouts.established_ms,
         FlowState::SynSent => timeouts.syn_sent_ms,

@@ -3,6 +3,7 @@
 use super::classify::Packet;
 use super::flow::{Direction, flag};
 use super::flow_table::{FlowId, Hit};
+use super::persistence;
 use super::source_ports::{DATA_PORTS, SpaceKey};
 use super::state::WorkerState;
 use super::tcp_state;
@@ -30,9 +31,14 @@ pub(super) fn packet(
     let is_strict = snapshot.semantics.secure_tcp.is_up(state.is_short);
     let tables = if is_strict { &tcp_state::STRICT } else { &tcp_state::NORMAL };
     let after = tables.next(core, hit.direction, packet.flags);
+    let is_controlled = core.is_controlled();
     let is_stale = core.epoch != snapshot.timeouts_epoch;
     let holds_port = core.protocol() == Protocol::Tcp && core.mode() == ForwardMode::FullNat;
     count(state, server, hit.direction, packet);
+    let answers_udp = hit.direction == Direction::Outbound && after == FlowState::Udp;
+    if answers_udp && is_controlled {
+        persistence::assure(state, hit.id);
+    }
     if before != after || is_stale {
         enter(state, snapshot, hit.id, after, now);
     }
@@ -103,6 +109,9 @@ pub(super) fn enter(
         }
     }
     // While a handshake has a timer of its own, that one comes sooner, and sets this one then.
+    if after == FlowState::Established {
+        persistence::assure(state, id);
+    }
     if !is_doomed && (!retries || !state.flows.wheel.is_armed(id.0)) {
         state.flows.wheel.arm(id.0, deadline);
     }
@@ -277,6 +286,8 @@ fn drop_entry(state: &mut WorkerState, id: FlowId) {
 /// is nobody's connection any more and holds no id, only a source port.
 fn uncount(state: &mut WorkerState, id: FlowId) {
     let Some(core) = state.flows.core(id).filter(|core| !core.has(flag::DETACHED)) else { return };
+    let core = *core;
+    persistence::detach(state, id);
     let WorkerState { counters, schedulers, .. } = state;
     if let Some(server) = counters.servers.get(core.server().index()) {
         server.flows.sub(1);

@@ -33,8 +33,8 @@ pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage, address_pai
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use semantics::{ConnReuse, Defence, Semantics};
 pub use service::{
-    ClientAddress, ForwardMode, GUE_PORT_DEFAULT, GueChecksum, HashFlags, Helper, Protocol,
-    RealServer, Scheduler, ServerState, TtlPolicy, Tunnel, VirtualService,
+    ClientAddress, ForwardMode, GUE_PORT_DEFAULT, GueChecksum, HashFlags, Helper, Persistence,
+    Protocol, RealServer, Scheduler, ServerState, TtlPolicy, Tunnel, VirtualService,
 };
 pub use service_key::{
     Destination, FTP_DATA_PORT, FTP_PORT, GroupName, Ports, ServiceKey, Traffic, TrafficMatch,

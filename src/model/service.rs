@@ -230,6 +230,15 @@ pub enum Helper {
     Ftp,
 }
 
+/// How long and how widely a client keeps to its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// Time after the last new flow.
+    pub timeout_ms: u32,
+    /// Leading bits of the client's address that count: 32 or 128 for each client alone.
+    pub client_bits: u8,
+}
+
 /// Whether a server takes new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerState {
@@ -289,14 +298,16 @@ impl VirtualService {
     /// Port on `server` for a packet that came to `port`.
     #[inline]
     pub fn server_port(&self, server: &RealServer, port: u16) -> u16 {
-        if server.port == 0 { port } else { server.port }
+        let is_data = self.key.port().is_some_and(|own| own != port);
+        if server.port == 0 || is_data { port } else { server.port }
     }
 
     /// Whether connections to `port` are its own to schedule. An FTP service is found by the free
-    /// ports of its VIP too; unless an announcement is waiting there, they are the host's.
+    /// ports of its VIP too; unless it is persistent or an announcement is waiting there, they are
+    /// the host's.
     #[inline]
     pub fn schedules(&self, port: u16) -> bool {
-        self.key.port().is_none_or(|own| own == port)
+        self.persistence.is_some() || self.key.port().is_none_or(|own| own == port)
     }
 
     /// The part of `connections_max` that one of `workers` may hold. Shares add up to the limit:
@@ -358,4 +369,10 @@ pub struct VirtualService {
     pub deny: PrefixSet,
     /// Idle timeouts of its own.
     pub timeouts: TimeoutOverrides,
+    /// Whether a client keeps to its server, and how long.
+    pub persistence: Option<Persistence>,
+    /// Each datagram is scheduled by itself (`ipvsadm -o`).
+    pub one_packet: bool,
+    /// The firewall mark that the group stands for to users of `ipvsadm`.
+    pub mark: Option<u32>,
 }

@@ -252,11 +252,11 @@ impl Matches {
     }
 
     #[inline]
-    fn range(&self, to: &Destination) -> Option<ServiceId> {
+    fn range(&self, to: &Destination) -> Option<(Ports, ServiceId)> {
         let lengths = &self.bits[usize::from(!to.address.is_ipv4())];
         lengths.iter().find_map(|bits| {
             let list = self.ranges.get(&(to.protocol, Prefix::new(to.address, *bits)?))?;
-            list.iter().find(|(ports, _)| ports.contains(to.port)).map(|(_, id)| *id)
+            list.iter().find(|(ports, _)| ports.contains(to.port)).copied()
         })
     }
 }
@@ -309,15 +309,21 @@ impl Traffic {
 
     #[inline]
     fn group(&self, to: &Destination) -> Option<ServiceId> {
-        self.groups.exact(to).or_else(|| self.groups.range(to))
+        self.groups.exact(to).or_else(|| self.groups.range(to).map(|(_, id)| id))
     }
 
-    /// FTP's data ports, then ranges and port 0.
+    /// Ranges, then FTP's data ports, then port 0.
     fn rest(&self, to: &Destination) -> Option<ServiceId> {
         let may_be_data = to.port == FTP_DATA_PORT || to.port >= UNPRIVILEGED_PORT;
         let ftp = || self.ftp.get(&to.address).copied();
+        let range = self.addresses.range(to);
+        if let Some((ports, id)) = range
+            && ports != Ports::ALL
+        {
+            return Some(id);
+        }
         let data = (to.protocol == Protocol::Tcp && may_be_data).then(ftp).flatten();
-        data.or_else(|| self.addresses.range(to))
+        data.or(range.map(|(_, id)| id))
     }
 
     /// Whether a service may take packets to this address besides the VIPs'.
@@ -393,10 +399,14 @@ mod tests {
 
     #[test]
     fn ftp_takes_its_data_ports_before_port_0_does() {
-        let services =
-            [ServiceKey::new(Protocol::Tcp, VIP, 21), ServiceKey::new(Protocol::Tcp, VIP, 0)];
+        let ports = Ports::range(40_000, 40_010).unwrap();
+        let services = [
+            ServiceKey::new(Protocol::Tcp, VIP, 21),
+            ServiceKey::new(Protocol::Tcp, VIP, 0),
+            ServiceKey::Address { protocol: Protocol::Tcp, vip: VIP, ports },
+        ];
         let found = traffic(&services.map(|key| (key, vec![])));
-        for (port, service) in [(21, 0), (20, 0), (30000, 0), (80, 1)] {
+        for (port, service) in [(21, 0), (20, 0), (30000, 0), (80, 1), (40_005, 2)] {
             assert_eq!(found.find(&tcp(port)), Some(ServiceId(service)), "port {port}");
         }
     }

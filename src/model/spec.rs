@@ -12,7 +12,7 @@ use super::maglev::is_prime;
 use super::prefix::Prefix;
 use super::semantics::Semantics;
 use super::service::{
-    self, ClientAddress, ForwardMode, HashFlags, Helper, Protocol, TtlPolicy, Tunnel,
+    self, ClientAddress, ForwardMode, HashFlags, Helper, Persistence, Protocol, TtlPolicy, Tunnel,
 };
 use super::service_key::{Ports, ServiceKey, TrafficMatch};
 use super::timeouts::TimeoutOverrides;
@@ -130,6 +130,12 @@ pub struct ServiceSpec {
     pub deny: Vec<Prefix>,
     /// Idle timeouts of its own.
     pub timeouts: TimeoutOverrides,
+    /// Whether a client keeps to its server, and how long.
+    pub persistence: Option<Persistence>,
+    /// Each datagram is scheduled by itself.
+    pub one_packet: bool,
+    /// The firewall mark that the group stands for to users of `ipvsadm`.
+    pub mark: Option<u32>,
     /// Servers, in the order they are added.
     pub servers: Vec<ServerSpec>,
 }
@@ -153,6 +159,9 @@ impl ServiceSpec {
             allow: Vec::new(),
             deny: Vec::new(),
             timeouts: TimeoutOverrides::default(),
+            persistence: None,
+            one_packet: false,
+            mark: None,
             servers: Vec::new(),
         }
     }
@@ -175,7 +184,8 @@ impl ServiceSpec {
 
     /// Whether `other` says the same of everything but the servers.
     pub fn is_same_but_servers(&self, other: &ServiceSpec) -> bool {
-        self.matches == other.matches
+        (&self.matches, self.persistence, self.one_packet, self.mark)
+            == (&other.matches, other.persistence, other.one_packet, other.mark)
             && (self.key, &self.name, self.scheduler, &self.pool, self.forwarding)
                 == (other.key, &other.name, other.scheduler, &other.pool, other.forwarding)
             && (self.ttl, self.synproxy, self.client_address, self.connections_max)
@@ -431,10 +441,7 @@ impl Validator<'_> {
             let what = format!("{vip} is no host's address");
             self.push(Place::Service(at, "address"), what, NOT_A_HOST);
         }
-        if let ServiceKey::Address { ports: Ports::ALL, .. } = service.key {
-            let what = "port 0 would need persistence, which this version lacks".into();
-            self.push(Place::Service(at, "address"), what, "give one service for each port");
-        }
+        self.kind(at);
         self.group(at);
         if let SchedulerSpec::Maglev { slots } = service.scheduler
             && (slots > MAGLEV_SLOTS_MAX || !is_prime(slots) || slots <= service.servers.len())
@@ -451,6 +458,43 @@ impl Validator<'_> {
         self.helper(at);
         self.pool_of(at);
         self.timeouts(at);
+    }
+
+    /// What port 0, persistence, one-packet scheduling and marks ask for.
+    fn kind(&mut self, at: usize) {
+        let service = &self.desired.services[at];
+        let is_ipv4 = service.is_ipv4();
+        let mut push = |field, what: &str, remedy: &str| {
+            self.push(Place::Service(at, field), what.into(), remedy);
+        };
+        match service.key {
+            ServiceKey::Address { ports: Ports::ALL, .. } if service.persistence.is_none() => {
+                let what = "port 0 (all ports) needs persistence";
+                push("address", what, "set persistence_timeout, or give one port or a range");
+            }
+            ServiceKey::Address { .. } if service.mark.is_some() => {
+                push("mark", "a service with an address has no mark", "give `group` a name");
+            }
+            _ => {}
+        }
+        if let Some(Persistence { timeout_ms, client_bits }) = service.persistence {
+            if !(1_000..=TIMEOUT_MILLIS_MAX).contains(&timeout_ms) {
+                let remedy = format!("use 1 to {} seconds", TIMEOUT_MILLIS_MAX / 1000);
+                push("persistence_timeout", "the timeout is out of range", &remedy);
+            }
+            let width = if is_ipv4 { 32 } else { 128 };
+            if client_bits == 0 || client_bits > width {
+                let remedy = format!("use 1 to {width}");
+                push("persistence_prefix", "no such length of a client's network", &remedy);
+            }
+        }
+        if service.one_packet && service.key.protocol() == Some(Protocol::Tcp) {
+            push("one_packet", "one-packet scheduling is for UDP", "leave it out for TCP");
+        }
+        if service.one_packet && service.servers.iter().any(|s| s.mode == ForwardMode::FullNat) {
+            let what = "with one-packet scheduling nobody translates FULLNAT's replies back";
+            push("one_packet", what, "use forwarding = \"dr\" or \"tun\", or leave it out");
+        }
     }
 
     /// A group has matches of one family, an address has none.

@@ -147,6 +147,18 @@ impl Steering {
         self.worker_of_hash(hash)
     }
 
+    /// The worker that decides for a client network, whatever port its frames come to.
+    pub fn owner_of_network(&self, network: IpAddr, salt: u16) -> WorkerId {
+        let address = match network {
+            IpAddr::V4(address) => self.bytes(0, &address.octets()),
+            IpAddr::V6(address) => self.bytes(0, &address.octets()),
+        };
+        // Toeplitz leaves networks that differ in few bits near each other: their low bits, which
+        // are zero, decide nothing. A multiplication spreads what is left.
+        let spread = (address ^ u32::from(salt)).wrapping_mul(0x9e37_79b9);
+        self.worker_of_hash(spread >> 16)
+    }
+
     fn bytes(&self, position: usize, bytes: &[u8]) -> u32 {
         bytes
             .iter()

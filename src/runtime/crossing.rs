@@ -4,6 +4,7 @@
 use arrayvec::ArrayVec;
 
 use crate::counters::{DropReason, WorkerCounters};
+use crate::dataplane::{Errand, Note};
 use crate::dpdk::Mbuf;
 use crate::limits::BURST_FRAMES_MAX;
 use crate::model::{NicId, WorkerId};
@@ -34,9 +35,11 @@ pub const fn ring_frames_max(workers: usize) -> usize {
 pub enum Crossing {
     /// As it came in on this port, after so many workers had it: the receiver owns its flow, or
     /// its datagram.
-    Steered(NicId, u8, Mbuf),
+    Steered(NicId, u8, Errand, Mbuf),
     /// Finished: the receiver has a queue of this port, which the sender has not.
     Finished(NicId, Mbuf),
+    /// No frame: something about a persistence template.
+    Told(Note),
 }
 
 /// Crossings of one burst.

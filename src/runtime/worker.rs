@@ -15,7 +15,7 @@ use super::parking::{Awaited, Parking};
 use super::transmit::{Transmit, Way};
 use crate::control::WorkerEnds;
 use crate::counters::{DropReason, WorkerCounters};
-use crate::dataplane::{self, Burst, RxMeta, Verdict, WorkerConfig, WorkerState};
+use crate::dataplane::{self, Burst, Errand, RxMeta, Verdict, WorkerConfig, WorkerState};
 use crate::dpdk::{Mbuf, MbufPool, MbufVec, RxQueue, TscClock};
 use crate::limits::{BURST_FRAMES_MAX, NICS_MAX};
 use crate::message::{FromWorker, ToWorker};
@@ -62,6 +62,7 @@ pub struct WorkerParts {
 struct Origin {
     nic: NicId,
     hops: u8,
+    errand: Errand,
     /// The packet path kept it for a while.
     resumed: bool,
 }
@@ -73,6 +74,7 @@ type Origins = ArrayVec<Origin, BURST_FRAMES_MAX>;
 struct Outcome {
     start: usize,
     end: usize,
+    errand: Errand,
     verdict: Verdict,
 }
 
@@ -165,6 +167,7 @@ impl Worker {
         worked |= self.poll_kernel();
         worked |= self.exits.flush(&self.counters);
         if self.state.expire(self.control.snapshots.current(), now) > 0 {
+            self.send_notes();
             // Handshakes that go on without their client.
             self.send_outbox();
             worked = true;
@@ -216,10 +219,11 @@ impl Worker {
         let mut origins = Origins::new();
         for crossing in crossings {
             match crossing {
-                Crossing::Steered(nic, hops, mbuf) => {
+                Crossing::Steered(nic, hops, errand, mbuf) => {
                     frames.push(mbuf);
-                    origins.push(Origin { nic, hops, resumed: false });
+                    origins.push(Origin { nic, hops, errand, resumed: false });
                 }
+                Crossing::Told(note) => self.state.hear(&note),
                 Crossing::Finished(nic, mbuf) => self.exits.transmit(mbuf, nic, &self.counters),
             }
         }
@@ -237,7 +241,8 @@ impl Worker {
                 match Mbuf::alloc_from(pool, bytes) {
                     Ok(mbuf) => {
                         frames.push(mbuf);
-                        origins.push(Origin { nic: rx.nic, hops: rx.hops, resumed: true });
+                        let (nic, hops) = (rx.nic, rx.hops);
+                        origins.push(Origin { nic, hops, resumed: true, ..Origin::default() });
                     }
                     Err(_) => counters.dropped(DropReason::FragmentStoreFull),
                 }
@@ -284,6 +289,7 @@ impl Worker {
                     nic: origin.nic,
                     vlan: mbuf.vlan_stripped(),
                     hops: origin.hops,
+                    errand: origin.errand,
                     resumed: origin.resumed,
                 };
                 // Both have room for a burst.
@@ -293,17 +299,26 @@ impl Worker {
             dataplane::process_burst(&mut self.state, snapshot, &mut burst, now);
             for (slot, verdict) in burst.slots.iter().zip(burst.verdicts()) {
                 let (start, end) = slot.frame.extent();
-                outcomes.push(Outcome { start, end, verdict });
+                outcomes.push(Outcome { start, end, errand: slot.rx.errand, verdict });
             }
         }
+        self.send_notes();
         // Extra frames go first: a PROXY header precedes the segment that it announces.
         self.send_outbox();
         for (at, mut mbuf) in frames.drain(..).enumerate() {
             let (outcome, origin) = (&outcomes[at], origins[at]);
             mbuf.set_extent(outcome.start, outcome.end);
-            self.dispatch(mbuf, outcome.verdict, origin, now);
+            let from = Origin { errand: outcome.errand, ..origin };
+            self.dispatch(mbuf, outcome.verdict, from, now);
         }
         Mbuf::free_bulk(&mut self.exits.dropped);
+    }
+
+    /// Passes on what other workers should hear.
+    fn send_notes(&mut self) {
+        for (worker, note) in self.state.notes.drain(..) {
+            self.exits.peers.give(worker, Crossing::Told(note), &self.counters);
+        }
     }
 
     /// Copies the packet path's extra frames into mbufs and sends them.
@@ -323,7 +338,8 @@ impl Worker {
             Verdict::Transmit(nic) => exits.transmit(mbuf, nic, counters),
             Verdict::ToKernel(nic) => exits.give_kernel(mbuf, nic, counters),
             Verdict::HandOff(worker, _) => {
-                let crossing = Crossing::Steered(from.nic, from.hops.saturating_add(1), mbuf);
+                let hops = from.hops.saturating_add(1);
+                let crossing = Crossing::Steered(from.nic, hops, from.errand, mbuf);
                 exits.peers.give(worker, crossing, counters);
             }
             Verdict::AwaitNeighbour(hop) => self.park(mbuf, Awaited::Slot(hop), from.nic, now),
@@ -368,7 +384,8 @@ impl Worker {
 
     fn sweep(&mut self, now: Nanos) -> bool {
         let events = &mut self.control.events;
-        self.state.sweep(now, |event| events.push(event).is_ok());
+        let snapshot = self.control.snapshots.current();
+        self.state.sweep(snapshot, now, |event| events.push(event).is_ok());
         self.state.is_sweeping()
     }
 

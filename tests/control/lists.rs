@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gyre::counters::{DropReason, HandOffCause, ReplyKind};
-use gyre::message::{FlowRow, FlowState};
+use gyre::message::{FlowRow, FlowState, RowKind};
 use gyre::model::{ForwardMode, LipId, Protocol, ServerId, ServiceId};
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use crate::support::Gyre;
 fn flow(client: &str, port: u16, state: FlowState) -> FlowRow {
     let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
     FlowRow {
+        kind: RowKind::Flow,
         protocol: Protocol::Tcp,
         client: (ip(client), port),
         virtual_address: (ip("192.0.2.80"), 80),

@@ -95,7 +95,7 @@ fn parse(args: &str) -> Line {
             "-o" => line.one_packet = true,
             "-p" => {
                 let given = words.next_if(|word| !word.starts_with('-'));
-                line.persistence_s = Some(given.map_or(300, |seconds| seconds.parse().unwrap()));
+                line.persistence_s = Some(given.map_or(360, |seconds| seconds.parse().unwrap()));
             }
             "--tun-type" | "--tun-port" => line.tunnel.push((short.into(), Some(value().into()))),
             "--tun-nocsum" | "--tun-csum" | "--tun-remcsum" => {
@@ -154,20 +154,20 @@ impl Line {
             return Ok(ServiceKey::group(&format!("fwmark-{mark}{family}")).unwrap());
         }
         let place = endpoint(self.service.as_deref().expect("a service"), 0);
-        if place.port() == 0 {
-            return Err("port 0");
-        }
         let protocol = self.protocol.unwrap_or(Protocol::Tcp);
         Ok(ServiceKey::new(protocol, place.ip(), place.port()))
     }
 
+    /// `-M`: a mask for IPv4, a length for IPv6.
+    fn client_bits(&self, is_ipv4: bool) -> u8 {
+        let Some(mask) = &self.netmask else { return if is_ipv4 { 32 } else { 128 } };
+        match mask.parse::<std::net::Ipv4Addr>() {
+            Ok(mask) => u32::from(mask).leading_ones() as u8,
+            Err(_) => mask.parse().unwrap(),
+        }
+    }
+
     fn service(&self, marks: &BTreeMap<u32, Vec<MarkMatch>>) -> Result<ServiceSpec, Needs> {
-        if self.persistence_s.is_some() || self.netmask.is_some() {
-            return Err("persistence");
-        }
-        if self.one_packet {
-            return Err("one-packet scheduling");
-        }
         let mut spec = ServiceSpec::new(
             self.key()?,
             scheduler(self.scheduler.as_deref().unwrap_or("wlc"), &self.flags),
@@ -181,7 +181,13 @@ impl Line {
                 ports: Ports::range(one.ports.0, one.ports.1).unwrap(),
             };
             spec.matches = marked.map(one).collect();
+            spec.mark = Some(mark);
         }
+        spec.persistence = self.persistence_s.map(|seconds| Persistence {
+            timeout_ms: seconds * 1000,
+            client_bits: self.client_bits(spec.is_ipv4()),
+        });
+        spec.one_packet = self.one_packet;
         spec.ttl = TtlPolicy::Decrement;
         Ok(spec)
     }

@@ -254,7 +254,10 @@ impl Lab {
 
     /// The connection table, templates included.
     pub fn rows(&self) -> Vec<FlowRow> {
-        self.flows()
+        let state = &self.state;
+        let ids = std::iter::successors(state.next_template(0), |id| state.next_template(id.0 + 1));
+        let templates = ids.filter_map(|id| state.template_row(id, &self.snapshot, self.now));
+        self.flows().into_iter().chain(templates).collect()
     }
 
     /// All flows, as people see them.

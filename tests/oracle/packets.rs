@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use gyre::dataplane::Verdict;
+use gyre::message::RowKind;
 use gyre::model::*;
 use pcap_file::pcap::PcapReader;
 use serde_json::Value;
@@ -18,8 +19,8 @@ use crate::support::{CLIENT, SERVER};
 use crate::{Aspect, Difference, Tally, host, load, texts};
 
 /// Seconds by which a timer may differ from a recorded one: the kernel's moved clock is ahead by up
-/// to half a second, it rounds down and gyre's rows here are rounded up.
-const EXPIRY_SLACK_S: i64 = 2;
+/// to half a second each time, it rounds down and gyre's rows here are rounded up.
+pub const EXPIRY_SLACK_S: i64 = 3;
 /// What a command takes: time for timers that are due at once.
 const COMMAND_S: f64 = 0.02;
 
@@ -425,7 +426,10 @@ fn table(rows: &Value) -> Table {
 /// A row of the table, with the seconds that are left.
 pub fn row(flow: &gyre::message::FlowRow) -> (Row, i64) {
     let endpoint = |(address, port)| SocketAddr::new(address, port).to_string();
-    let protocol = flow.protocol.to_string().to_uppercase();
+    let protocol = match flow.kind {
+        RowKind::GroupTemplate => "IP".to_string(),
+        _ => flow.protocol.to_string().to_uppercase(),
+    };
     let cells = [
         protocol,
         endpoint(flow.client),

@@ -5,7 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use gyre::counters::{DropReason, WorkerCounters};
-use gyre::dataplane::{Burst, FlowId, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst};
+use gyre::dataplane::{
+    Burst, Errand, FlowId, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst,
+};
 use gyre::frame::Frame;
 use gyre::message::FlowRow;
 use gyre::model::*;
@@ -30,6 +32,8 @@ pub struct Waiting {
     pub hops: u8,
     /// Whether it is a fragment that waited at this worker.
     pub resumed: bool,
+    /// What it is carried for.
+    pub errand: Errand,
 }
 
 /// A decided frame.
@@ -174,10 +178,10 @@ impl Team {
             let member = &mut self.members[at];
             let decided = member.process(&waiting, now);
             let resumed = member.resumed(&self.datagrams);
-            for (waiting, (verdict, bytes)) in waiting.into_iter().zip(decided) {
+            for (waiting, (verdict, bytes, errand)) in waiting.into_iter().zip(decided) {
                 match verdict {
                     Verdict::HandOff(owner, _) => {
-                        self.hand_off(at, owner, waiting, &bytes);
+                        self.hand_off(at, owner, Waiting { errand, ..waiting }, &bytes);
                         owners.push(owner.index());
                     }
                     _ => {
@@ -187,6 +191,9 @@ impl Team {
                 }
             }
             waiting = resumed;
+        }
+        for (to, note) in self.members[at].state.notes.take() {
+            self.members[to.index()].state.hear(&note);
         }
         (rest, owners)
     }
@@ -206,10 +213,16 @@ impl Team {
     }
 }
 
-/// Hand-offs that a frame may see: one to its flow's owner, and for a fragment the step from its
-/// datagram's owner.
+/// Hand-offs that a frame may see: one to its flow's owner, for a fragment the step from its
+/// datagram's owner, and for a persistent flow's first packet the way to its template's owner and
+/// back.
 fn hops_max(waiting: &Waiting) -> u8 {
-    if piece(&waiting.bytes).is_fragment() { 2 } else { 1 }
+    let steps = if piece(&waiting.bytes).is_fragment() { 2 } else { 1 };
+    match waiting.errand {
+        Errand::None => steps,
+        Errand::Ask(_) => steps + 1,
+        Errand::Answer(_) => steps + 2,
+    }
 }
 
 impl Member {
@@ -218,13 +231,14 @@ impl Member {
         let mut resumed = Vec::new();
         self.state.resume_fragments(64, |rx, bytes| {
             let talk = talks[&piece(bytes).id];
-            let (nic, hops) = (rx.nic, rx.hops);
-            resumed.push(Waiting { nic, bytes: bytes.to_vec(), talk, hops, resumed: true });
+            let RxMeta { nic, hops, errand, .. } = rx;
+            let bytes = bytes.to_vec();
+            resumed.push(Waiting { nic, bytes, talk, hops, resumed: true, errand });
         });
         resumed
     }
 
-    fn process(&mut self, waiting: &[Waiting], now: Nanos) -> Vec<(Verdict, Vec<u8>)> {
+    fn process(&mut self, waiting: &[Waiting], now: Nanos) -> Vec<(Verdict, Vec<u8>, Errand)> {
         let mut buffers: Vec<Vec<u8>> = waiting
             .iter()
             .map(|waiting| {
@@ -236,15 +250,15 @@ impl Member {
         let mut burst = Burst::new();
         for (buffer, waiting) in buffers.iter_mut().zip(waiting) {
             let end = HEADROOM + waiting.bytes.len();
-            let Waiting { nic, hops, resumed, .. } = *waiting;
-            let rx = RxMeta { nic, hops, resumed, ..RxMeta::default() };
+            let Waiting { nic, hops, resumed, errand, .. } = *waiting;
+            let rx = RxMeta { nic, hops, resumed, errand, ..RxMeta::default() };
             burst.push(Frame::new(buffer, HEADROOM, end), rx).unwrap();
         }
         process_burst(&mut self.state, &self.snapshot, &mut burst, now);
         burst
             .slots
             .iter()
-            .map(|slot| (slot.verdict.unwrap(), slot.frame.bytes().to_vec()))
+            .map(|slot| (slot.verdict.unwrap(), slot.frame.bytes().to_vec(), slot.rx.errand))
             .collect()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use gyre::counters::DropReason;
-use gyre::dataplane::Verdict;
+use gyre::dataplane::{Errand, Verdict};
 use gyre::message::FlowRow;
 use gyre::model::next_hops::{NextHops, NicLink, StaticNeighbour, StaticRoute};
 use gyre::model::*;
@@ -257,7 +257,8 @@ impl World {
         match event {
             Event::Arrives(nic, talk, bytes) => {
                 let worker = self.random.below(u64::from(self.plan.workers)) as usize;
-                let waiting = Waiting { nic, bytes, talk, hops: 0, resumed: false };
+                let (resumed, errand) = (false, Errand::None);
+                let waiting = Waiting { nic, bytes, talk, hops: 0, resumed, errand };
                 self.team.members[worker].inbox.push_back(waiting);
                 let delay = self.random.below(100);
                 self.at(delay, Event::Turn(worker));

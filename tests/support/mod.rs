@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gyre::counters::{DropReason, WorkerCounters};
-use gyre::dataplane::{Burst, FlowId, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst};
+use gyre::dataplane::{
+    Burst, Errand, FlowId, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst,
+};
 use gyre::frame::Frame;
 use gyre::message::FlowRow;
 use gyre::model::*;
@@ -94,11 +96,20 @@ impl Director {
         Director::with_nics(vec![nic(CLIENT, kernel), nic(SERVER, kernel)])
     }
 
+    /// One worker of several; frames to others are the test's to carry.
+    pub fn of_many(kernel: KernelMode, worker: WorkerId, workers: u8) -> Self {
+        Director::with(vec![nic(CLIENT, kernel), nic(SERVER, kernel)], worker, workers)
+    }
+
     pub fn with_nics(nics: Vec<NicModel>) -> Self {
+        Director::with(nics, WorkerId(0), 1)
+    }
+
+    fn with(nics: Vec<NicModel>, worker: WorkerId, workers: u8) -> Self {
         let now = Nanos::from_secs(1_000);
         let config = WorkerConfig {
-            worker: WorkerId(0),
-            workers: 1,
+            worker,
+            workers,
             flows_v4_max: 1024,
             flows_v6_max: 1024,
             source_port_spaces: 16,
@@ -106,7 +117,7 @@ impl Director {
             counters: Arc::new(WorkerCounters::with_bounds(64, 64, 64)),
         };
         let mut director = Director {
-            registry: Registry::new(RegistryConfig::new(Arc::new(Steering::for_workers(1)))),
+            registry: Registry::new(RegistryConfig::new(Arc::new(Steering::for_workers(workers)))),
             state: WorkerState::new(&config, now).unwrap(),
             snapshot: Arc::new(Snapshot::empty()),
             now,
@@ -177,6 +188,19 @@ impl Director {
         let frames: Vec<(NicId, Vec<u8>)> =
             frames.iter().map(|frame| (nic, frame.to_vec())).collect();
         self.receive_mixed(&frames)
+    }
+
+    /// One frame with what is known of it; also what a frame for another worker is carried for.
+    pub fn receive_from(&mut self, rx: &RxMeta, frame: &[u8]) -> (Outcome, Errand) {
+        const HEADROOM: usize = 128;
+        let mut buffer = vec![0xee; HEADROOM + 2048];
+        buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        let mut burst = Burst::new();
+        burst.push(Frame::new(&mut buffer, HEADROOM, HEADROOM + frame.len()), *rx).unwrap();
+        process_burst(&mut self.state, &self.snapshot, &mut burst, self.now);
+        let slot = &burst.slots[0];
+        let (verdict, frame) = (slot.verdict.unwrap(), slot.frame.bytes().to_vec());
+        (Outcome { verdict, frame, extra: Vec::new() }, slot.rx.errand)
     }
 
     /// As `receive_burst`, with frames of several ports.

@@ -97,9 +97,9 @@ impl DeleteParams {
 /// A live flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionRow {
-    /// `tcp` or `udp`.
+    /// `tcp` or `udp`; `ip` for a persistence template of a group.
     pub protocol: String,
-    /// CIP and port.
+    /// CIP and port; port 0 in a persistence template.
     pub client: String,
     /// VIP and port.
     pub r#virtual: String,

@@ -154,6 +154,11 @@ impl Counts {
         }
     }
 
+    /// Persistence templates that hold a server's (0) or a service's (1) slot.
+    fn templates(&self, kind: usize, at: usize) -> u64 {
+        self.sum(|worker| worker.templates[kind].get(at).map_or(0, |held| held.get()))
+    }
+
     fn lip_raw(&self, id: LipId) -> LipTotals {
         let sum = |read: fn(&LipCounters) -> u64| {
             self.sum(|worker| worker.lips.get(id.index()).map_or(0, read))
@@ -168,11 +173,11 @@ impl Counts {
 
 impl crate::model::Usage for Counts {
     fn flows_of_server(&self, id: ServerId) -> u64 {
-        self.server_raw(id).flows
+        self.server_raw(id).flows + self.templates(0, id.index())
     }
 
     fn flows_of_service(&self, id: ServiceId) -> u64 {
-        self.service_raw(id).flows
+        self.service_raw(id).flows + self.templates(1, id.index())
     }
 
     fn ports_of_lip(&self, id: LipId) -> u64 {

@@ -14,7 +14,7 @@ use crate::control::api::{
     ApiError, ConnectionFilter, ConnectionRow, DeleteResult, ErrorCode, ListConnectionsResult,
 };
 use crate::limits::SWEEPS_WAITING_MAX;
-use crate::message::{FlowFilter, FlowRow, FlowState, Sweep, SweepAction, ToWorker};
+use crate::message::{FlowFilter, FlowRow, FlowState, RowKind, Sweep, SweepAction, ToWorker};
 use crate::model::next_hops::RetiredHop;
 
 /// How long workers may take. They walk a bounded part of the table a turn.
@@ -211,7 +211,10 @@ fn finish(running: Running) -> Vec<RetiredHop> {
 fn connection(worker: u8, row: &FlowRow) -> ConnectionRow {
     let text = |(address, port)| SocketAddr::new(address, port).to_string();
     ConnectionRow {
-        protocol: row.protocol.to_string(),
+        protocol: match row.kind {
+            RowKind::GroupTemplate => "ip".into(),
+            RowKind::Flow | RowKind::Template => row.protocol.to_string(),
+        },
         client: text(row.client),
         r#virtual: text(row.virtual_address),
         local: row.local.map(text),

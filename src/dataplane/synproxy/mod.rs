@@ -17,19 +17,20 @@ mod options;
 mod server;
 
 use super::admit;
-use super::burst::{Slot, Verdict};
+use super::burst::{Errand, Slot, Verdict};
 use super::classify::Packet;
 use super::flow::{Direction, Side, flag};
 use super::flow_table::{FlowId, Hit};
+use super::persistence::{self, Chosen};
 use super::segment::{self, Options, Timestamps, Words};
 use super::state::WorkerState;
 use super::{client_address, mss, pipeline, reply, track};
-use crate::counters::{DropReason, ReplyKind};
+use crate::counters::{DropReason, HandOffCause, ReplyKind};
 use crate::limits::{
     SERVICES_MAX, SYNPROXY_RETRY_MS, SYNPROXY_STRAYS_PER_SECOND, SYNPROXY_SYNS_MAX,
 };
 use crate::message::FlowState;
-use crate::model::{ServiceId, Snapshot, VirtualService};
+use crate::model::{ServiceId, Snapshot, VirtualService, WorkerId};
 use crate::time::{NANOS_PER_MILLI, NANOS_PER_SECOND, Nanos};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 use cookie::{Agreed, Check, Secrets};
@@ -213,7 +214,10 @@ fn prove(
     agreed: Agreed,
 ) -> Result<Verdict, DropReason> {
     let proof = slot.packet;
-    if let Some(counters) = state.counters.services.get(service.id.index()) {
+    // What comes back from a template's owner was counted before.
+    if let Some(counters) = state.counters.services.get(service.id.index())
+        && slot.rx.errand == Errand::None
+    {
         counters.cookies_proven.add(1);
     }
     // Where a source port is taken over, the flow's first number counts, not the first byte's.
@@ -221,7 +225,8 @@ fn prove(
     let made = begin(state, snapshot, service, slot);
     slot.packet = proof;
     match made {
-        Ok(id) => {
+        Ok(Begun::Elsewhere(owner)) => Ok(Verdict::HandOff(owner, HandOffCause::Template)),
+        Ok(Begun::Flow(id)) => {
             wait(state, slot, id, agreed);
             send_syn(state, snapshot, slot, id)
         }
@@ -236,18 +241,29 @@ fn prove(
     }
 }
 
+/// What became of a proof.
+enum Begun {
+    Flow(FlowId),
+    /// Another worker knows the client's server.
+    Elsewhere(WorkerId),
+}
+
 fn begin(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     service: &VirtualService,
-    slot: &Slot,
-) -> Result<FlowId, DropReason> {
+    slot: &mut Slot,
+) -> Result<Begun, DropReason> {
     admit::may_enter(state, service, &slot.packet)?;
-    let server = admit::pick(state, service, slot).ok_or(DropReason::NoServer)?;
-    if !server.mode.sees_replies() {
+    let choice = match persistence::choose(state, snapshot, service, slot)? {
+        Chosen::Server(choice) => choice,
+        Chosen::Nobody => return Err(DropReason::NoServer),
+        Chosen::Elsewhere(owner) => return Ok(Begun::Elsewhere(owner)),
+    };
+    if !choice.server.mode.sees_replies() {
         return Err(DropReason::Internal);
     }
-    admit::make_flow(state, snapshot, service, server, slot)
+    admit::make_flow(state, snapshot, service, choice, slot).map(Begun::Flow)
 }
 
 /// Notes what the proof says, and keeps the data it carries.

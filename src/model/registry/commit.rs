@@ -197,6 +197,9 @@ impl Registry {
             allow: PrefixSet::new(&spec.allow),
             deny: PrefixSet::new(&spec.deny),
             timeouts: spec.timeouts,
+            persistence: spec.persistence,
+            one_packet: spec.one_packet,
+            mark: spec.mark,
         });
         round.touched.push((service.id, Some(Arc::clone(&service))));
         self.services.insert(spec.key, Entry { spec, service });
