@@ -355,17 +355,29 @@ fn mtu_told_to_a_client_leaves_room_for_its_address() {
 
 /// A TUN service over IPv4, one packet of its client's, and what became of it.
 fn tunnelled(tunnel: Tunnel) -> (Director, Vec<u8>, Vec<u8>) {
+    tunnelled_in(tunnel, 0, 0)
+}
+
+/// The same for a client of family `inner` and a server of family `outer`.
+fn tunnelled_in(tunnel: Tunnel, inner: usize, outer: usize) -> (Director, Vec<u8>, Vec<u8>) {
     let mut director = Director::new(KernelMode::Tap);
-    let key = ServiceKey::new(Protocol::Udp, ip(DR[0]), 80);
+    let key = ServiceKey::new(Protocol::Udp, ip(DR[inner]), 80);
     let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
-    let tun = server(SocketAddr::new(ip(RIPS[0]), 80), 1, ForwardMode::Tunnel);
+    let tun = server(SocketAddr::new(ip(RIPS[outer]), 80), 1, ForwardMode::Tunnel);
     spec.servers = vec![ServerSpec { tunnel, ..tun }];
     let wanted = desired(vec![spec]);
     director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
-    let asked = to(DR, 0).dont_fragment().udp(777, 80).payload(&[7; 1200]).build();
+    let asked = whole_from_client(inner, 1200);
     let sent = director.receive(CLIENT, &asked);
     assert_eq!(sent.verdict, Verdict::Transmit(SERVER));
-    (director, asked.to_vec(), sent.frame)
+    (director, asked, sent.frame)
+}
+
+/// A datagram to the TUN service that must not be cut.
+fn whole_from_client(family: usize, bytes: usize) -> Vec<u8> {
+    let to = to(DR, family);
+    let to = if family == 0 { to.dont_fragment() } else { to };
+    to.udp(777, 80).payload(&vec![7; bytes]).build().to_vec()
 }
 
 /// An error from a router of the server side to whoever sent the quoted packet.
@@ -405,6 +417,28 @@ fn error_about_a_tunnels_packet_is_told_to_the_client_it_carried() {
         let refused = director.receive(CLIENT, &large);
         assert_eq!(refused.verdict, Verdict::Transmit(CLIENT));
         assert_eq!(error(&refused.frame).2, 1300 - overhead);
+    }
+}
+
+/// The kernel's own stack takes these errors, and its routes remember; so does gyre.
+#[test]
+fn a_path_mtu_told_about_a_tunnel_with_ipv6_is_told_to_whoever_next_sends_too_much() {
+    let gue = Tunnel::Gue { port: 6080, checksum: GueChecksum::None };
+    let gre = |checksum| Tunnel::Gre { checksum };
+    for (tunnel, more) in [(Tunnel::Ipip, 0), (gre(false), 4), (gre(true), 8), (gue, 12)] {
+        for (inner, outer) in [(1, 1), (0, 1), (1, 0)] {
+            let (mut director, _, sent) = tunnelled_in(tunnel, inner, outer);
+            let large = whole_from_client(inner, 1380);
+            let (us, server) = addresses(packet(&sent));
+            let verdict = director.receive(CLIENT, &large).verdict;
+            assert_eq!(verdict, Verdict::Transmit(SERVER), "{tunnel:?} {inner} in {outer}");
+            let error_frame = from_server(server, us).too_big(1400, packet(&sent)).build();
+            let taken = director.receive(SERVER, &error_frame).verdict;
+            assert_eq!(taken, Verdict::ToKernel(SERVER), "{tunnel:?} {inner} in {outer}");
+            let refused = director.receive(CLIENT, &large);
+            assert_eq!(refused.verdict, Verdict::Transmit(CLIENT), "{tunnel:?} {inner} in {outer}");
+            assert_eq!(error(&refused.frame).2, 1400 - more - [20, 40][outer]);
+        }
     }
 }
 

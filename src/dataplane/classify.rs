@@ -240,6 +240,11 @@ fn ipv6(l3: &[u8], packet: &mut Packet) -> Result<(), DropReason> {
         IpProtocol::ICMPV6 => {
             if Icmpv6Type(body.first().copied().unwrap_or(u8::MAX)).is_error() {
                 about(packet, quoted_v6(body));
+                if packet.kind != Kind::IcmpError
+                    && let Some(facts) = wrapped(body, packet)
+                {
+                    *packet = facts;
+                }
             }
         }
         // With segments left, the destination is not this address's: the kernel's business.
@@ -341,43 +346,78 @@ fn quoted_v4(icmp: &[u8]) -> Option<(FlowKey, SeqNum)> {
     quoted(ip.protocol(), (ip.src().into(), ip.dst().into()), body)
 }
 
-/// The facts of an error about a packet of IPv4 in IPv4, plain or by GRE or GUE: about the one
-/// inside. Tunnels whose headers say more than gyre writes are others'.
+/// The facts of an error about a tunnel's packet, plain or by GRE or GUE: about the one inside.
+/// Tunnels whose headers say more than gyre writes are others'.
 pub(super) fn wrapped(icmp: &[u8], packet: &Packet) -> Option<Packet> {
-    let (outer, body) = Ipv4::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
-    if outer.fragment().is_some_and(|piece| !piece.is_first()) {
-        return None;
-    }
-    let between = match outer.protocol() {
-        IpProtocol::IPV4 => 0,
-        IpProtocol::GRE => match *body.first_chunk::<4>()? {
-            [0, 0, 0x08, 0x00] => 4,
-            [0x80, 0, 0x08, 0x00] => 8,
-            _ => return None,
-        },
-        IpProtocol::UDP => match *body.get(UDP_HEADER_BYTES..)?.first_chunk::<4>()? {
-            [0, 4, 0, 0] => UDP_HEADER_BYTES + 4,
-            _ => return None,
-        },
-        _ => return None,
+    let outer = outer(icmp)?;
+    let (between, inner_is_ipv4) = between(outer.protocol, outer.body)?;
+    let inside = outer.body.get(between..)?;
+    let (reversed, seq) = if inner_is_ipv4 {
+        let (inner, rest) = Ipv4::parse_quoted(inside).ok()?;
+        quoted(inner.protocol(), (inner.src().into(), inner.dst().into()), rest)?
+    } else {
+        quoted_inside_v6(inside)?
     };
-    let inside = body.get(between..)?;
-    let (inner, rest) = Ipv4::parse_quoted(inside).ok()?;
-    let (reversed, seq) = quoted(inner.protocol(), (inner.src().into(), inner.dst().into()), rest)?;
     let FlowKey { src, dst, src_port, dst_port, .. } = reversed;
     let key = FlowKey { src: dst, dst: src, src_port: dst_port, dst_port: src_port, ..reversed };
-    let payload = packet.l4 + ICMP_HEADER_BYTES + outer.header_bytes() + between;
+    let payload = packet.l4 + ICMP_HEADER_BYTES + outer.header_bytes + between;
     Some(Packet { kind: Kind::TunnelError, key, seq, payload, ..*packet })
 }
 
 /// Where an error about a tunnel's packet says that packet was going.
 pub(super) fn wrapped_to(icmp: &[u8]) -> Option<IpAddr> {
-    let (outer, _) = Ipv4::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
-    Some(outer.dst().into())
+    outer(icmp).map(|outer| outer.dst)
+}
+
+/// A tunnel's own header, as an error quotes it.
+struct Outer<'i> {
+    protocol: IpProtocol,
+    dst: IpAddr,
+    header_bytes: usize,
+    body: &'i [u8],
+}
+
+fn outer(icmp: &[u8]) -> Option<Outer<'_>> {
+    let quoted = icmp.get(ICMP_HEADER_BYTES..)?;
+    if let Ok((ip, body)) = Ipv6::parse_quoted(quoted) {
+        let (protocol, dst) = (ip.next_header(), ip.dst().into());
+        return Some(Outer { protocol, dst, header_bytes: IPV6_HEADER_BYTES, body });
+    }
+    let (ip, body) = Ipv4::parse_quoted(quoted).ok()?;
+    if ip.fragment().is_some_and(|piece| !piece.is_first()) {
+        return None;
+    }
+    let (protocol, dst) = (ip.protocol(), ip.dst().into());
+    Some(Outer { protocol, dst, header_bytes: ip.header_bytes(), body })
+}
+
+/// Bytes between a tunnel's outer and inner header, and whether the inner one is IPv4.
+fn between(protocol: IpProtocol, body: &[u8]) -> Option<(usize, bool)> {
+    match protocol {
+        IpProtocol::IPV4 => Some((0, true)),
+        IpProtocol::IPV6 => Some((0, false)),
+        IpProtocol::GRE => match *body.first_chunk::<4>()? {
+            [0, 0, 0x08, 0x00] => Some((4, true)),
+            [0x80, 0, 0x08, 0x00] => Some((8, true)),
+            [0, 0, 0x86, 0xdd] => Some((4, false)),
+            [0x80, 0, 0x86, 0xdd] => Some((8, false)),
+            _ => None,
+        },
+        IpProtocol::UDP => match *body.get(UDP_HEADER_BYTES..)?.first_chunk::<4>()? {
+            [0, 4, 0, 0] => Some((UDP_HEADER_BYTES + 4, true)),
+            [0, 41, 0, 0] => Some((UDP_HEADER_BYTES + 4, false)),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn quoted_v6(icmp: &[u8]) -> Option<(FlowKey, SeqNum)> {
-    let (ip, body) = Ipv6::parse_quoted(icmp.get(ICMP_HEADER_BYTES..)?).ok()?;
+    quoted_inside_v6(icmp.get(ICMP_HEADER_BYTES..)?)
+}
+
+fn quoted_inside_v6(l3: &[u8]) -> Option<(FlowKey, SeqNum)> {
+    let (ip, body) = Ipv6::parse_quoted(l3).ok()?;
     let upper = walk_extensions(ip.next_header(), body).ok()?;
     if upper.fragment.is_some_and(|piece| !piece.is_first()) {
         return None;

@@ -89,9 +89,11 @@ fn tun_over_a_narrow_link() {
 
 /// The router's error is about the director's own packet.
 fn tun_over_a_narrow_path() {
-    let mut field = Field::build(&plan("tun", PATH), &[]);
-    field.end_tunnels();
-    send(&field, VIP4, 1260);
+    for (mtu, vip, inner) in [(1280, VIP4, 1260), (1400, VIP6, 1360)] {
+        let mut field = Field::build(&plan("tun", Between::Router(mtu)), &[]);
+        field.end_tunnels();
+        send(&field, vip, inner);
+    }
 }
 
 /// Sends `BYTES` and expects a few; the client must have been told `mtu` on the way.

@@ -1,6 +1,8 @@
 //! ICMP errors about the packets that TUN makes. The director is their sender, but the client sent
 //! what is inside: it is told, by an error of the VIP's about its own packet (recording
-//! tun4-outer-icmp). As in the kernel only where the outer and the inner packet are IPv4.
+//! tun4-outer-icmp). As in the kernel only where the outer and the inner packet are IPv4. With
+//! IPv6 in either place the error is for the director's own stack, and what it says of the path's
+//! MTU is remembered: a client is told when it next sends too much.
 
 use super::super::burst::{Slot, Verdict};
 use super::super::classify::{L3, Packet};
@@ -12,10 +14,14 @@ use super::{nat, tunnel};
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::Snapshot;
 use crate::wire::icmp::{CODE_FRAGMENTATION_NEEDED, Icmp, IcmpType};
+use crate::wire::icmpv6::{Icmpv6, Icmpv6Type};
 use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::Ipv6;
 
 /// What an error says.
 struct Said {
+    /// Of the outer packet.
+    is_ipv4: bool,
     kind: (IcmpType, u8),
     /// MTU of the next hop, of "fragmentation needed".
     mtu: Option<u16>,
@@ -38,11 +44,14 @@ pub(super) fn relay(
         // What was known before goes to the client: the kernel's first error still says it.
         let known = next_hop::path_mtu(state, hop).unwrap_or(path_mtu);
         let now = state.now;
-        state.learned_mtus.learn(hop, true, path_mtu, now);
-        if !said.dont_fragment {
-            return Err(DropReason::IcmpConsumed);
-        }
+        state.learned_mtus.learn(hop, said.is_ipv4, path_mtu, now);
         mtu = Some(known.saturating_sub(tunnel::overhead_bytes(core.tunnel(), true)));
+    }
+    if !said.is_ipv4 || slot.packet.key.src.is_ipv6() {
+        return Ok(Verdict::ToKernel(slot.rx.nic));
+    }
+    if mtu.is_some() && !said.dont_fragment {
+        return Err(DropReason::IcmpConsumed);
     }
     uncover(slot)?;
     let vip = slot.packet.key.dst;
@@ -57,12 +66,19 @@ pub(super) fn relay(
 
 fn read(slot: &Slot) -> Option<Said> {
     let message = slot.frame.bytes().get(slot.packet.l4..slot.packet.end)?;
+    if matches!(slot.frame.bytes().get(L3..).map(Ipv6::parse), Some(Ok(_))) {
+        let (icmp, _) = Icmpv6::parse(message).ok()?;
+        let is_too_big = icmp.icmp_type() == Icmpv6Type::PACKET_TOO_BIG;
+        let mtu = is_too_big.then(|| u16::try_from(icmp.mtu()).unwrap_or(u16::MAX));
+        let kind = (IcmpType::UNREACHABLE, icmp.code());
+        return Some(Said { is_ipv4: false, kind, mtu, dont_fragment: true });
+    }
     let (icmp, quoted) = Icmp::parse(message).ok()?;
     let (outer, _) = Ipv4::parse_quoted(quoted).ok()?;
     let kind = (icmp.icmp_type(), icmp.code());
     let is_too_big = kind == (IcmpType::UNREACHABLE, CODE_FRAGMENTATION_NEEDED);
     let mtu = is_too_big.then_some(icmp.mtu());
-    Some(Said { kind, mtu, dont_fragment: outer.dont_fragment() })
+    Some(Said { is_ipv4: true, kind, mtu, dont_fragment: outer.dont_fragment() })
 }
 
 /// Leaves only the packet inside in the frame.
