@@ -568,6 +568,27 @@ fn piece_too_large_for_the_path_is_cut_again() {
     }
 }
 
+/// One-packet scheduling: no entry stays, but while pieces are still to come.
+#[test]
+fn one_packet_flow_lasts_as_long_as_its_datagram() {
+    let mut director = Director::new(KernelMode::Tap);
+    let key = ServiceKey::new(Protocol::Udp, ip(DR[0]), 80);
+    let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+    spec.one_packet = true;
+    spec.servers = vec![server(SocketAddr::new(ip(RIPS[0]), 80), 1, ForwardMode::DirectRoute)];
+    let wanted = desired(vec![spec]);
+    director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
+    let mut frames = request(DR, 0, 9);
+    frames.rotate_left(1);
+    assert_eq!(through(&mut director, CLIENT, SERVER, &frames).len(), 3);
+    assert!(director.state.flows.is_empty());
+    let frames = request(DR, 0, 10);
+    assert_eq!(through(&mut director, CLIENT, SERVER, &frames[..2]).len(), 2);
+    assert_eq!(director.state.flows.len(), 1);
+    director.advance(31.0);
+    assert!(director.state.flows.is_empty());
+}
+
 /// The next header of a later fragment may be another extension header (RFC 8200 section 4.5).
 #[test]
 fn extension_headers_behind_the_fragment_header_are_part_of_the_datagram() {

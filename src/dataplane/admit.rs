@@ -113,7 +113,8 @@ pub(super) fn open(
         Ok(id) => {
             let hit = Hit { id, direction: Direction::Inbound };
             let verdict = pipeline::forward_tracked(state, snapshot, slot, hit, now);
-            if service.one_packet && slot.packet.key.protocol == Protocol::Udp {
+            let is_all = slot.packet.piece.is_none();
+            if service.one_packet && is_all && slot.packet.key.protocol == Protocol::Udp {
                 track::end(state, id);
             }
             verdict

@@ -12,12 +12,12 @@ mod datagrams;
 mod store;
 mod whole;
 
-use super::burst::{RxMeta, Slot, Verdict};
+use super::burst::{Errand, RxMeta, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
 use super::flow::{Direction, FlowKey, flag};
 use super::flow_table::Hit;
 use super::state::WorkerState;
-use super::{forward, pipeline, steer, tcp_state, track};
+use super::{forward, persistence, pipeline, steer, tcp_state, track};
 use crate::counters::{DropReason, HandOffCause, WorkerCounters};
 use crate::frame::Frame;
 use crate::limits::{
@@ -174,11 +174,15 @@ impl WorkerState {
     }
 
     /// Gives up datagrams whose first piece came too long ago, a bounded number; how many.
-    pub(super) fn expire_fragments(&mut self, now: Nanos) -> usize {
+    pub(super) fn expire_fragments(&mut self, snapshot: &Snapshot, now: Nanos) -> usize {
         let then = Nanos(now.0.saturating_sub(FRAGMENT_TIMEOUT_MS * NANOS_PER_MILLI));
         for count in 0..TIMERS_PER_TURN_MAX {
             let Some(at) = self.fragments.datagrams.overdue(then) else { return count };
+            let fate = self.fragments.datagrams.get(at).map(|datagram| datagram.fate);
             self.fragments.give_up(at, DropReason::FragmentTimeout, &self.counters);
+            if let Some(fate) = fate {
+                end_of_datagram(self, snapshot, fate);
+            }
         }
         TIMERS_PER_TURN_MAX
     }
@@ -191,6 +195,11 @@ pub(super) fn follow(
     slot: &mut Slot,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
+    if let Errand::Ask(asker) = slot.rx.errand {
+        // The question of another worker about a first piece, which stays its own.
+        slot.packet = classify::first_piece(slot.frame.bytes(), &slot.packet)?;
+        return persistence::answer(state, snapshot, slot, asker);
+    }
     if !may_be_a_services(snapshot, &slot.packet) {
         return Ok(Verdict::ToKernel(slot.rx.nic));
     }
@@ -202,11 +211,29 @@ pub(super) fn follow(
     } else if !slot.rx.was_handed_off() && !slot.rx.resumed {
         return Ok(Verdict::HandOff(owner, HandOffCause::Fragment));
     }
-    let at =
-        if slot.rx.resumed { come_again(state, &key)? } else { enter(state, &key, slot, now)? };
+    let at = match slot.rx.errand {
+        // A first piece that was noted before it asked for its server.
+        Errand::Answer(_) => {
+            state.fragments.datagrams.find(&key).ok_or(DropReason::FragmentEvicted)?
+        }
+        _ if slot.rx.resumed => come_again(state, &key)?,
+        _ => enter(state, &key, slot, now)?,
+    };
     let verdict = piece(state, snapshot, slot, (at, now));
-    state.fragments.datagrams.remove_if_done(at);
+    if let Some(fate) = state.fragments.datagrams.remove_if_done(at) {
+        end_of_datagram(state, snapshot, fate);
+    }
     verdict
+}
+
+/// One-packet scheduling keeps a datagram's flow for as long as its pieces are followed.
+fn end_of_datagram(state: &mut WorkerState, snapshot: &Snapshot, fate: Fate) {
+    let Fate::Flow(tuple) = fate else { return };
+    let Some(hit) = state.flows.find(&tuple) else { return };
+    let service = state.flows.core(hit.id).and_then(|core| snapshot.service(core.service()));
+    if tuple.protocol == Protocol::Udp && service.is_some_and(|service| service.one_packet) {
+        track::end(state, hit.id);
+    }
 }
 
 /// Whether a piece can belong to a flow. Without ports that is to say: to or from an address that
@@ -283,10 +310,13 @@ fn piece(
     match datagram.fate {
         Fate::Waiting if piece.place.is_first() => {
             let verdict = first(state, snapshot, slot, now);
-            match fate(state, slot, verdict) {
+            let fate = fate(state, slot, verdict);
+            match verdict {
+                // It asks which server it gets, and comes again.
+                Ok(Verdict::HandOff(_, HandOffCause::Template)) => {}
                 // In a tunnel it waits on, for the last piece.
-                fate if verdict == Ok(Verdict::Parked) => state.fragments.set_fate(at, fate),
-                fate => state.fragments.decide(at, fate),
+                Ok(Verdict::Parked) => state.fragments.set_fate(at, fate),
+                _ => state.fragments.decide(at, fate),
             }
             verdict
         }

@@ -186,11 +186,11 @@ impl Datagrams {
         }
     }
 
-    /// Forgets a datagram whose last piece has gone its way.
-    pub fn remove_if_done(&mut self, at: u16) {
-        if self.get(at).is_some_and(Datagram::is_done) {
-            self.remove(at);
-        }
+    /// Forgets a datagram whose last piece has gone its way; what became of it.
+    pub fn remove_if_done(&mut self, at: u16) -> Option<Fate> {
+        let fate = self.get(at).filter(|datagram| datagram.is_done())?.fate;
+        self.remove(at);
+        Some(fate)
     }
 
     /// From the oldest to the youngest.
