@@ -161,7 +161,7 @@ impl FlowTable {
 
     /// A hint for `settle` about one tuple, without the passes over a burst.
     pub fn probe(&self, key: &FlowKey) -> Probe {
-        Probe { hash: hash(self.seed, key), ..Probe::default() }
+        Probe { hash: hash(self.seed, key) }
     }
 
     /// The flow of a tuple.
