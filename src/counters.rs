@@ -113,6 +113,8 @@ counted! {
             "an ICMP error about a flow whose own checksum is wrong";
         IcmpConsumed = "icmp_consumed",
             "an ICMP error about a tunnel's packet of which its client need not hear";
+        OtherFamily = "other_family",
+            "a fragment or an ICMP error of a flow between IPv4 and IPv6: not translated";
         Denied = "denied", "the service's allow or deny list refuses this client";
         NoServer = "no_server", "the service has no usable server; port unreachable was answered";
         ServerRemoved = "server_removed", "the flow's server was removed at once";

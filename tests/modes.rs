@@ -3,6 +3,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "modes/family.rs"]
+mod family;
 #[path = "modes/local.rs"]
 mod local;
 #[path = "modes/mss.rs"]

@@ -184,7 +184,6 @@ fn services_without_sense_are_told_all_at_once_and_where() {
                 "4:1: service[0].local_addresses: FULLNAT needs source addresses; name a pool:",
                 "6:1: service[0].wieght: unknown key; remove it; possible",
                 "8:11: service[0].server[0].address: DR cannot change port 80 to 81; use the",
-                "10:11: service[0].server[1].address: FULLNAT cannot carry packets from one",
                 "13:11: service[0].server[2].address: server[0] has the same address; list it",
                 "13:11: service[0].server[2].address: DR cannot change port 80 to 81",
                 "15:11: service[1].address: service[0] has the same protocol and address; merge",

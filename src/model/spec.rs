@@ -574,6 +574,10 @@ impl Validator<'_> {
                           need a persistent group of port 21 and the data ports";
             push("helper = \"ftp\" needs replies to return through gyre", remedy);
         }
+        if service.servers.iter().any(|server| server.address.is_ipv4() != service.is_ipv4()) {
+            let remedy = "use servers of the service's family";
+            push("helper = \"ftp\" does not translate between IPv4 and IPv6", remedy);
+        }
         if has_proxy {
             let remedy = "use client_address = \"toa\", or none";
             push("FTP data connections carry no PROXY header", remedy);
@@ -597,11 +601,14 @@ impl Validator<'_> {
                 self.push(place, what, "define it under [local_addresses]");
             }
             Some(pool) if full_nat => {
-                let v4 = service.is_ipv4();
-                if !pool.addresses.iter().any(|lip| lip.is_ipv4() == v4) {
-                    let family = if v4 { "IPv4" } else { "IPv6" };
-                    let what = format!("pool `{name}` has no {family} address");
-                    self.push(place, what, "add one to the pool, or name another pool");
+                for (family, is_ipv4) in [("IPv4", true), ("IPv6", false)] {
+                    let needed = service.servers.iter().any(|server| {
+                        server.mode == ForwardMode::FullNat && server.address.is_ipv4() == is_ipv4
+                    });
+                    if needed && !pool.addresses.iter().any(|lip| lip.is_ipv4() == is_ipv4) {
+                        let what = format!("pool `{name}` has no {family} address");
+                        self.push(place, what, "add one to the pool, or name another pool");
+                    }
                 }
             }
             Some(_) => {}
@@ -658,9 +665,12 @@ impl Validator<'_> {
             self.push(place, what, IS_LOCAL);
         }
         let word = mode_name(server.mode);
-        if address.is_ipv4() != service.is_ipv4() && server.mode != ForwardMode::Tunnel {
+        let crosses = matches!(server.mode, ForwardMode::Tunnel | ForwardMode::FullNat);
+        if address.is_ipv4() != service.is_ipv4() && !crosses {
             let what = format!("{word} cannot carry packets from one address family to the other");
-            self.push(place, what, "use a server of the service's family, or forwarding = \"tun\"");
+            let remedy =
+                "use a server of the service's family, or forwarding = \"fullnat\" or \"tun\"";
+            self.push(place, what, remedy);
         }
         self.server_port(place, service, server);
     }

@@ -323,10 +323,15 @@ impl View {
         // A pool's addresses serve the same services: one set for all of them.
         let mut pools: HashMap<Vec<LipId>, HashSet<SocketAddr>> = HashMap::new();
         for service in self.live_services().filter(|s| !s.local_addresses.is_empty()) {
-            let lips = service.local_addresses.iter().map(|lip| lip.id).collect();
-            let full_nat = service.servers.iter().filter(|s| s.mode == ForwardMode::FullNat);
-            let endpoints = full_nat.map(|server| SocketAddr::new(server.address, server.port));
-            pools.entry(lips).or_default().extend(endpoints);
+            for is_ipv4 in [true, false] {
+                let lips = service.local_addresses.iter();
+                let lips = lips.filter(|lip| lip.address.is_ipv4() == is_ipv4);
+                let full_nat = service.servers.iter().filter(|server| {
+                    server.mode == ForwardMode::FullNat && server.address.is_ipv4() == is_ipv4
+                });
+                let endpoints = full_nat.map(|server| SocketAddr::new(server.address, server.port));
+                pools.entry(lips.map(|lip| lip.id).collect()).or_default().extend(endpoints);
+            }
         }
         let sizes = pools.iter().flat_map(|(lips, set)| lips.iter().map(|id| (*id, set.len())));
         sizes.collect()

@@ -50,6 +50,16 @@ pub fn endpoints(bytes: &mut [u8], packet: &Packet, to: &Endpoints) -> Result<()
     if packet.kind == Kind::Fragment {
         return Ok(());
     }
+    transport(bytes, packet, to, delta)
+}
+
+/// New ports, and the checksum that follows from them and from `delta`, what new addresses change.
+pub(super) fn transport(
+    bytes: &mut [u8],
+    packet: &Packet,
+    to: &Endpoints,
+    delta: ChecksumDelta,
+) -> Result<(), DropReason> {
     let delta =
         delta.replace_u16(packet.key.src_port, to.src.1).replace_u16(packet.key.dst_port, to.dst.1);
     let l4 = bytes.get_mut(packet.l4..).ok_or(DropReason::Internal)?;

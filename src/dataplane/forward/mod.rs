@@ -3,6 +3,7 @@
 
 mod direct_route;
 pub(super) mod edit;
+mod family;
 mod nat;
 mod pieces;
 mod quoted;

@@ -10,7 +10,7 @@ use super::super::state::WorkerState;
 use super::super::{client_address, ftp, next_hop, sequence};
 use super::edit::{self, Endpoints};
 use super::quoted::{self, ErrorEdit};
-use super::{Fit, fit, pieces, too_big, too_big_inbound};
+use super::{Fit, family, fit, pieces, too_big, too_big_inbound};
 use crate::counters::DropReason;
 use crate::model::{ForwardMode, NextHopId, Protocol, Snapshot};
 
@@ -25,7 +25,16 @@ pub(super) fn rewrite(
         Direction::Inbound => Ok(core.hop(Direction::Inbound)),
         Direction::Outbound => towards_client(state, snapshot, hit, &core)?,
     };
-    let fit = hop.map_or(Fit::Whole, |hop| fit(state, slot, hop));
+    let to = endpoints(state, hit, &core)?;
+    let crosses = family::changes(&slot.packet, &to);
+    if crosses {
+        family::check(&slot.packet)?;
+    }
+    let fit = match hop {
+        Ok(hop) if crosses => family::fit(state, slot, hop),
+        Ok(hop) => fit(state, slot, hop),
+        Err(_) => Fit::Whole,
+    };
     if let Fit::Refused(mtu) = fit {
         return match hit.direction {
             Direction::Inbound => too_big_inbound(state, snapshot, slot, (&core, mtu)),
@@ -35,13 +44,19 @@ pub(super) fn rewrite(
     match slot.packet.kind {
         Kind::IcmpError => translate_error(state, snapshot, slot, hit)?,
         // Without a transport header there is nothing to adjust.
-        Kind::Fragment => translate(state, slot, hit, &core)?,
+        Kind::Fragment => translate(slot, &core, &to)?,
         _ => {
             if core.has(flag::SLOW) {
                 client_address::adjust(state, snapshot, slot, hit)?;
             }
             sequence::note_closing(state, slot, hit);
-            translate(state, slot, hit, &core)?;
+            if crosses {
+                let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
+                family::limit_mss(state, nic, slot, hop.unwrap_or(NextHopId::NONE))?;
+                change_family(state, slot, &core, &to)?;
+            } else {
+                translate(slot, &core, &to)?;
+            }
         }
     }
     match (hop, fit) {
@@ -75,22 +90,29 @@ pub(super) fn towards_client(
 }
 
 /// Addresses, ports and TTL.
-fn translate(
-    state: &WorkerState,
-    slot: &mut Slot,
-    hit: Hit,
-    core: &FlowCore,
-) -> Result<(), DropReason> {
-    let to = endpoints(state, hit, core)?;
+fn translate(slot: &mut Slot, core: &FlowCore, to: &Endpoints) -> Result<(), DropReason> {
     if core.decrements_ttl() {
         edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;
     }
-    edit::endpoints(slot.frame.bytes_mut(), &slot.packet, &to)?;
+    edit::endpoints(slot.frame.bytes_mut(), &slot.packet, to)?;
     if core.mode() == ForwardMode::Nat && core.protocol() == Protocol::Udp {
         // As the kernel's NAT does (recording nat4-udp).
         edit::fill_udp_checksum(slot.frame.bytes_mut(), &slot.packet)?;
     }
     Ok(())
+}
+
+/// As `translate`, to the other family.
+fn change_family(
+    state: &mut WorkerState,
+    slot: &mut Slot,
+    core: &FlowCore,
+    to: &Endpoints,
+) -> Result<(), DropReason> {
+    if core.decrements_ttl() {
+        edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;
+    }
+    family::translate(slot, to, state.next_ip_id())
 }
 
 /// What a packet's tuple becomes.

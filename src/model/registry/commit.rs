@@ -78,7 +78,7 @@ impl Registry {
 
     /// Whether all but the servers is as it was.
     fn is_same_head(&self, entry: &Entry, spec: &ServiceSpec) -> bool {
-        let locals = self.lips.of_pool(spec.pool.as_deref(), spec.is_ipv4());
+        let locals = self.lips.of_pool(spec.pool.as_deref());
         locals == entry.service.local_addresses && entry.spec.is_same_but_servers(spec)
     }
 
@@ -192,7 +192,7 @@ impl Registry {
             synproxy: spec.synproxy,
             client_address: spec.client_address,
             helper: spec.helper,
-            local_addresses: self.lips.of_pool(spec.pool.as_deref(), spec.is_ipv4()),
+            local_addresses: self.lips.of_pool(spec.pool.as_deref()),
             connections_max: spec.connections_max,
             allow: PrefixSet::new(&spec.allow),
             deny: PrefixSet::new(&spec.deny),

@@ -98,13 +98,12 @@ impl Lips {
         Some(id)
     }
 
-    /// The addresses of a pool in one family, in the order listed.
-    pub(super) fn of_pool(&self, name: Option<&str>, is_ipv4: bool) -> Vec<Arc<LocalAddress>> {
+    /// The addresses of a pool, in the order listed; a flow takes one of its server's family.
+    pub(super) fn of_pool(&self, name: Option<&str>) -> Vec<Arc<LocalAddress>> {
         let pool = self.pools.iter().find(|pool| Some(pool.name.as_str()) == name);
         let addresses = pool.map_or(&[][..], |pool| &pool.addresses);
         addresses
             .iter()
-            .filter(|address| address.is_ipv4() == is_ipv4)
             .filter_map(|address| Some(Arc::clone(&self.by_address.get(address)?.local)))
             .collect()
     }
