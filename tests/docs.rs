@@ -303,7 +303,7 @@ fn the_replay_example_replays_a_recording() {
     assert!(text.contains("transmit        5"), "{text}");
 }
 
-/// Names of functions under `#[test]`, and of all in `tests/netns`: its cases are a table.
+/// Names of functions under `#[test]`, and of all where cases are a table, with the names in it.
 fn test_names(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -312,8 +312,15 @@ fn test_names(folder: &Path, names: &mut BTreeSet<String>) {
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = read(&path);
             let mut is_test = false;
-            let table = path.starts_with(root().join("tests/netns"));
+            let netns = path.starts_with(root().join("tests/netns"));
+            let table = netns || text.contains("cases!(");
             for line in text.lines().map(str::trim_start) {
+                if netns
+                    && let Some((name, _)) =
+                        line.strip_prefix("(\"").and_then(|rest| rest.split_once("\", "))
+                {
+                    names.insert(name.to_owned());
+                }
                 is_test |= line.starts_with("#[test]");
                 let Some((_, rest)) = line.split_once("fn ") else { continue };
                 if is_test || table {
