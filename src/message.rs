@@ -4,7 +4,6 @@
 
 use std::net::IpAddr;
 
-use crate::counters::DropReason;
 use crate::model::{
     ForwardMode, NextHop, NextHopId, NicId, Protocol, ServerId, ServiceId, WorkerId,
 };
@@ -189,6 +188,4 @@ pub enum FromWorker {
     NoRoute(IpAddr),
     /// The worker ended its loop.
     Ended(WorkerId),
-    /// First drop of this kind in a while, for the log.
-    Noticed(DropReason),
 }

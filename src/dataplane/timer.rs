@@ -116,25 +116,6 @@ impl Wheel {
         Some(entry - LISTS)
     }
 
-    /// Fires at most `budget` entries that are due and returns how many; the rest stays due. For
-    /// each, `expire` says the new deadline (the flow was seen since) or `None` (it is gone). A
-    /// new deadline in the past fires in the next tick, not in this call.
-    pub fn advance(
-        &mut self,
-        now: Nanos,
-        budget: usize,
-        mut expire: impl FnMut(u32) -> Option<Nanos>,
-    ) -> usize {
-        self.collect(now.0 / TICK_NANOS);
-        for fired in 0..budget {
-            let Some(index) = self.pop_due(now) else { return fired };
-            if let Some(deadline) = expire(index) {
-                self.arm(index, deadline);
-            }
-        }
-        budget
-    }
-
     /// Entries armed, those due included.
     pub fn len(&self) -> u32 {
         self.armed
@@ -229,6 +210,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
+
+    impl Wheel {
+        /// Fires at most `budget` entries that are due and returns how many; the rest stays due.
+        /// For
+        /// each, `expire` says the new deadline (the flow was seen since) or `None` (it is gone). A
+        /// new deadline in the past fires in the next tick, not in this call.
+        fn advance(
+            &mut self,
+            now: Nanos,
+            budget: usize,
+            mut expire: impl FnMut(u32) -> Option<Nanos>,
+        ) -> usize {
+            self.collect(now.0 / TICK_NANOS);
+            for fired in 0..budget {
+                let Some(index) = self.pop_due(now) else { return fired };
+                if let Some(deadline) = expire(index) {
+                    self.arm(index, deadline);
+                }
+            }
+            budget
+        }
+    }
 
     const NONE_DUE: Vec<u32> = Vec::new();
 

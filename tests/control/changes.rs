@@ -53,9 +53,30 @@ fn services_come_change_and_go() {
     let (snapshot, _) = change(&gyre, "service.edit", unset);
     assert_eq!(service(&snapshot, "192.0.2.81:443").unwrap().connections_max, None);
 
-    let (snapshot, _) = change(&gyre, "service.remove", json!({"service": "tcp 192.0.2.81:443"}));
+    let now = json!({"service": "tcp 192.0.2.81:443", "mode": "now"});
+    let both = json!({"service": "shop", "mode": "now", "deadline_s": 1});
+    assert_eq!(gyre.refuse("service.remove", both).0, "invalid_params");
+    let (snapshot, lines) = change(&gyre, "service.remove", now);
+    assert_eq!(lines, json!(["remove service tcp 192.0.2.81:443"]));
     assert!(service(&snapshot, "192.0.2.81:443").is_none());
     assert_eq!(gyre.refuse("service.remove", json!({"service": "shop"})).0, "not_found");
+}
+
+#[test]
+fn a_service_drains_unless_told_otherwise() {
+    let gyre = Gyre::start();
+    let (snapshot, lines) = change(&gyre, "service.remove", json!({"service": "web"}));
+    assert_eq!(lines, json!(["drain service tcp 192.0.2.80:80"]));
+    let web = service(&snapshot, "192.0.2.80:80").expect("it stays until its servers have left");
+    assert!(web.servers.iter().all(|server| server.state == ServerState::Draining));
+    let config = gyre.call("config.get", json!({"format": "toml"}));
+    assert!(!config["config"].as_str().unwrap().contains("192.0.2.80:80"), "{config}");
+    assert_eq!(gyre.refuse("service.edit", json!({"service": "web", "set": {}})).0, "not_found");
+    gyre.wait_for("the drained service to go", |gyre| {
+        let list = gyre.call("service.list", json!({}));
+        let left = list["services"].as_array()?.iter();
+        (left.filter(|row| row["address"] == "192.0.2.80:80").count() == 0).then_some(())
+    });
 }
 
 #[test]

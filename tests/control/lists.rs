@@ -95,6 +95,21 @@ fn flows_are_deleted_by_filter_or_all_when_said_so() {
     assert_eq!(count(&gyre.call("connections.list", json!({}))), 0);
 }
 
+/// The bound is for all workers together.
+#[test]
+fn a_deletion_stops_at_its_limit() {
+    let gyre = with_flows();
+    assert_eq!(
+        gyre.refuse("connections.delete", json!({"all": true, "limit": 0})).0,
+        "invalid_params"
+    );
+    let delete = |limit| gyre.call("connections.delete", json!({"all": true, "limit": limit}));
+    assert_eq!(delete(3), json!({"deleted": 3}));
+    assert_eq!(count(&gyre.call("connections.list", json!({}))), 5);
+    assert_eq!(delete(4), json!({"deleted": 4}));
+    assert_eq!(delete(9), json!({"deleted": 1}));
+}
+
 #[test]
 fn listings_at_the_same_time_each_get_their_own_rows() {
     let gyre = with_flows();

@@ -102,7 +102,14 @@ fn answer(worker: &Worker, sweep: Sweep, ends: &mut WorkerEnds) {
         SweepAction::List => {
             found.iter().for_each(|row| say(FromWorker::Row(sweep.job, *row)));
         }
-        SweepAction::Delete => flows.retain(|row| !matches(row, &sweep)),
+        SweepAction::Delete => {
+            let mut left = found.len();
+            flows.retain(|row| {
+                let goes = left > 0 && matches(row, &sweep);
+                left -= usize::from(goes);
+                !goes
+            });
+        }
         SweepAction::ForgetRoutes => *worker.forgot_routes.lock().unwrap() += 1,
     }
     say(FromWorker::SweepDone(sweep.job, found.len() as u32));

@@ -238,7 +238,9 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
     let outcome = match line.command {
         'C' => {
             let keys: Vec<ServiceKey> = lab.registry.services().map(|(_, spec)| spec.key).collect();
-            keys.iter().try_for_each(|key| lab.change(|registry, _| registry.remove_service(key)))
+            keys.iter().try_for_each(|key| {
+                lab.change(|registry, _| registry.remove_service(key, Removal::Now))
+            })
         }
         'A' => {
             let mut spec = line.service(&lab.marks)?;
@@ -253,7 +255,7 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
         }
         'D' => {
             let key = line.key()?;
-            lab.change(|registry, _| registry.remove_service(&key))
+            lab.change(|registry, _| registry.remove_service(&key, Removal::Now))
         }
         'a' => {
             let key = line.key()?;

@@ -124,7 +124,8 @@ impl Control {
             return (said, updates.unwrap_or_default());
         }
         let spec = specs[random.below(specs.len() as u64) as usize].clone();
-        let updates = self.change(|registry, _| registry.remove_service(&spec.key)).unwrap();
+        let updates =
+            self.change(|registry, _| registry.remove_service(&spec.key, Removal::Now)).unwrap();
         let said = format!("{} is gone", spec.key);
         self.removed.push(spec);
         (said, updates)
@@ -153,7 +154,7 @@ impl Control {
     pub fn clear(&mut self, team: &mut Team, now: Nanos) {
         let keys: Vec<ServiceKey> = self.registry.services().map(|(_, spec)| spec.key).collect();
         for key in keys {
-            self.change(|registry, _| registry.remove_service(&key)).unwrap();
+            self.change(|registry, _| registry.remove_service(&key, Removal::Now)).unwrap();
         }
         team.publish(&[], self.registry.snapshot());
         team.catch_up();

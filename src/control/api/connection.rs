@@ -79,6 +79,10 @@ pub struct DeleteParams {
     /// Every flow: needed where nothing else is given.
     #[serde(default)]
     pub all: bool,
+    /// At most so many; all that match unless given. As many as were asked for have been deleted
+    /// when there may be more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
 }
 
 impl DeleteParams {

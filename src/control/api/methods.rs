@@ -115,9 +115,10 @@ methods! {
         r#"{"service":"web","set":{"scheduler":"wrr","connections_max":null}}"#,
         r#"{"revision":5,"changes":["edit service tcp 192.0.2.80:80"]}"#;
     "service.remove" => ServiceRemove(RemoveServiceParams) -> Changed, [NotFound],
-        "Removes a virtual service and all its servers at once.",
-        r#"{"service":"tcp 192.0.2.80:443"}"#,
-        r#"{"revision":6,"changes":["remove service tcp 192.0.2.80:443"]}"#;
+        "Removes a virtual service: drained unless told otherwise. While it drains its address \
+         stays, and new clients are answered as if it had no server.",
+        r#"{"service":"tcp 192.0.2.80:443","mode":"drain","deadline_s":60}"#,
+        r#"{"revision":6,"changes":["drain service tcp 192.0.2.80:443"]}"#;
     "server.list" => ServerList(ListServersParams) -> ServersResult, [NotFound],
         "Real servers with their counts.",
         r#"{"service":"web"}"#,

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::server::ServerRow;
+use super::server::{RemovalMode, ServerRow};
 
 /// Parameters of `service.list`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -39,8 +39,16 @@ pub struct EditServiceParams {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveServiceParams {
-    /// Which service. Its flows end at once, as with `ipvsadm -D`.
+    /// Which service.
     pub service: String,
+    /// How its servers leave, and it with the last of them. With `now` packets of its flows are
+    /// dropped from here on, as with `ipvsadm -D`; the flows themselves stay until they are idle,
+    /// hold their source ports, and go on if the service comes back before.
+    #[serde(default)]
+    pub mode: RemovalMode,
+    /// With `drain`: seconds until the flows that are left are cut off; none waits for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_s: Option<u64>,
 }
 
 /// A virtual service with its counts.

@@ -30,7 +30,11 @@ pub enum Change {
         service: String,
         set: Map<String, Value>,
     },
-    RemoveService(String),
+    RemoveService {
+        service: String,
+        mode: RemovalMode,
+        deadline_s: Option<u64>,
+    },
     AddServer {
         service: String,
         server: Map<String, Value>,
@@ -98,14 +102,17 @@ impl Present<'_> {
             Change::Apply { checked, dry_run } => self.apply(*checked, dry_run),
             Change::AddService(service) => self.add_service(service),
             Change::EditService { service, set } => self.edit_service(&service, set),
-            Change::RemoveService(service) => {
-                let key = self.find(&service)?;
-                run(format!("remove service {key}"), move |registry| registry.remove_service(&key))
+            Change::RemoveService { service, mode, deadline_s } => {
+                let key = self.find_for(mode, &service)?;
+                let (removal, verb) = self.removal("service.remove", mode, deadline_s)?;
+                run(format!("{verb} service {key}"), move |registry| {
+                    registry.remove_service(&key, removal)
+                })
             }
             Change::AddServer { service, server } => self.add_server(&service, server),
             Change::RemoveServer { service, server, mode, deadline_s } => {
                 let key = self.find(&service)?;
-                let (removal, verb) = self.removal(mode, deadline_s)?;
+                let (removal, verb) = self.removal("server.remove", mode, deadline_s)?;
                 run(format!("{key}: {verb} server {server}"), move |registry| {
                     registry.remove_server(&key, server, removal)
                 })
@@ -123,8 +130,19 @@ impl Present<'_> {
         find_service(service, self.registry.services().map(|(_, s)| (s.key, s.name.as_deref())))
     }
 
+    /// A service that drains is still there to be removed at once.
+    fn find_for(&self, mode: RemovalMode, service: &str) -> Result<ServiceKey, ApiError> {
+        let found = self.find(service);
+        if mode == RemovalMode::Drain || found.is_ok() {
+            return found;
+        }
+        let all = self.registry.snapshot().services.iter().flatten();
+        find_service(service, all.map(|service| (service.key, service.name.as_deref())))
+    }
+
     fn removal(
         &self,
+        method: &str,
         mode: RemovalMode,
         deadline_s: Option<u64>,
     ) -> Result<(Removal, &'static str), ApiError> {
@@ -133,7 +151,7 @@ impl Present<'_> {
             (RemovalMode::Drain, s) => Ok((Removal::Drain { deadline: s.map(deadline) }, "drain")),
             (RemovalMode::Now, None) => Ok((Removal::Now, "remove")),
             (RemovalMode::Now, Some(_)) => {
-                let message = "server.remove: `deadline_s` makes no sense with mode `now`";
+                let message = format!("{method}: `deadline_s` makes no sense with mode `now`");
                 Err(ApiError::new(ErrorCode::InvalidParams, message).hint("leave one of them out"))
             }
         }
@@ -253,7 +271,7 @@ fn difference(registry: &Registry, desired: &Desired) -> Vec<String> {
             }
         }
     }
-    lines.extend(old.keys().map(|key| format!("remove service {key}")));
+    lines.extend(old.keys().map(|key| format!("drain service {key}")));
     lines
 }
 

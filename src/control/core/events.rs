@@ -44,9 +44,6 @@ impl Core {
                 }
             }
             FromWorker::NoRoute(address) => debug!(worker, %address, "no route"),
-            FromWorker::Noticed(reason) => {
-                info!(worker, reason = reason.name(), "frames are dropped: {}", reason.meaning());
-            }
             FromWorker::Ended(_) => {
                 self.ended[at] = true;
                 if !self.stop.is_requested() {

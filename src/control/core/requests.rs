@@ -109,7 +109,11 @@ impl Core {
 
     fn delete_connections(&mut self, params: &DeleteParams, reply: Reply) {
         let asked = params.filter();
-        let filter = if params.all == (asked != ConnectionFilter::default()) {
+        let limit = params.limit.unwrap_or(u32::MAX);
+        let filter = if limit == 0 {
+            Err(ApiError::new(ErrorCode::InvalidParams, "limit 0 deletes nothing")
+                .hint("leave it out to delete all that match"))
+        } else if params.all == (asked != ConnectionFilter::default()) {
             let message = "connections.delete takes either a filter or \"all\": true";
             Err(ApiError::new(ErrorCode::InvalidParams, message)
                 .hint("name client, vip, vport, server or state"))
@@ -118,7 +122,7 @@ impl Core {
         };
         match filter {
             Ok(filter) => {
-                let purpose = sweep::Purpose::Delete { reply };
+                let purpose = sweep::Purpose::Delete { limit, reply };
                 self.sweeps.want(filter, purpose, &mut self.workers);
                 self.pump();
             }
@@ -153,7 +157,11 @@ fn change_of(request: Request) -> Result<Change, ApiError> {
         Request::ServiceEdit(params) => {
             Ok(Change::EditService { service: params.service, set: params.set })
         }
-        Request::ServiceRemove(params) => Ok(Change::RemoveService(params.service)),
+        Request::ServiceRemove(params) => Ok(Change::RemoveService {
+            service: params.service,
+            mode: params.mode,
+            deadline_s: params.deadline_s,
+        }),
         Request::ServerAdd(params) => {
             Ok(Change::AddServer { service: params.service, server: params.server })
         }

@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Purpose {
     /// `connections.list`, at most so many.
     List { limit: u32, reply: oneshot::Sender<Outcome> },
-    /// `connections.delete`.
-    Delete { reply: oneshot::Sender<Outcome> },
+    /// `connections.delete`, at most so many.
+    Delete { limit: u32, reply: oneshot::Sender<Outcome> },
     /// Routes changed or next hops are to be reused: these may be when all workers are through.
     ForgetRoutes { retired: Vec<RetiredHop> },
 }
@@ -40,6 +40,8 @@ struct Running {
     wanted: Wanted,
     /// Workers that are not through, by number.
     waiting_for: Vec<u8>,
+    /// Workers that have not been asked yet.
+    later: Vec<u8>,
     rows: Vec<ConnectionRow>,
     matched: u64,
     deadline: Instant,
@@ -78,18 +80,44 @@ impl Wanted {
         let (action, matches_max) = match self.purpose {
             // One more than is shown tells whether there are more.
             Purpose::List { limit, .. } => (SweepAction::List, limit.saturating_add(1)),
-            Purpose::Delete { .. } => (SweepAction::Delete, u32::MAX),
+            Purpose::Delete { limit, .. } => (SweepAction::Delete, limit),
             Purpose::ForgetRoutes { .. } => (SweepAction::ForgetRoutes, u32::MAX),
         };
         Sweep { job, action, filter: self.filter, matches_max }
     }
 
+    fn is_bounded_deletion(&self) -> bool {
+        matches!(self.purpose, Purpose::Delete { limit, .. } if limit < u32::MAX)
+    }
+
     fn refuse(self, error: ApiError) {
         match self.purpose {
             // A client that went away needs no answer.
-            Purpose::List { reply, .. } | Purpose::Delete { reply } => drop(reply.send(Err(error))),
+            Purpose::List { reply, .. } | Purpose::Delete { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
             Purpose::ForgetRoutes { .. } => {}
         }
+    }
+}
+
+impl Running {
+    /// Has the next worker delete what the bound still allows; whether there was one to ask.
+    fn ask_next(&mut self, workers: &mut [Outgoing]) -> bool {
+        let mut sweep = self.wanted.sweep(self.job);
+        let left = u64::from(sweep.matches_max).saturating_sub(self.matched);
+        sweep.matches_max = u32::try_from(left).unwrap_or(u32::MAX);
+        if self.later.is_empty() || sweep.matches_max == 0 {
+            return false;
+        }
+        let next = self.later.remove(0);
+        let worker = workers.iter_mut().find(|worker| worker.link().worker.0 == next);
+        if let Some(worker) = worker {
+            worker.command(ToWorker::Sweep(sweep));
+            self.waiting_for.push(next);
+            self.deadline = Instant::now() + PATIENCE;
+        }
+        !self.waiting_for.is_empty()
     }
 }
 
@@ -115,18 +143,23 @@ impl Sweeps {
         while self.running.is_none()
             && let Some(wanted) = self.waiting.pop_front()
         {
-            if let Purpose::List { reply, .. } | Purpose::Delete { reply } = &wanted.purpose
+            if let Purpose::List { reply, .. } | Purpose::Delete { reply, .. } = &wanted.purpose
                 && reply.is_closed()
             {
                 continue;
             }
             self.jobs += 1;
             let sweep = wanted.sweep(self.jobs);
-            workers.iter_mut().for_each(|worker| worker.command(ToWorker::Sweep(sweep)));
+            // A bound is for all workers together, so they go one after the other.
+            let at_once = if wanted.is_bounded_deletion() { 1 } else { workers.len() };
+            let (now, later) = workers.split_at_mut(at_once.min(workers.len()));
+            now.iter_mut().for_each(|worker| worker.command(ToWorker::Sweep(sweep)));
+            let numbers = |of: &[Outgoing]| of.iter().map(|w| w.link().worker.0).collect();
             self.running = Some(Running {
                 job: self.jobs,
                 wanted,
-                waiting_for: workers.iter().map(|worker| worker.link().worker.0).collect(),
+                waiting_for: numbers(now),
+                later: numbers(later),
                 rows: Vec::new(),
                 matched: 0,
                 deadline: Instant::now() + PATIENCE,
@@ -158,7 +191,7 @@ impl Sweeps {
         };
         running.waiting_for.retain(|other| *other != worker);
         running.matched += u64::from(matched);
-        if !running.waiting_for.is_empty() {
+        if !running.waiting_for.is_empty() || running.ask_next(workers) {
             return Vec::new();
         }
         let retired = self.running.take().map(finish).unwrap_or_default();
@@ -199,7 +232,7 @@ fn finish(running: Running) -> Vec<RetiredHop> {
             tokio::task::spawn_blocking(move || reply.send(super::to_outcome(&result)));
             Vec::new()
         }
-        Purpose::Delete { reply } => {
+        Purpose::Delete { reply, .. } => {
             let result = DeleteResult { deleted: running.matched };
             let _ = reply.send(super::to_outcome(&result));
             Vec::new()

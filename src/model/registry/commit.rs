@@ -45,6 +45,7 @@ impl Registry {
         hop_for: HopFor,
         round: &mut Round,
     ) {
+        self.leaving.remove(&spec.key);
         let mut draft = match self.services.get(&spec.key) {
             Some(entry) => {
                 let mut draft = Draft::of(&entry.service);

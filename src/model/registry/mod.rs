@@ -9,12 +9,13 @@
 mod checks;
 mod commit;
 mod draft;
+mod leaving;
 mod lips;
 mod pairs;
 mod server_ids;
 mod slots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -135,6 +136,8 @@ pub struct Registry {
     steering: Arc<Steering>,
     snapshot: Arc<Snapshot>,
     services: BTreeMap<ServiceKey, Entry>,
+    /// Those of `services` that only wait for their flows to end.
+    leaving: BTreeSet<ServiceKey>,
     service_slots: Slots,
     retired_services: HashMap<ServiceKey, RetiredService>,
     /// What steers each service's flows, for as long as the service lives or is retired.
@@ -154,6 +157,7 @@ impl Registry {
             steering: Arc::clone(&config.steering),
             snapshot: Arc::new(snapshot),
             services: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             service_slots: Slots::new(config.services_max),
             retired_services: HashMap::new(),
             key_kinds: HashMap::new(),
@@ -170,9 +174,10 @@ impl Registry {
     }
 
     /// Services with their slots, by protocol and address. Draining servers are not in the specs
-    /// but in the snapshot.
+    /// but in the snapshot, and so are services that leave.
     pub fn services(&self) -> impl Iterator<Item = (ServiceId, &ServiceSpec)> {
-        self.services.values().map(|entry| (entry.service.id, &entry.spec))
+        let stays = |entry: &&Entry| !self.leaving.contains(&entry.spec.key);
+        self.services.values().filter(stays).map(|entry| (entry.service.id, &entry.spec))
     }
 
     /// One service.
@@ -243,7 +248,7 @@ impl Registry {
         let gone: Vec<ServiceKey> =
             self.services.keys().filter(|key| !wanted.contains(*key)).copied().collect();
         for key in gone {
-            self.retire_service(&key, &mut round);
+            self.take_away(&key, desired.removal, &mut round);
         }
         for spec in &desired.services {
             self.commit(spec, desired.removal, hop_for, &mut round);
@@ -257,7 +262,7 @@ impl Registry {
         spec: &ServiceSpec,
         hop_for: HopFor,
     ) -> Result<Applied, Vec<SpecProblem>> {
-        if self.services.contains_key(&spec.key) {
+        if self.services.contains_key(&spec.key) && !self.leaving.contains(&spec.key) {
             let what = "the service exists already".into();
             return Err(vec![refusal(ProblemKind::Exists, &spec.key, what, "edit it instead")]);
         }
@@ -269,17 +274,6 @@ impl Registry {
             }
         }
         self.change(spec.clone(), Removal::Drain { deadline: None }, hop_for)
-    }
-
-    /// Removes a service at once (`ipvsadm -D`): its clients' packets are dropped from here on,
-    /// and its entries revive if it comes back in time.
-    pub fn remove_service(&mut self, key: &ServiceKey) -> Result<Applied, Vec<SpecProblem>> {
-        if !self.services.contains_key(key) {
-            return Err(vec![no_service(key)]);
-        }
-        let mut round = Round::default();
-        self.retire_service(key, &mut round);
-        Ok(self.publish(round))
     }
 
     /// Changes everything of a service but its servers (`ipvsadm -E`); `spec.servers` is ignored.
@@ -390,6 +384,7 @@ impl Registry {
             }
             self.store(spec, draft, &mut round);
         }
+        self.end_leaving(&mut round);
         let applied = self.publish(round);
         applied.changed.then_some(applied)
     }

@@ -174,7 +174,7 @@ fn a_removed_service_revives_with_its_slots_and_goes_on_counting_steps() {
     apply(&mut registry, vec![service(80, &[(11, 1)]), service(81, &[])]);
     let (slot, id) =
         (registry.snapshot().service_by_key[&key(80)], ids(registry.snapshot(), 80)[0]);
-    let gone = registry.remove_service(&key(80)).unwrap();
+    let gone = registry.remove_service(&key(80), Removal::Now).unwrap();
     assert!(gone.snapshot.service_of(&key(80)).is_none());
     assert!(gone.snapshot.is_removed(ServerId(id)));
     let flows =
@@ -185,6 +185,36 @@ fn a_removed_service_revives_with_its_slots_and_goes_on_counting_steps() {
     assert_eq!(ids(&back.snapshot, 80), [id]);
     let log = &back.snapshot.service_of(&key(80)).unwrap().changes;
     assert_eq!((log.next(), log.since(1)[0].removed), (3, Some(ServerId(id))));
+}
+
+#[test]
+fn a_service_that_drains_leaves_with_its_last_flow_or_comes_back() {
+    let mut registry = registry();
+    apply(&mut registry, vec![service(80, &[(11, 1), (12, 1)])]);
+    let before = ids(registry.snapshot(), 80);
+    // A file without it drains it.
+    apply(&mut registry, vec![]);
+    let draining = |snapshot: &Snapshot| {
+        let servers = &snapshot.services.iter().flatten().next().unwrap().servers;
+        servers.iter().filter(|server| server.state == ServerState::Draining).count()
+    };
+    assert_eq!(draining(registry.snapshot()), 2);
+    assert_eq!(registry.services().count(), 0);
+    let again = registry.remove_service(&key(80), DRAIN).unwrap_err();
+    assert_eq!(again[0].kind, ProblemKind::NotFound);
+    // It comes back with its slots while it drains.
+    registry.add_service(&service(80, &[(11, 1), (12, 1)]), &mut hop).unwrap();
+    assert_eq!((ids(registry.snapshot(), 80), draining(registry.snapshot())), (before, 0));
+    registry.remove_service(&key(80), DRAIN).unwrap();
+    let mut flows = Flows::default();
+    flows.servers.insert(ids(registry.snapshot(), 80)[0], 1);
+    let revision = registry.snapshot().revision;
+    registry.reclaim(&flows, revision, Nanos(0)).unwrap();
+    assert_eq!(draining(registry.snapshot()), 1, "the other server had no flow");
+    flows.servers.clear();
+    registry.reclaim(&flows, registry.snapshot().revision, Nanos(0)).unwrap();
+    assert!(registry.snapshot().services.iter().flatten().next().is_none());
+    assert_eq!(registry.waiting().0, 0);
 }
 
 #[test]
@@ -223,7 +253,7 @@ fn refusals_say_what_kind_they_are() {
     let kind = |result: Result<Applied, Vec<SpecProblem>>| result.unwrap_err()[0].kind;
     let other = server(99, 1).endpoint();
     assert_eq!(kind(registry.add_service(&service(80, &[]), &mut hop)), ProblemKind::Exists);
-    assert_eq!(kind(registry.remove_service(&key(9))), ProblemKind::NotFound);
+    assert_eq!(kind(registry.remove_service(&key(9), Removal::Now)), ProblemKind::NotFound);
     assert_eq!(kind(registry.set_weight(&key(80), other, 1)), ProblemKind::NotFound);
     assert_eq!(kind(registry.edit_server(&key(80), &server(11, 70_000))), ProblemKind::Invalid);
     let many: Vec<(u8, u32)> = (11..18).map(|n| (n, 1)).collect();
@@ -307,7 +337,7 @@ impl World {
             Op::Weight(port, n, weight) => {
                 registry.set_weight(&key(*port), server(*n, 0).endpoint(), *weight)
             }
-            Op::RemoveService(port) => registry.remove_service(&key(*port)),
+            Op::RemoveService(port) => registry.remove_service(&key(*port), Removal::Now),
             Op::Flow(port, n) => return self.start_flow(*port, *n),
             Op::EndFlows(n) => return self.end_flows(*n),
             Op::Reclaim => {
@@ -419,7 +449,7 @@ fn a_service_that_comes_back_keeps_what_steers_its_flows() {
     apply(&mut registry, Vec::new());
     registry.add_service(&by(ForwardMode::FullNat), &mut hop).unwrap();
     assert_eq!(kind(&registry), KeyKind::ClientTuple);
-    registry.remove_service(&key(80)).unwrap();
+    registry.remove_service(&key(80), Removal::Now).unwrap();
     // Flows may live, and other workers would own them.
     let refused = registry.add_service(&by(ForwardMode::Nat), &mut hop).unwrap_err();
     assert!(refused[0].what.contains("other workers"), "{refused:?}");
@@ -427,7 +457,7 @@ fn a_service_that_comes_back_keeps_what_steers_its_flows() {
     registry.add_service(&by(ForwardMode::Nat), &mut hop).unwrap();
     assert_eq!(kind(&registry), KeyKind::ClientAddressPort);
     // The other way round there is nothing to refuse: the wider kind serves all modes.
-    registry.remove_service(&key(80)).unwrap();
+    registry.remove_service(&key(80), Removal::Now).unwrap();
     registry.add_service(&by(ForwardMode::FullNat), &mut hop).unwrap();
     assert_eq!(kind(&registry), KeyKind::ClientAddressPort);
 }
