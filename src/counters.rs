@@ -143,13 +143,13 @@ counted! {
             "a handshake segment that ends at the director by design";
         StrayReply = "stray_reply", "a segment to a local address's port with no flow";
         Unclassified = "unclassified",
-            "to a service's address and port, but nothing of ours; kernel copy decides";
+            "to a service's address and port, but opens nothing; reset on a shared port";
         OutOfWindow = "out_of_window", "a segment that can belong to no byte the peer may send";
         OutboxFull = "outbox_full", "too many extra frames in one burst";
         HandOffFull = "hand_off_full", "the ring to the owning worker was full";
         KernelRingFull = "kernel_ring_full", "the ring to the kernel interface was full";
         KernelCopy = "kernel_copy",
-            "left to the kernel, which has its own copy (kernel = \"shared\")";
+            "the kernel's: it has a copy (kernel = \"shared\"), or there is none beside the port";
         TxFull = "tx_full", "the port's transmit queue did not take the frame";
         Chained = "chained", "the frame arrived in several buffers, larger than the port allows";
         Internal = "internal", "an impossible state: please report it";

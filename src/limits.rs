@@ -134,6 +134,47 @@ pub const REQUEST_BYTES_MAX: usize = 64 << 20;
 pub const BATCH_CALLS_MAX: usize = 128;
 /// Clients of the control socket at one time.
 pub const CONTROL_CLIENTS_MAX: usize = 1024;
+/// Frames that may be on their way to one worker from all others. At 10 Gb/s of small frames this
+/// is a third of a millisecond of hand-offs.
+pub const PEER_FRAMES_MAX: usize = 4096;
+/// The least that a ring between two workers holds: some bursts.
+pub const PEER_RING_FRAMES_MIN: usize = 256;
+/// Frames that may be on their way between one worker and the kernel interface. ARP, BGP and SSH
+/// need few; the bound keeps a flood to the director's own address from taking the pool.
+pub const KERNEL_RING_FRAMES_MAX: usize = 1024;
+/// Frames that may wait for one next hop.
+pub const PENDING_PER_HOP_MAX: u16 = 64;
+/// Frames that may wait for addresses without a slot, all together.
+pub const PENDING_ADDRESSES_MAX: usize = PENDING_FRAMES_MAX / 2;
+/// How often a full queue is tried again before frames are dropped. A queue is full when the
+/// link is slower than the workers; waiting longer would only move the drops to the rx queue.
+pub const TX_TRIES_MAX: u32 = 4;
+/// Tries to tell control that the worker ended; its events ring may be full.
+pub const LAST_WORD_TRIES_MAX: u32 = 1000;
+/// Events taken from one worker before the next has its turn.
+pub const CONTROL_EVENTS_PER_TURN_MAX: usize = 8192;
+/// Requests that may wait for the core.
+pub const JOBS_WAITING_MAX: usize = 64;
+/// Commands kept for a worker that takes none: what is beyond is made good by a repetition of all
+/// next hops.
+pub const COMMANDS_WAITING_MAX: usize = 2 * NEXT_HOPS_MAX;
+/// Snapshots kept for it; the newest of them is replaced by the next.
+pub const SNAPSHOTS_OUT_MAX: usize = 4;
+/// Batches that wait for `NextHops`' owner; beyond them events gather in the next one.
+pub const NETLINK_BATCHES_MAX: usize = 16;
+/// Messages taken into one batch.
+pub const NETLINK_MESSAGES_PER_BATCH_MAX: usize = 4096;
+/// Events that may wait for a receiver that does not come; beyond, a dump replaces them.
+pub const NETLINK_EVENTS_WAITING_MAX: usize = 1 << 16;
+/// Requests in one go.
+pub const NETLINK_REQUESTS_PER_TURN_MAX: usize = 256;
+/// Times a dump is begun again because tables changed while the kernel walked them.
+pub const NETLINK_DUMP_TRIES_MAX: u32 = 8;
+/// Bytes of a request that is too long which are read and thrown away, so that its client gets
+/// the answer.
+pub const DISCARD_BYTES_MAX: usize = 64 << 20;
+/// From here on a line is read beside the control thread.
+pub const LONG_LINE_BYTES: usize = 256 << 10;
 
 const _: () = assert!(FLOWS_PER_WORKER_MAX.is_power_of_two(), "flow index is a mask");
 const _: () = assert!(BURST_FRAMES_DEFAULT <= BURST_FRAMES_MAX);

@@ -14,6 +14,8 @@ use source::{Source, words};
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 800;
 const COLUMNS_MAX: usize = 100;
+/// Functions that take a `bool`; to be lowered with each that does not any more.
+const BOOLEAN_ARGUMENTS_MAX: usize = 20;
 
 /// What the modules of each layer may import from the crate. `*` is everything.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -124,6 +126,27 @@ fn long_functions(source: &Source) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Functions that take a `bool`: at the call it says nothing.
+fn boolean_arguments(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut signature: Option<(usize, String)> = None;
+    for line in source.lines.iter().filter(|line| !line.in_test) {
+        if signature.is_none() && words(&line.code).any(|word| word == "fn") {
+            signature = Some((line.number, String::new()));
+        }
+        let Some((start, text)) = &mut signature else { continue };
+        text.push_str(&line.code);
+        if line.code.contains(['{', ';']) {
+            let arguments = text.split("->").next().unwrap_or_default();
+            if has_word(arguments, "bool") && arguments.contains(": bool") {
+                found.push(format!("{}:{start}: a boolean argument; use an enum", source.path));
+            }
+            signature = None;
+        }
+    }
+    found
 }
 
 fn long_files(source: &Source) -> Vec<String> {
@@ -276,6 +299,19 @@ fn functions_fit_on_one_screen() {
     check(long_functions);
 }
 
+/// There were more; none is added.
+#[test]
+fn boolean_arguments_become_fewer() {
+    let sources = rust_sources();
+    let own = sources.iter().filter(|source| source.path.starts_with("src/"));
+    let found: Vec<String> = own.flat_map(boolean_arguments).collect();
+    let count = found.len();
+    if count > BOOLEAN_ARGUMENTS_MAX {
+        report(found);
+    }
+    println!("{count} functions take a bool, {BOOLEAN_ARGUMENTS_MAX} may");
+}
+
 #[test]
 fn files_stay_readable() {
     check(long_files);
@@ -329,6 +365,15 @@ fn a_function_of_71_lines_is_found_and_70_is_not() {
     let found = long_functions(&sample("src/a.rs", &body(69)));
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("src/a.rs:1: `f` has 71 lines"), "{found:?}");
+}
+
+#[test]
+fn a_boolean_argument_is_found_and_a_boolean_answer_is_not() {
+    let text = "fn a(\n    x: u8,\n    y: bool,\n) {\n}\nfn b(x: u8) -> bool {\n    x > 0\n}\n\
+                struct C { d: bool }\nfn e(f: bool) {}\n";
+    let found = boolean_arguments(&sample("src/a.rs", text));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("src/a.rs:1:") && found[1].starts_with("src/a.rs:10:"));
 }
 
 #[test]

@@ -46,7 +46,13 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
     }
     let desired = checked?.desired;
     let servers: usize = desired.services.iter().map(|service| service.servers.len()).sum();
-    let services = desired.services.len();
-    writeln!(out, "{}: correct; {services} services with {servers} servers", path.display())?;
+    let services = counted(desired.services.len(), "service");
+    let servers = counted(servers, "server");
+    writeln!(out, "{}: correct; {services} with {servers}", path.display())?;
     Ok(())
+}
+
+/// `1 server`, `2 servers`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

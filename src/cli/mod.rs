@@ -11,7 +11,7 @@ mod ctl;
 mod drops;
 mod error;
 mod file;
-mod neighbors;
+mod neighbours;
 mod ports;
 mod replay;
 mod run;
@@ -51,7 +51,7 @@ enum Command {
     Connections(connections::Args),
     Workers(workers::Args),
     Ports(ports::Args),
-    Neighbors(neighbors::Args),
+    Neighbours(neighbours::Args),
     Drops(drops::Args),
     Completions(completions::Args),
 }
@@ -69,7 +69,7 @@ impl Command {
             Command::Connections(args) => connections::run(args, out),
             Command::Workers(args) => workers::run(args, out),
             Command::Ports(args) => ports::run(args, out),
-            Command::Neighbors(args) => neighbors::run(args, out),
+            Command::Neighbours(args) => neighbours::run(args, out),
             Command::Drops(args) => drops::run(args, out),
             Command::Completions(args) => completions::run(args, out),
         }

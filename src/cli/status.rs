@@ -44,7 +44,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
         ("services", format!("{} with {} servers", status.services, status.servers)),
         ("flows", format!("{} live, {} created", status.flows, status.flows_created)),
         ("drops", format!("{} frames", status.drops)),
-        ("neighbors", format!("{} unresolved", status.neighbors_unresolved)),
+        ("neighbours", format!("{} unresolved", status.neighbours_unresolved)),
     ];
     for (name, value) in lines {
         writeln!(out, "{:<15}{value}", format!("{name}:"))?;

@@ -56,7 +56,7 @@ pub fn set_up(port: &mut Port, config: &NicConfig) -> Result<Outcome, NicError> 
     check_room(port, mtu)?;
     make_queues(port, config, queue_pairs)?;
     start(port)?;
-    listen(port, config.promiscuous)?;
+    listen(port, config)?;
     let rss = match hash_types {
         0 => None,
         _ => rss::program(port.id(), &info, queue_pairs, &mut port.rss_key),
@@ -215,9 +215,9 @@ fn start(port: &mut Port) -> Result<(), NicError> {
 }
 
 /// Lets the device deliver what the kernel interface needs: multicast at least (ND, VRRP).
-fn listen(port: &mut Port, promiscuous: bool) -> Result<(), NicError> {
+fn listen(port: &mut Port, config: &NicConfig) -> Result<(), NicError> {
     let unsupported = -libc::ENOTSUP;
-    if promiscuous {
+    if config.promiscuous {
         // SAFETY: the port is started.
         let code = unsafe { sys::rte_eth_promiscuous_enable(port.id()) };
         port.is_promiscuous = code == 0;

@@ -6,29 +6,22 @@ use arrayvec::ArrayVec;
 use crate::counters::{DropReason, WorkerCounters};
 use crate::dataplane::{Errand, Note};
 use crate::dpdk::Mbuf;
-use crate::limits::BURST_FRAMES_MAX;
+use crate::limits::{
+    BURST_FRAMES_MAX, KERNEL_RING_FRAMES_MAX, PEER_FRAMES_MAX, PEER_RING_FRAMES_MIN,
+};
 use crate::model::{NicId, WorkerId};
 use crate::ring::{self, Receiver, Sender};
 
-/// Frames that may be on their way to one worker from all others. At 10 Gb/s of small frames this
-/// is a third of a millisecond of hand-offs.
-const PEER_FRAMES: usize = 4096;
-/// The least that a ring between two workers holds: some bursts.
-const PEER_RING_FRAMES_MIN: usize = 256;
-/// Frames that may be on their way between one worker and the kernel interface. ARP, BGP and SSH
-/// need few; the bound keeps a flood to the director's own address from taking the pool.
-const KERNEL_RING_FRAMES: usize = 1024;
-
 /// Frames the ring between each two of `workers` holds.
 const fn peer_ring_frames(workers: usize) -> usize {
-    let share = PEER_FRAMES / if workers > 1 { workers - 1 } else { 1 };
+    let share = PEER_FRAMES_MAX / if workers > 1 { workers - 1 } else { 1 };
     if share > PEER_RING_FRAMES_MIN { share } else { PEER_RING_FRAMES_MIN }
 }
 
 /// Frames that the rings of `workers` hold when all are full: what a pool must have besides.
 pub const fn ring_frames_max(workers: usize) -> usize {
     let pairs = workers * workers.saturating_sub(1);
-    pairs * peer_ring_frames(workers) + 2 * workers * KERNEL_RING_FRAMES
+    pairs * peer_ring_frames(workers) + 2 * workers * KERNEL_RING_FRAMES_MAX
 }
 
 /// A frame between two workers.
@@ -147,7 +140,7 @@ pub struct WorkerRings {
 
 /// Rings between one worker and the kernel-interface thread.
 pub fn kernel_rings() -> (KernelRings, WorkerRings) {
-    let (to_kernel, from_worker) = ring::bounded(KERNEL_RING_FRAMES);
-    let (to_worker, from_kernel) = ring::bounded(KERNEL_RING_FRAMES);
+    let (to_kernel, from_worker) = ring::bounded(KERNEL_RING_FRAMES_MAX);
+    let (to_worker, from_kernel) = ring::bounded(KERNEL_RING_FRAMES_MAX);
     (KernelRings { to_kernel, from_kernel }, WorkerRings { from_worker, to_worker })
 }

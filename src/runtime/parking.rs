@@ -6,14 +6,12 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use crate::limits::{NEXT_HOPS_MAX, PENDING_FRAMES_MAX, PENDING_MILLIS_MAX};
+use crate::limits::{
+    NEXT_HOPS_MAX, PENDING_ADDRESSES_MAX, PENDING_FRAMES_MAX, PENDING_MILLIS_MAX,
+    PENDING_PER_HOP_MAX,
+};
 use crate::model::{NextHop, NextHopId, NicId};
 use crate::time::{NANOS_PER_MILLI, Nanos};
-
-/// Frames that may wait for one next hop.
-const PER_HOP_MAX: u16 = 64;
-/// Frames that may wait for addresses without a slot, all together.
-const ADDRESSES_MAX: usize = PENDING_FRAMES_MAX / 2;
 
 /// What a frame waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +60,10 @@ impl<F> Parking<F> {
     /// Lets a frame that came in on `nic` wait; gives it back when there is no room.
     pub fn park(&mut self, awaited: Awaited, nic: NicId, now: Nanos, frame: F) -> Result<(), F> {
         let has_room = match awaited {
-            Awaited::Slot(id) => self.at_slot.get(id.index()).is_some_and(|n| *n < PER_HOP_MAX),
-            Awaited::Address(..) => self.at_addresses < ADDRESSES_MAX,
+            Awaited::Slot(id) => {
+                self.at_slot.get(id.index()).is_some_and(|n| *n < PENDING_PER_HOP_MAX)
+            }
+            Awaited::Address(..) => self.at_addresses < PENDING_ADDRESSES_MAX,
         };
         if !has_room || self.frames.len() == PENDING_FRAMES_MAX {
             return Err(frame);
@@ -159,10 +159,10 @@ mod tests {
     fn one_dead_neighbour_leaves_room_for_others() {
         let mut parking = Parking::default();
         let taken = (0..1000).filter(|n| parking.park(slot(7), NIC, Nanos(0), *n).is_ok()).count();
-        assert_eq!(taken, usize::from(PER_HOP_MAX));
+        assert_eq!(taken, usize::from(PENDING_PER_HOP_MAX));
         let address = |n| Awaited::Address(NIC, std::net::Ipv4Addr::from_bits(n).into());
         let taken = (0..1000).filter(|n| parking.park(address(*n), NIC, Nanos(0), 0).is_ok());
-        assert_eq!(taken.count(), ADDRESSES_MAX);
+        assert_eq!(taken.count(), PENDING_ADDRESSES_MAX);
         assert_eq!(parking.park(slot(8), NIC, Nanos(0), 1), Ok(()));
     }
 

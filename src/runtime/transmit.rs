@@ -8,12 +8,8 @@ use arrayvec::ArrayVec;
 use super::crossing::{Crossing, Peers};
 use crate::counters::{DropReason, HandOffCause, WorkerCounters};
 use crate::dpdk::{Mbuf, MbufVec, TxQueue};
-use crate::limits::{BURST_FRAMES_MAX, NICS_MAX};
+use crate::limits::{BURST_FRAMES_MAX, NICS_MAX, TX_TRIES_MAX};
 use crate::model::{NicId, WorkerId};
-
-/// How often a full queue is tried again before frames are dropped. A queue is full when the
-/// link is slower than the workers; waiting longer would only move the drops to the rx queue.
-const TRIES: u32 = 4;
 
 /// A worker's way out of one port.
 pub enum Way {
@@ -82,7 +78,7 @@ impl Outgoing {
 
 fn send(queue: &mut TxQueue, frames: &mut MbufVec, nic: NicId, counters: &WorkerCounters) {
     let nic = &counters.nics[nic.index()];
-    for _ in 0..TRIES {
+    for _ in 0..TX_TRIES_MAX {
         // The port may free a frame as soon as it has it, so lengths are taken before.
         let lengths: ArrayVec<usize, BURST_FRAMES_MAX> = frames.iter().map(Mbuf::len).collect();
         let sent = queue.tx_burst(frames);

@@ -17,13 +17,10 @@ use crate::control::WorkerEnds;
 use crate::counters::{DropReason, WorkerCounters};
 use crate::dataplane::{self, Burst, Errand, RxMeta, Verdict, WorkerConfig, WorkerState};
 use crate::dpdk::{Mbuf, MbufPool, MbufVec, RxQueue, TscClock};
-use crate::limits::{BURST_FRAMES_MAX, NICS_MAX};
+use crate::limits::{BURST_FRAMES_MAX, LAST_WORD_TRIES_MAX, NICS_MAX};
 use crate::message::{FromWorker, ToWorker};
 use crate::model::{KernelMode, NextHop, NextHopId, NicId, WorkerId};
 use crate::time::Nanos;
-
-/// Tries to tell control that the worker ended; its events ring may be full.
-const LAST_WORD_TRIES: u32 = 1000;
 
 /// A worker's share of a port.
 pub struct WorkerPort {
@@ -427,7 +424,7 @@ impl Worker {
     fn end(mut self) {
         self.exits.flush(&self.counters);
         let mut ended = FromWorker::Ended(self.id);
-        for _ in 0..LAST_WORD_TRIES {
+        for _ in 0..LAST_WORD_TRIES_MAX {
             match self.control.events.push(ended) {
                 Ok(()) => return,
                 Err(back) => ended = back,

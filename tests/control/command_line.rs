@@ -67,7 +67,7 @@ fn check_lists_every_problem_with_its_place() {
     for args in [&["check", &good][..], &["check", "-c", &good]] {
         let (code, out, errors) = run(args);
         assert_eq!((code, errors.as_str()), (0, ""), "{args:?}");
-        assert!(out.contains("1 services with 2 servers"), "{out}");
+        assert!(out.contains("1 service with 2 servers"), "{out}");
     }
     let bad = file(directory.path(), &CONFIG.replace("weight = 3", "weight = \"x\", size = 1"));
     let (code, out, errors) = run(&["check", &bad]);
@@ -129,7 +129,7 @@ fn tables_align_and_json_is_the_sockets() {
         ("connections", "connections.list", "CLIENT"),
         ("workers", "workers.list", "running"),
         ("ports", "ports.list", "300/1024"),
-        ("neighbors", "neighbors.list", "192.0.2.11"),
+        ("neighbours", "neighbours.list", "192.0.2.11"),
         ("drops", "stats", "wan:rx_missed"),
         ("drops", "stats", "wan:kernel_refused"),
     ] {

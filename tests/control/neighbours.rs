@@ -68,7 +68,7 @@ fn a_servers_neighbour_is_wanted_then_written_to_every_worker() {
             _ => {}
         }
     }
-    assert_eq!(gyre.call("status", json!({}))["neighbors_unresolved"], 2);
+    assert_eq!(gyre.call("status", json!({}))["neighbours_unresolved"], 2);
     let listed = gyre.call("server.list", json!({"service": "web"}));
     assert_eq!(listed["servers"][0]["reachable"], false);
 
@@ -79,7 +79,7 @@ fn a_servers_neighbour_is_wanted_then_written_to_every_worker() {
         };
         gyre.workers.iter().all(|worker| has(&worker.hops.lock().unwrap())).then_some(())
     });
-    let rows = gyre.call("neighbors.list", json!({}))["neighbors"].clone();
+    let rows = gyre.call("neighbours.list", json!({}))["neighbours"].clone();
     let row = rows.as_array().unwrap().iter().find(|row| row["address"] == "192.0.2.11").unwrap();
     assert_eq!(
         *row,
@@ -88,7 +88,7 @@ fn a_servers_neighbour_is_wanted_then_written_to_every_worker() {
     );
     let listed = gyre.call("server.list", json!({"service": "web"}));
     assert_eq!(listed["servers"][0]["reachable"], true);
-    let unresolved = gyre.call("stats", json!({}))["neighbors_unresolved"].clone();
+    let unresolved = gyre.call("stats", json!({}))["neighbours_unresolved"].clone();
     assert_eq!(unresolved.as_array().unwrap().len(), 1);
     assert_eq!(unresolved[0]["address"], "192.0.2.12");
 }

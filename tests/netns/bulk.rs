@@ -1,7 +1,8 @@
 //! 20 MB both ways at 20 ms round trip and 0.1 % loss, every byte right, with and without
 //! SYNPROXY, the loss falling on the same frames.
 //!
-//! GYRE_BULK_PAIRS=9 alternates nine pairs and prints the median ratio of their speeds.
+//! GYRE_BULK_PAIRS=9, which scripts/soak bulk sets, alternates nine pairs and prints the median
+//! ratio of their speeds.
 
 use std::io::Read;
 use std::net::TcpStream;

@@ -98,7 +98,7 @@ fn server_that_is_not_there_is_counted() {
     wait_for("a frame given up", 6, || {
         (site.director.dropped("next_hop_pending") > 0).then_some(())
     });
-    let unresolved = site.director.call("status", json!({}))["neighbors_unresolved"].as_u64();
+    let unresolved = site.director.call("status", json!({}))["neighbours_unresolved"].as_u64();
     assert!(unresolved >= Some(3), "{unresolved:?}");
 }
 

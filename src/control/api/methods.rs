@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::config::{ApplyParams, ConfigResult, GetParams};
 use super::connection::{DeleteParams, DeleteResult, ListConnectionsParams, ListConnectionsResult};
 use super::error::{ApiError, ErrorCode};
-use super::neighbor::NeighborsResult;
+use super::neighbour::NeighboursResult;
 use super::port::PortsResult;
 use super::server::{
     AddServerParams, ListServersParams, RemoveServerParams, ServersResult, SetWeightParams,
@@ -87,7 +87,7 @@ methods! {
         r#"{"version":"0.1.0","pid":4711,"uptime_s":3600,"config_path":"/etc/gyre/gyre.toml",
             "revision":3,"workers":2,"workers_stalled":[],"ports":1,"ports_down":[],"services":1,
             "servers":2,"flows":1200,"flows_created":90000,"drops":12,
-            "neighbors_unresolved":0}"#;
+            "neighbours_unresolved":0}"#;
     "config.get" => ConfigGet(GetParams) -> ConfigResult, [],
         "The running configuration, with what was changed over the socket.",
         r#"{"format":"toml"}"#,
@@ -162,7 +162,7 @@ methods! {
             "hand_offs":[],"replies":[],"helpers":[],"workers":[],"ports":[],"services":[],
             "local_addresses":[{"pool":"pool1","address":"192.0.2.8","port_first":1024,
             "port_last":65535,"used":40,"free":128984,"reused":7,"exhausted":0}],
-            "neighbors_unresolved":[]}"#;
+            "neighbours_unresolved":[]}"#;
     "workers.list" => WorkersList(NoParams) -> WorkersResult, [],
         "Workers: whether they turn, and what they did.",
         "{}",
@@ -181,10 +181,10 @@ methods! {
             "rx_errors":0,"tx_errors":0,"tx_full":0,
             "kernel_refused":0,"kernel_ring_full":0,"kernel_nombuf":0,
             "mempools":[{"name":"mbuf0","size":32768,"in_use":4200}]}]}"#;
-    "neighbors.list" => NeighborsList(NoParams) -> NeighborsResult, [],
+    "neighbours.list" => NeighboursList(NoParams) -> NeighboursResult, [],
         "Next hops towards servers, routers and clients, and whether they are resolved.",
         "{}",
-        r#"{"neighbors":[{"address":"192.0.2.11","target":null,"port":"wan",
+        r#"{"neighbours":[{"address":"192.0.2.11","target":null,"port":"wan",
             "mac":"02:00:00:00:00:11","resolved":true,"mtu":1500}]}"#;
     "shutdown" => Shutdown(NoParams) -> NoParams, [],
         "Stops gyre: workers finish their turn, interfaces and rules go away.",

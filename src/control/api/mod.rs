@@ -6,7 +6,7 @@ mod connection;
 mod docs;
 mod error;
 mod methods;
-mod neighbor;
+mod neighbour;
 mod port;
 pub mod rpc;
 mod server;
@@ -26,7 +26,7 @@ pub use connection::{
 pub use docs::markdown;
 pub use error::{ApiError, ErrorCode, ErrorData};
 pub use methods::{METHODS, Method, Request, closest};
-pub use neighbor::{NeighborRow, NeighborsResult};
+pub use neighbour::{NeighbourRow, NeighboursResult};
 pub use port::{MempoolRow, PortRow, PortsResult};
 pub use server::{
     AddServerParams, ListServersParams, RemovalMode, RemoveServerParams, ServerRow, ServersResult,

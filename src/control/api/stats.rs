@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::neighbor::NeighborRow;
+use super::neighbour::NeighbourRow;
 use super::port::PortRow;
 use super::service::ServiceRow;
 use super::worker::WorkerRow;
@@ -72,5 +72,5 @@ pub struct Stats {
     /// Per FULLNAT local address.
     pub local_addresses: Vec<LocalAddressRow>,
     /// Next hops whose neighbour is not resolved.
-    pub neighbors_unresolved: Vec<NeighborRow>,
+    pub neighbours_unresolved: Vec<NeighbourRow>,
 }

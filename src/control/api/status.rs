@@ -35,5 +35,5 @@ pub struct Status {
     /// Frames dropped since the start; `stats` tells why.
     pub drops: u64,
     /// Next hops whose neighbour is not resolved.
-    pub neighbors_unresolved: u32,
+    pub neighbours_unresolved: u32,
 }

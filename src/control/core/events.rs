@@ -6,16 +6,14 @@ use tracing::{debug, error, info, warn};
 
 use super::Core;
 use super::watch::Notice;
+use crate::limits::CONTROL_EVENTS_PER_TURN_MAX;
 use crate::message::FromWorker;
-
-/// Events taken from one worker before the next has its turn.
-const EVENTS_PER_TURN_MAX: usize = 8192;
 
 impl Core {
     /// Fetches what workers have to say.
     pub(super) fn take_events(&mut self) {
         for at in 0..self.workers.len() {
-            for _ in 0..EVENTS_PER_TURN_MAX {
+            for _ in 0..CONTROL_EVENTS_PER_TURN_MAX {
                 let Some(event) = self.workers[at].next_event() else { break };
                 self.event(at, event);
             }

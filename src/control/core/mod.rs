@@ -38,6 +38,7 @@ use crate::model::next_hops::{KernelEvent, NextHops};
 use crate::model::{NicModel, PoolSpec, Registry, Snapshot};
 use crate::time::Nanos;
 
+use crate::limits::JOBS_WAITING_MAX;
 use baseline::Counts;
 use loads::{Loads, SHARE_EVERY};
 use outgoing::Outgoing;
@@ -58,8 +59,6 @@ const RECLAIM_EVERY: Duration = Duration::from_millis(100);
 const RECLAIM_HOPS_EVERY: Duration = Duration::from_secs(10);
 /// How long workers may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-/// Requests that may wait for the core.
-const JOBS_WAITING_MAX: usize = 64;
 
 /// See the module.
 struct Core {

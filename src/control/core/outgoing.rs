@@ -9,15 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::control::link::WorkerLink;
-use crate::limits::{NEXT_HOPS_MAX, WORKER_COMMANDS_MAX};
+use crate::limits::{COMMANDS_WAITING_MAX, SNAPSHOTS_OUT_MAX, WORKER_COMMANDS_MAX};
 use crate::message::{FromWorker, ToWorker};
 use crate::model::{NextHop, NextHopId, Snapshot};
-
-/// Commands kept for a worker that takes none: what is beyond is made good by a repetition of all
-/// next hops.
-const WAITING_MAX: usize = 2 * NEXT_HOPS_MAX;
-/// Snapshots kept for it; the newest of them is replaced by the next.
-const SNAPSHOTS_MAX: usize = 4;
 
 enum Item {
     Command(ToWorker),
@@ -54,7 +48,7 @@ impl Outgoing {
     }
 
     pub fn command(&mut self, command: ToWorker) {
-        if self.waiting.len() < WAITING_MAX {
+        if self.waiting.len() < COMMANDS_WAITING_MAX {
             self.waiting.push_back(Item::Command(command));
         } else {
             self.overflowed = true;
@@ -74,7 +68,7 @@ impl Outgoing {
             // It may name next hops whose commands wait behind it: to the worker they are not
             // resolved, so frames wait. No slot can have been given out again meanwhile, since
             // that takes a sweep by every worker.
-            Some(newest) if self.snapshots_waiting >= SNAPSHOTS_MAX => {
+            Some(newest) if self.snapshots_waiting >= SNAPSHOTS_OUT_MAX => {
                 *newest = Arc::clone(snapshot);
             }
             _ => {
@@ -193,7 +187,7 @@ mod tests {
             outgoing.publish(&later(ends.snapshots.current(), revision));
             assert!(!outgoing.pump());
         }
-        assert!(outgoing.waiting.len() <= SNAPSHOTS_MAX);
+        assert!(outgoing.waiting.len() <= SNAPSHOTS_OUT_MAX);
         for _ in 0..10 {
             ends.snapshots.adopt();
             outgoing.pump();
@@ -205,7 +199,7 @@ mod tests {
     #[test]
     fn lost_commands_are_owned_up_to_once_the_rest_is_sent() {
         let (mut outgoing, mut ends) = pair();
-        let all = WAITING_MAX + WORKER_COMMANDS_MAX + 10;
+        let all = COMMANDS_WAITING_MAX + WORKER_COMMANDS_MAX + 10;
         (0..all).for_each(|_| outgoing.hops(&[hop(7)]));
         let mut taken = 0;
         while !outgoing.pump() {
@@ -218,6 +212,6 @@ mod tests {
         while ends.commands.pop().is_some() {
             taken += 1;
         }
-        assert_eq!(taken, WAITING_MAX);
+        assert_eq!(taken, COMMANDS_WAITING_MAX);
     }
 }

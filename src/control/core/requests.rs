@@ -14,7 +14,7 @@ use crate::config::{check, check_json};
 use crate::control::api::rpc::Outcome;
 use crate::control::api::{
     ApiError, ApplyParams, ConfigText, ConnectionFilter, DeleteParams, ErrorCode,
-    ListConnectionsParams, NeighborsResult, NoParams, PortsResult, Request, ServersResult,
+    ListConnectionsParams, NeighboursResult, NoParams, PortsResult, Request, ServersResult,
     ServicesResult, WorkersResult,
 };
 use crate::limits::{CONNECTIONS_SHOWN_DEFAULT, CONNECTIONS_SHOWN_MAX};
@@ -43,8 +43,8 @@ impl Core {
             Request::PortsList(NoParams {}) => {
                 self.show(reply, |view| Ok(PortsResult { ports: view.ports() }));
             }
-            Request::NeighborsList(NoParams {}) => {
-                self.show(reply, |view| Ok(NeighborsResult { neighbors: view.neighbors() }));
+            Request::NeighboursList(NoParams {}) => {
+                self.show(reply, |view| Ok(NeighboursResult { neighbours: view.neighbours() }));
             }
             Request::ConnectionsList(params) => self.list_connections(&params, reply),
             Request::ConnectionsDelete(params) => self.delete_connections(&params, reply),

@@ -10,8 +10,8 @@ use hashbrown::{HashMap, HashSet};
 use super::baseline::Counts;
 use crate::config::{Forwarding, ServiceAddress};
 use crate::control::api::{
-    ApiError, CauseCount, LocalAddressRow, MempoolRow, NeighborRow, PortRow, ServerRow, ServiceRow,
-    Stats, Status, WorkerDetail, WorkerRow,
+    ApiError, CauseCount, LocalAddressRow, MempoolRow, NeighbourRow, PortRow, ServerRow,
+    ServiceRow, Stats, Status, WorkerDetail, WorkerRow,
 };
 use crate::control::port_info::PortInfo;
 use crate::counters::{
@@ -91,7 +91,7 @@ impl View {
             flows: self.counts.sum(|worker| worker.flows.get()),
             flows_created: self.counts.sum(|worker| worker.flows_created.get()),
             drops: self.counts.sum(|worker| total(&worker.drops)),
-            neighbors_unresolved: self.unresolved().count() as u32,
+            neighbours_unresolved: self.unresolved().count() as u32,
         }
     }
 
@@ -125,7 +125,7 @@ impl View {
             ports: self.ports(),
             services: self.services(None),
             local_addresses: self.local_addresses(),
-            neighbors_unresolved: self.unresolved().map(|hop| self.neighbor(hop)).collect(),
+            neighbours_unresolved: self.unresolved().map(|hop| self.neighbour(hop)).collect(),
         }
     }
 
@@ -159,8 +159,8 @@ impl View {
         self.snapshot.nics.iter().map(|nic| self.port(nic)).collect()
     }
 
-    pub fn neighbors(&self) -> Vec<NeighborRow> {
-        self.hops.iter().filter(|hop| hop.used).map(|hop| self.neighbor(hop)).collect()
+    pub fn neighbours(&self) -> Vec<NeighbourRow> {
+        self.hops.iter().filter(|hop| hop.used).map(|hop| self.neighbour(hop)).collect()
     }
 
     fn live_services(&self) -> impl Iterator<Item = &VirtualService> {
@@ -273,7 +273,7 @@ impl View {
         }
     }
 
-    fn neighbor(&self, row: &HopRow) -> NeighborRow {
+    fn neighbour(&self, row: &HopRow) -> NeighbourRow {
         let hop = &row.hop;
         let (address, target) = match row.target {
             HopTarget::Address(address) if hop.neighbour.is_unspecified() => (address, None),
@@ -284,7 +284,7 @@ impl View {
         };
         let has_route = !hop.neighbour.is_unspecified();
         let port = self.snapshot.nics.iter().find(|nic| has_route && nic.id == hop.nic);
-        NeighborRow {
+        NeighbourRow {
             address: address.to_string(),
             target,
             port: port.map(|nic| nic.name.clone()),

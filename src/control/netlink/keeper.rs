@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::limits::NETLINK_REQUESTS_PER_TURN_MAX;
 use crate::model::next_hops::{KernelEvent, Knowledge, Neighbour, NeighbourState};
 
 /// A neighbour: interface and address.
@@ -33,8 +34,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// How long a stale entry that the kernel manages may stay so before it is asked for again: the
 /// kernel looks after its own every 5 s (`interval_probe_time_ms`).
 const MANAGED_STALE: Duration = Duration::from_secs(20);
-/// Requests in one go.
-const REQUESTS_PER_TURN_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
@@ -110,10 +109,10 @@ impl Keeper {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// The requests that are due, at most `REQUESTS_PER_TURN_MAX`.
+    /// The requests that are due, at most `NETLINK_REQUESTS_PER_TURN_MAX`.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Request> {
         let mut requests = Vec::new();
-        while requests.len() < REQUESTS_PER_TURN_MAX
+        while requests.len() < NETLINK_REQUESTS_PER_TURN_MAX
             && let Some(&(due, key)) = self.due.first()
             && due <= now
         {

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::model::next_hops::KernelEvent;
 
+use crate::limits::NETLINK_BATCHES_MAX;
 use watch::Watch;
 
 /// What the kernel or the socket to it refused.
@@ -82,9 +83,6 @@ impl NetlinkHandle {
     }
 }
 
-/// Batches that wait for `NextHops`' owner; beyond them events gather in the next one.
-const BATCHES_MAX: usize = 16;
-
 /// Subscribes, dumps, and goes on reporting changes of `interfaces` (kernel names, present or yet
 /// to come) and of every route. The first batch holds the whole of the dump. Must be called inside
 /// a tokio runtime, on a thread of the network namespace to be watched.
@@ -92,7 +90,7 @@ pub async fn start(
     interfaces: &[String],
 ) -> Result<(NetlinkHandle, mpsc::Receiver<Vec<KernelEvent>>), NetlinkError> {
     let (commands, inbox) = mpsc::unbounded_channel();
-    let (batches, receiver) = mpsc::channel(BATCHES_MAX);
+    let (batches, receiver) = mpsc::channel(NETLINK_BATCHES_MAX);
     let watch = Watch::open(interfaces, batches).await?;
     tokio::spawn(watch.run(inbox));
     Ok((NetlinkHandle { commands }, receiver))

@@ -20,9 +20,7 @@ use rtnetlink::Handle;
 use super::NetlinkError;
 use super::keeper::{Key, Request};
 use super::translate::OUR_PROTOCOL;
-
-/// Times a dump is begun again because tables changed while the kernel walked them.
-const DUMP_TRIES_MAX: u32 = 8;
+use crate::limits::NETLINK_DUMP_TRIES_MAX;
 
 /// All links.
 pub(super) async fn links(asks: &Handle) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
@@ -62,7 +60,7 @@ async fn dump(
     let failed = |source| NetlinkError::Request { what: what.to_owned(), source };
     let mut request = NetlinkMessage::from(request);
     request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    for _ in 0..DUMP_TRIES_MAX {
+    for _ in 0..NETLINK_DUMP_TRIES_MAX {
         let (rows, torn) = dump_once(asks, request.clone()).await.map_err(failed)?;
         if !torn {
             return Ok(rows);

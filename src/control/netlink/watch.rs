@@ -21,13 +21,10 @@ use crate::model::next_hops::{KernelEvent, Knowledge};
 use super::keeper::{Keeper, Request};
 use super::translate::{Placing, Translator};
 use super::{Command, NetlinkError, requests};
+use crate::limits::{NETLINK_EVENTS_WAITING_MAX, NETLINK_MESSAGES_PER_BATCH_MAX};
 
 /// Receive buffer asked for, bytes; the kernel gives what `net.core.rmem_max` allows.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
-/// Messages taken into one batch.
-const MESSAGES_PER_BATCH_MAX: usize = 4096;
-/// Events that may wait for a receiver that does not come; beyond, a dump replaces them.
-const EVENTS_WAITING_MAX: usize = 1 << 16;
 /// Between the first sign that routes changed unannounced and the dump that shows how.
 const ROUTES_PAUSE: Duration = Duration::from_millis(100);
 /// Between two tries to open the socket or to dump.
@@ -171,7 +168,7 @@ impl Watch {
     async fn receive(&mut self, first: Option<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>) {
         let mut next = first;
         let from = self.waiting.len();
-        for _ in 0..MESSAGES_PER_BATCH_MAX {
+        for _ in 0..NETLINK_MESSAGES_PER_BATCH_MAX {
             let Some((message, _)) = next else {
                 warn!("netlink: the socket ended; opening another");
                 return self.reopen().await;
@@ -191,7 +188,7 @@ impl Watch {
         let now = Instant::now();
         self.keeper.observe(&self.waiting[from..], now);
         self.waiting_live += self.waiting.len() - from;
-        if self.waiting_live > EVENTS_WAITING_MAX {
+        if self.waiting_live > NETLINK_EVENTS_WAITING_MAX {
             self.waiting = Vec::new();
             self.waiting_live = 0;
             self.resync_at = Some(now);

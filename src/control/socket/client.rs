@@ -14,16 +14,13 @@ use super::{Job, LineBuffer, SocketLimits};
 use crate::control::api::rpc::{Id, Item, Line, Outcome, write_reply};
 use crate::control::api::{ApiError, ErrorCode, Request};
 use crate::control::stop::Stop;
+use crate::limits::{DISCARD_BYTES_MAX, LONG_LINE_BYTES};
 
 /// How long, and how much, is read and thrown away of a client that got its last reply, so that
 /// it sees the reply and not a broken pipe.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
-const DISCARD_BYTES_MAX: usize = 64 << 20;
 /// Room asked for at each read.
 const READ_BYTES: usize = 16 << 10;
-
-/// From here on a line is read beside the control thread.
-const LONG_LINE_BYTES: usize = 256 << 10;
 
 /// What a wait for more bytes ended with.
 enum Read {

@@ -1,10 +1,10 @@
-//! `gyre neighbors`.
+//! `gyre neighbours`.
 
 use super::Out;
 use super::args::ShowArgs;
 use super::ctl::print_json;
 use super::table::Table;
-use crate::control::api::{NeighborsResult, NoParams};
+use crate::control::api::{NeighboursResult, NoParams};
 
 /// Show next hops and whether their MAC addresses are known
 #[derive(Debug, clap::Args)]
@@ -16,12 +16,12 @@ pub struct Args {
 /// Prints the table.
 pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
     let mut client = args.show.socket.connect()?;
-    let (result, raw): (NeighborsResult, _) = client.call("neighbors.list", &NoParams {})?;
+    let (result, raw): (NeighboursResult, _) = client.call("neighbours.list", &NoParams {})?;
     if args.show.json {
         return print_json(raw.get(), out);
     }
-    let mut table = Table::new(&["NEIGHBOR", "TARGET", "PORT", "MAC", "STATE", "#MTU"]);
-    for row in result.neighbors {
+    let mut table = Table::new(&["NEIGHBOUR", "TARGET", "PORT", "MAC", "STATE", "#MTU"]);
+    for row in result.neighbours {
         let state = if row.resolved { "resolved" } else { "unresolved" };
         table.row([
             row.address,

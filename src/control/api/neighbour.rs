@@ -1,11 +1,11 @@
-//! `neighbors.list`: next hops and whether their MAC addresses are known.
+//! `neighbours.list`: next hops and whether their MAC addresses are known.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One next hop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NeighborRow {
+pub struct NeighbourRow {
     /// The neighbour's address: a server, a client or a router.
     pub address: String,
     /// What it leads to, where that is not the neighbour itself.
@@ -20,9 +20,9 @@ pub struct NeighborRow {
     pub mtu: u16,
 }
 
-/// Result of `neighbors.list`.
+/// Result of `neighbours.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NeighborsResult {
+pub struct NeighboursResult {
     /// Next hops in use.
-    pub neighbors: Vec<NeighborRow>,
+    pub neighbours: Vec<NeighbourRow>,
 }
