@@ -1,5 +1,6 @@
-//! Control: the socket, the running configuration, publication to workers. In normal
-//! work only this part and `runtime`, at start and end, log. It never sees the packet path or DPDK: `message` and rings are all that is shared.
+//! Control: the socket, the running configuration, publication to workers. In normal work only
+//! this part and `runtime`, at start and end, log. It never sees the packet path or DPDK: `message`
+//! and rings are all that is shared.
 
 pub mod api;
 mod core;

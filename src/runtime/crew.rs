@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
+use tracing::info;
+
 use super::crossing::{KernelRings, Peers};
 use super::idle::IdlePolicy;
 use super::worker::{Worker, WorkerParts, WorkerPort};
@@ -65,6 +67,13 @@ impl Crew {
         shares: Vec<Vec<WorkerPort>>,
         kernel: Vec<Option<KernelRings>>,
     ) -> Result<(Self, Vec<WorkerLink>), CrewError> {
+        // Pages are taken now rather than in the packet path; without hugepages that takes a while.
+        info!(
+            "taking memory for {} IPv4 and {} IPv6 connections in each of {} workers",
+            plan.runtime.connections,
+            plan.runtime.connections_ipv6,
+            shares.len()
+        );
         let mut crew = Crew { threads: Vec::new(), stop: Arc::default() };
         let mut links = Vec::new();
         let (tell, told) = mpsc::channel();

@@ -93,11 +93,6 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
         first: registry.snapshot(),
     };
     let shares = shares(&mut ports, workers);
-    // Pages are taken now rather than in the packet path, which without hugepages takes a while.
-    info!(
-        "taking memory for {} IPv4 and {} IPv6 connections in each of {workers} workers",
-        config.runtime.connections, config.runtime.connections_ipv6
-    );
     let (crew, links) = Crew::start(&crew, shares, rings)?;
     info!(
         "gyre {}: {workers} workers run on cores {:?}, {} when idle",
