@@ -322,11 +322,6 @@ fn test_names(folder: &Path, names: &mut BTreeSet<String>) {
                     names.insert(name.to_owned());
                 }
                 is_test |= line.starts_with("#[test]");
-                if let Some((name, _)) = line.strip_prefix("(\"").and_then(|l| l.split_once('"'))
-                    && netns
-                {
-                    names.insert(name.to_owned());
-                }
                 let Some((_, rest)) = line.split_once("fn ") else { continue };
                 if is_test || table {
                     names.insert(rest.split(['(', '<']).next().unwrap().to_owned());

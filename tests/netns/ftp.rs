@@ -54,7 +54,8 @@ fn start_vsftpd(lab: &Lab, server: &Server, data_port: u16) -> Process {
     let config = dir.join("vsftpd.conf");
     let text = format!(
         "listen_ipv6=YES\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\n\
-         no_anon_password=YES\nanon_root={files}\nsecure_chroot_dir={dir}\nseccomp_sandbox=NO\nxferlog_enable=NO\n\
+         no_anon_password=YES\nanon_root={files}\nsecure_chroot_dir={dir}\n\
+         seccomp_sandbox=NO\nxferlog_enable=NO\n\
          connect_from_port_20={from_20}\nftp_username=ftp\n",
         files = files.display(),
         dir = dir.display(),
