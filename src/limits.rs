@@ -106,6 +106,8 @@ pub const FTP_PORT_TRIES_MAX: u16 = 16;
 pub const TEMPLATES_MIN: usize = 1024;
 /// Notes about templates that one burst or turn may have for other workers.
 pub const NOTES_MAX: usize = 256;
+/// Datagrams of a UDP client that carry its address while the server has not answered.
+pub const UOA_DATAGRAMS_MAX: u32 = 3;
 /// Worker-to-control events that wait for room in the ring.
 pub const EVENTS_MAX: usize = 256;
 /// Timers one worker turn may handle.

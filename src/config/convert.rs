@@ -131,6 +131,7 @@ impl Service {
                     kind: self.toa_kind.unwrap_or(TOA_KIND_DEFAULT),
                     on_syn: self.toa_on_syn,
                 },
+                ClientAddress::Uoa => model::ClientAddress::Uoa,
                 ClientAddress::ProxyV1 => model::ClientAddress::ProxyV1,
                 ClientAddress::ProxyV2 => model::ClientAddress::ProxyV2,
             },
@@ -320,6 +321,7 @@ fn written_client_address(address: model::ClientAddress) -> (ClientAddress, Opti
         model::ClientAddress::Toa { kind, on_syn } => {
             (ClientAddress::Toa, (kind != TOA_KIND_DEFAULT).then_some(kind), on_syn)
         }
+        model::ClientAddress::Uoa => (ClientAddress::Uoa, None, false),
         model::ClientAddress::ProxyV1 => (ClientAddress::ProxyV1, None, false),
         model::ClientAddress::ProxyV2 => (ClientAddress::ProxyV2, None, false),
     }

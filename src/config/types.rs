@@ -288,6 +288,8 @@ words! {
         None = "none",
         /// TCP option.
         Toa = "toa",
+        /// IP option, for UDP.
+        Uoa = "uoa",
         /// PROXY protocol, text.
         ProxyV1 = "proxy-v1",
         /// PROXY protocol, binary.

@@ -217,6 +217,8 @@ pub enum ClientAddress {
         /// Also on the SYN.
         on_syn: bool,
     },
+    /// IP option on UDP clients' first datagrams: client port and address.
+    Uoa,
     /// PROXY protocol version 1 (text) before the first byte.
     ProxyV1,
     /// PROXY protocol version 2 (binary) before the first byte.

@@ -523,6 +523,7 @@ impl Validator<'_> {
         let any = |other: fn(ForwardMode) -> bool| service.servers.iter().any(|s| other(s.mode));
         let tcp = service.key.protocol() != Some(Protocol::Udp);
         let tells = service.client_address != ClientAddress::None;
+        let is_uoa = service.client_address == ClientAddress::Uoa;
         let direct = any(|mode| !mode.sees_replies());
         if tells && !direct && any(|mode| mode != ForwardMode::FullNat) {
             let what = "by NAT a server sees the client's address as it is".into();
@@ -534,7 +535,7 @@ impl Validator<'_> {
             (tells, "client_address", "forwarding = \"fullnat\""),
         ];
         for (_, field, modes) in asked.into_iter().filter(|(asked, ..)| *asked) {
-            if !tcp {
+            if !(tcp || is_uoa && field == "client_address") {
                 let what = format!("{field} works on TCP only");
                 self.push(Place::Service(at, field), what, "leave it out for UDP");
             }
@@ -543,6 +544,10 @@ impl Validator<'_> {
                 let remedy = format!("set {modes} for every server, or leave it out");
                 self.push(Place::Service(at, field), what, &remedy);
             }
+        }
+        if is_uoa && service.key.protocol() == Some(Protocol::Tcp) {
+            let what = "uoa works on UDP only".into();
+            self.push(Place::Service(at, "client_address"), what, "use \"toa\" for TCP");
         }
         if let ClientAddress::Toa { kind, .. } = service.client_address
             && TCP_OPTION_KINDS_TAKEN.contains(&kind)

@@ -15,6 +15,8 @@ impl IpProtocol {
     pub const TCP: IpProtocol = IpProtocol(6);
     /// UDP.
     pub const UDP: IpProtocol = IpProtocol(17);
+    /// The header that has DPVS's UOA option before IPv6's UDP (not IANA's).
+    pub const UOA: IpProtocol = IpProtocol(248);
     /// IPv6 in IP.
     pub const IPV6: IpProtocol = IpProtocol(41);
     /// IPv6 routing header.

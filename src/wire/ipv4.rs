@@ -101,6 +101,12 @@ impl<H: Borrow<[u8; IPV4_HEADER_BYTES]>> Ipv4<H> {
         usize::from(self.0.borrow()[0] & 0x0f) * 4
     }
 
+    /// Version, header size and type of service: what a checksum sees of them.
+    pub fn first_word(&self) -> u16 {
+        let header = self.0.borrow();
+        u16::from_be_bytes([header[0], header[1]])
+    }
+
     /// Type of service: DSCP and ECN.
     pub fn tos(&self) -> u8 {
         self.0.borrow()[1]
@@ -196,6 +202,12 @@ impl<H: BorrowMut<[u8; IPV4_HEADER_BYTES]>> Ipv4<H> {
     /// Sets type of service.
     pub fn set_tos(&mut self, tos: u8) {
         self.0.borrow_mut()[1] = tos;
+    }
+
+    /// Sets the header's size, options included: a multiple of four.
+    pub fn set_header_bytes(&mut self, bytes: usize) {
+        let header = self.0.borrow_mut();
+        header[0] = header[0] & 0xf0 | (bytes / 4) as u8 & 0x0f;
     }
 
     /// Sets the size of header and payload, in bytes.

@@ -10,9 +10,9 @@ use crate::servers::wait_for_listener;
 use crate::site::{Layout, Plan, Server, Site, VIP4, VIP6, rip};
 
 pub const CASES: &[Case] = &[
-    ("ftp_through_nat", || ftp("nat", 21)),
-    ("ftp_through_fullnat", || ftp("fullnat", 21)),
-    ("ftp_through_fullnat_from_any_port", || ftp("fullnat", 0)),
+    ("ftp_through_nat", ftp_through_nat),
+    ("ftp_through_fullnat", ftp_through_fullnat),
+    ("ftp_through_fullnat_from_any_port", ftp_through_fullnat_from_any_port),
 ];
 
 const FTP: u16 = 21;
@@ -81,6 +81,18 @@ fn forms(v6: bool) -> Vec<(&'static str, Vec<&'static str>)> {
     forms
 }
 
+fn ftp_through_nat() {
+    ftp("nat", 20);
+}
+
+fn ftp_through_fullnat() {
+    ftp("fullnat", 20);
+}
+
+fn ftp_through_fullnat_from_any_port() {
+    ftp("fullnat", 0);
+}
+
 fn ftp(mode: &str, data_port: u16) {
     let services = [VIP4, VIP6].map(|vip| service(mode, vip));
     let site = Site::build(&Plan::new(Layout::TwoSegments, services.concat()));
@@ -109,12 +121,17 @@ fn fetch(site: &Site, vip: &str, form: &str, options: &[&str]) -> u64 {
     let host = if vip.contains(':') { format!("[{vip}]") } else { vip.into() };
     let url = |file: &str| format!("ftp://{host}/{file}");
     let (name, big) = (url("name"), url("big"));
-    let mut arguments = vec!["-gsS", "--max-time", "20"];
+    let mut arguments = vec!["-gsS", "--fail-early", "--max-time", "20"];
     arguments.extend(options);
     arguments.extend([&*name, &name, &big, &name]);
     let output = site.client.output("curl", &arguments);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{form} {vip}: {said} {:?}", site.director.helpers());
+    assert!(
+        output.status.success(),
+        "{form} {vip}: {said} {:?} {:?}",
+        site.director.helpers(),
+        site.director.drops()
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let names: Vec<&str> = text.lines().map(|line| line.trim_start_matches('x')).collect();
     assert_eq!(names.len(), 3, "{form} {vip}");

@@ -7,6 +7,7 @@
 
 mod bad_frames;
 mod bulk;
+mod client_address;
 mod director;
 mod field;
 mod forwarding;
@@ -60,6 +61,7 @@ fn main() {
         modes::CASES,
         path_mtu::CASES,
         ftp::CASES,
+        client_address::CASES,
         server_set::CASES,
         synproxy::CASES,
         bulk::CASES,

@@ -1,11 +1,12 @@
-//! How a FULLNAT server learns the client's address: by a TCP option (`toa`) or by a header
-//! before the client's first byte (`proxy`). Both concern a flow's first segments; what stays for
-//! life, the shift by the header's size, is `sequence`'s.
+//! How a FULLNAT server learns the client's address: by a TCP option (`toa`), by a header before
+//! the client's first byte (`proxy`), or in UDP by the IP header (`uoa`). All concern a flow's
+//! first packets; what stays for life, the shift by the header's size, is `sequence`'s.
 
 mod header;
 mod proxy;
 mod splice;
 mod toa;
+mod uoa;
 
 pub(super) use proxy::resend;
 
@@ -22,19 +23,21 @@ use crate::wire::tcp::SeqNum;
 /// Prepares a new FULLNAT flow, whose shifts by `takeover` are set. `first` is the client's first
 /// sequence number.
 pub(super) fn begin(state: &mut WorkerState, service: &VirtualService, id: FlowId, first: SeqNum) {
-    if state.flows.core(id).is_none_or(|core| core.protocol() != Protocol::Tcp) {
+    let Some(core) = state.flows.core_mut(id) else { return };
+    let is_udp = core.protocol() == Protocol::Udp;
+    match service.client_address {
+        ClientAddress::Toa { .. } if !is_udp => core.flags |= flag::TOA,
+        ClientAddress::Uoa if is_udp => core.flags |= flag::TOA,
+        _ => {}
+    }
+    if is_udp {
         return;
     }
     if let Some(side) = state.flows.side_mut(id) {
         side.client_seq = first.0;
     }
     match service.client_address {
-        ClientAddress::None => {}
-        ClientAddress::Toa { .. } => {
-            if let Some(core) = state.flows.core_mut(id) {
-                core.flags |= flag::TOA;
-            }
-        }
+        ClientAddress::None | ClientAddress::Toa { .. } | ClientAddress::Uoa => {}
         ClientAddress::ProxyV1 => proxy::begin(state, id, proxy::Version::One),
         ClientAddress::ProxyV2 => proxy::begin(state, id, proxy::Version::Two),
     }
@@ -71,7 +74,10 @@ pub(super) fn quoted_shift(core: &FlowCore, side: &Side, hit: Hit, quoted: SeqNu
 pub(super) fn overhead_bytes(core: &FlowCore, snapshot: &Snapshot, direction: Direction) -> u16 {
     match snapshot.service(core.service()) {
         Some(service) if core.has(flag::TOA) && direction == Direction::Outbound => {
-            mss_cost(service)
+            match service.client_address {
+                ClientAddress::Uoa => uoa::overhead_bytes(service.is_ipv4()),
+                _ => mss_cost(service),
+            }
         }
         _ => 0,
     }
@@ -105,7 +111,9 @@ pub(super) fn adjust(
     if let Some(ftp::Replacement { span, text }) = replace {
         splice::replace_payload(slot, span, text.as_bytes())?;
     }
-    if core.has(flag::TOA) {
+    if core.has(flag::TOA) && core.protocol() == Protocol::Udp {
+        uoa::datagram(state, slot, hit)?;
+    } else if core.has(flag::TOA) {
         toa::segment(state, snapshot, slot, hit)?;
     }
     Ok(())

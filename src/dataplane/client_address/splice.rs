@@ -6,7 +6,8 @@ use super::super::burst::Slot;
 use super::super::classify::{L3, Packet};
 use crate::counters::DropReason;
 use crate::wire::checksum::ChecksumDelta;
-use crate::wire::ipv4::Ipv4;
+use crate::wire::ip::IpProtocol;
+use crate::wire::ipv4::{IPV4_HEADER_BYTES, Ipv4};
 use crate::wire::ipv6::{IPV6_HEADER_BYTES, Ipv6};
 use crate::wire::tcp::{TCP_HEADER_BYTES, Tcp, TcpFlags};
 
@@ -20,6 +21,37 @@ pub(super) fn put_option(slot: &mut Slot, option: &[u8]) -> Result<(), DropReaso
     tcp.set_header_bytes(tcp.header_bytes() + option.len());
     let delta = delta.replace_u16(old, tcp.offset_and_flags_word());
     tcp.set_checksum(delta.apply(tcp.checksum()));
+    Ok(())
+}
+
+/// Puts whole words into the IP header: over IPv4 in front of its options, over IPv6 as the header
+/// `protocol` between it and the transport's. No transport checksum covers them.
+pub(super) fn put_in_ip(
+    slot: &mut Slot,
+    words: &[u8],
+    protocol: IpProtocol,
+) -> Result<(), DropReason> {
+    let is_ipv4 = slot.packet.key.src.is_ipv4();
+    let at = if is_ipv4 { L3 + IPV4_HEADER_BYTES } else { slot.packet.l4 };
+    slot.frame.set_len(slot.packet.end).map_err(|_| DropReason::Internal)?;
+    slot.frame.open_gap(at, words.len()).map_err(|_| DropReason::NoHeadroom)?;
+    let gap = slot.frame.bytes_mut().get_mut(at..at + words.len());
+    gap.ok_or(DropReason::Internal)?.copy_from_slice(words);
+    slot.packet.l4 += words.len();
+    slot.packet.payload += words.len();
+    slot.packet.end += words.len();
+    set_ip_length(slot, slot.packet.end)?;
+    let l3 = slot.frame.bytes_mut().get_mut(L3..).ok_or(DropReason::Internal)?;
+    if is_ipv4 {
+        let (mut ip, _) = Ipv4::parse_mut(l3).map_err(|_| DropReason::Internal)?;
+        let old = ip.first_word();
+        ip.set_header_bytes(ip.header_bytes() + words.len());
+        let delta = ChecksumDelta::new().replace_u16(old, ip.first_word());
+        ip.set_checksum(delta.replace_bytes(&[], words).apply(ip.checksum()));
+    } else {
+        let (mut ip, _) = Ipv6::parse_mut(l3).map_err(|_| DropReason::Internal)?;
+        ip.set_next_header(protocol);
+    }
     Ok(())
 }
 
