@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
 
 use crate::Case;
 use crate::lab::{Lab, Process};
@@ -113,10 +114,14 @@ fn ftp(mode: &str, data_port: u16) {
         }
     }
     let helpers = site.director.helpers();
-    assert_eq!(helpers, [("announced".into(), fetched)].into());
+    assert!(helpers["announced"] >= fetched && helpers.len() == 1, "{helpers:?}");
 }
 
 /// Several files over one control connection: one server gives them all. How many there were.
+///
+/// Two connections' packets may overtake each other, here where two workers hand frames over. A
+/// server's "150" ahead of the data connection's last handshake segment is too much for curl 7.88
+/// in active mode (`CURLE_WEIRD_SERVER_REPLY`, 8): it is run again then.
 fn fetch(site: &Site, vip: &str, form: &str, options: &[&str]) -> u64 {
     let host = if vip.contains(':') { format!("[{vip}]") } else { vip.into() };
     let url = |file: &str| format!("ftp://{host}/{file}");
@@ -124,17 +129,15 @@ fn fetch(site: &Site, vip: &str, form: &str, options: &[&str]) -> u64 {
     let mut arguments = vec!["-gsS", "--fail-early", "--max-time", "20"];
     arguments.extend(options);
     arguments.extend([&*name, &name, &big, &name]);
-    let output = site.client.output("curl", &arguments);
+    let is_overtaken = |output: &Output| !options.is_empty() && output.status.code() == Some(8);
+    let mut outputs = (0..4).map(|_| site.client.output("curl", &arguments));
+    let output = outputs.find(|output| !is_overtaken(output)).expect("overtaken four times");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{form} {vip}: {said} {:?} {:?}",
-        site.director.helpers(),
-        site.director.drops()
-    );
+    let helpers = site.director.helpers();
+    assert!(output.status.success(), "{form} {vip}: {said} {helpers:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     let names: Vec<&str> = text.lines().map(|line| line.trim_start_matches('x')).collect();
-    assert_eq!(names.len(), 3, "{form} {vip}");
+    assert_eq!(names.len(), 3, "{form} {vip}: {said}");
     assert!(names[0].starts_with("server") && names.iter().all(|it| *it == names[0]), "{names:?}");
     assert_eq!(text.len(), BIG_BYTES + 3 * (names[0].len() + 1), "{form} {vip}");
     4
