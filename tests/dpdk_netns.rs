@@ -250,14 +250,17 @@ fn link_follows_the_interface_below() {
         let pool = pool(&eal);
         ip("link set ga0 down");
         let (nic, queues) = open("net_af_packet0,iface=ga0", 1, &pool);
-        assert!(nic.link().is_up, "opening a port sets its interface up");
-        run_peer(test);
         // The kernel tells of carriers with up to a second's delay.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while nic.link().is_up {
-            assert!(Instant::now() < deadline, "the other end is down");
-            thread::sleep(Duration::from_millis(20));
-        }
+        let becomes = |is_up, why| {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while nic.link().is_up != is_up {
+                assert!(Instant::now() < deadline, "{why}");
+                thread::sleep(Duration::from_millis(20));
+            }
+        };
+        becomes(true, "opening a port sets its interface up");
+        run_peer(test);
+        becomes(false, "the other end is down");
         ip("link del ga0");
         assert!(!nic.link().is_up, "the interface is gone");
         drop((queues, nic));
