@@ -22,6 +22,7 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
         options(service, &path, walk);
     }
     local_servers(config, walk);
+    tunnel_sources(config, walk);
     let desired = config.desired();
     for problem in validate(&desired, config.runtime.worker_count()) {
         if !follows_from_another(problem.place, &desired, walk) {
@@ -55,6 +56,28 @@ fn local_servers(config: &Config, walk: &mut Walk) {
                     port.name
                 );
                 let remedy = "use kernel = \"tap\" for the port, or another machine as server";
+                walk.push(&path, what, remedy.into());
+            }
+        }
+    }
+}
+
+/// TUN sends from an address of its own, which a port has to have.
+fn tunnel_sources(config: &Config, walk: &mut Walk) {
+    if config.port.is_empty() || walk.any_dropped_in("port") {
+        return;
+    }
+    for (at, service) in config.service.iter().enumerate() {
+        let list = format!("{}.server", walk.element("service", at));
+        for (position, server) in service.server.iter().enumerate() {
+            let is_ipv4 = server.address.address.is_ipv4();
+            let mut own = config.port.iter().flat_map(|port| &port.addresses);
+            let tun = server.forwarding.unwrap_or(service.forwarding) == Forwarding::Tun;
+            if tun && !own.any(|own| own.address.is_ipv4() == is_ipv4) {
+                let family = if is_ipv4 { "IPv4" } else { "IPv6" };
+                let path = format!("{}.address", walk.element(&list, position));
+                let what = format!("no port has an {family} address to send tunnels from");
+                let remedy = "list the director's own under the port's `addresses`";
                 walk.push(&path, what, remedy.into());
             }
         }

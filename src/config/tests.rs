@@ -220,6 +220,24 @@ fn services_without_sense_are_told_all_at_once_and_where() {
 }
 
 #[test]
+fn modes_that_the_ports_cannot_carry_are_told() {
+    let text = "[[port]]\nname = \"lan\"\ndevice = \"net_af_packet0,iface=eth1\"\n\
+                kernel = \"shared\"\naddresses = [\"192.0.2.2/24\"]\n\
+                [[service]]\naddress = \"192.0.2.80:80\"\nforwarding = \"tun\"\n\
+                [[service.server]]\naddress = \"10.0.0.1\"\ntunnel_port = 6081\n\
+                [[service.server]]\naddress = \"2001:db8::1\"\n\
+                [[service.server]]\naddress = \"127.0.0.1\"\nforwarding = \"local\"";
+    expect(
+        text,
+        &[
+            "11:15: service[0].server[0].tunnel_port: tunnel_port has no effect without tunnel =",
+            "13:11: service[0].server[1].address: no port has an IPv6 address to send tunnels",
+            "16:14: service[0].server[2].forwarding: on port lan the kernel is kept from the",
+        ],
+    );
+}
+
+#[test]
 fn options_that_do_not_fit_are_told() {
     let table: &[(&str, &[&str])] = &[(
         "[[service]]\naddress = \"192.0.2.80:80\"\nsynproxy = true\nclient_address = \"toa\"\n\

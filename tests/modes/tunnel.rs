@@ -252,6 +252,24 @@ fn tunnel_without_an_address_of_its_own_in_the_servers_family_is_counted() {
     assert_eq!(out.verdict, Verdict::Drop(DropReason::NoLocalAddress));
 }
 
+#[test]
+fn tunnel_to_a_family_that_no_port_has_is_refused() {
+    let mut director = Director::new(KernelMode::Tap);
+    let mut nics = director.snapshot.nics.as_ref().clone();
+    for nic in &mut nics {
+        nic.addresses.retain(|address| address.is_ipv4());
+    }
+    director.registry.set_nics(nics);
+    let key = ServiceKey::new(Protocol::Tcp, ip(VIPS[0]), 80);
+    let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+    spec.servers = vec![server((ip(RIPS[1]), 80).into(), 1, ForwardMode::Tunnel)];
+    let wanted = desired(vec![spec]);
+    let problems = director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap_err();
+    let expected = "tcp 10.1.0.1:80, server [fd00:2::b]:80: no port has an IPv6 address to send \
+                    tunnels from; list";
+    assert!(problems[0].to_string().starts_with(expected), "{problems:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 60,

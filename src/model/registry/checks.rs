@@ -74,8 +74,8 @@ impl Registry {
         }
     }
 
-    /// Which servers are the director itself, as far as ports with addresses say.
-    pub(super) fn check_local(&self, desired: &Desired, problems: &mut Vec<SpecProblem>) {
+    /// What servers ask of the ports' addresses: to be the director's own, or that it has one.
+    pub(super) fn check_addresses(&self, desired: &Desired, problems: &mut Vec<SpecProblem>) {
         let nics = &self.snapshot.nics;
         let is_own = |address: &IpAddr| nics.iter().any(|nic| nic.addresses.contains(address));
         let shared = nics.iter().find(|nic| nic.kernel == KernelMode::Shared);
@@ -95,6 +95,13 @@ impl Registry {
                     (what, "give 127.0.0.1 or ::1, or another forwarding")
                 } else if !local && is_own(&address) {
                     (format!("{address} is the director itself"), IS_LOCAL)
+                } else if server.mode == ForwardMode::Tunnel
+                    && !nics.is_empty()
+                    && !nics.iter().any(|nic| nic.own_address(address.is_ipv4()).is_some())
+                {
+                    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                    let what = format!("no port has an {family} address to send tunnels from");
+                    (what, "list the director's own under the port's `addresses`")
                 } else {
                     continue;
                 };
@@ -167,7 +174,7 @@ impl Registry {
             problems.push(refusal(ProblemKind::Invalid, &spec.key, what, remedy));
         }
         self.check_live(&desired, &mut problems);
-        self.check_local(&desired, &mut problems);
+        self.check_addresses(&desired, &mut problems);
         self.check_room(&desired, &mut problems);
         self.check_pairs(&desired, Beside::Others, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }

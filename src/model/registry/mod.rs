@@ -224,7 +224,7 @@ impl Registry {
     pub fn check(&self, desired: &Desired) -> Result<(), Vec<SpecProblem>> {
         let mut problems = validate(desired, self.steering.workers());
         self.check_live(desired, &mut problems);
-        self.check_local(desired, &mut problems);
+        self.check_addresses(desired, &mut problems);
         self.check_room(desired, &mut problems);
         self.check_pairs(desired, Beside::Nothing, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
