@@ -549,6 +549,13 @@ impl Validator<'_> {
             let what = "uoa works on UDP only".into();
             self.push(Place::Service(at, "client_address"), what, "use \"toa\" for TCP");
         }
+        let is_ipv4 = service.is_ipv4();
+        if is_uoa && service.servers.iter().any(|s| s.address.is_ipv4() != is_ipv4) {
+            // It rides in the client's IP header, whose options stay on their side.
+            let what = "uoa does not get from one address family to the other".into();
+            let remedy = "use servers of the service's family, or leave it out";
+            self.push(Place::Service(at, "client_address"), what, remedy);
+        }
         if let ClientAddress::Toa { kind, .. } = service.client_address
             && TCP_OPTION_KINDS_TAKEN.contains(&kind)
         {

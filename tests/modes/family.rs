@@ -213,6 +213,16 @@ fn pool_without_an_address_of_the_servers_family_is_refused() {
     assert!(problems[0].to_string().starts_with(expected), "{problems:?}");
 }
 
+#[test]
+fn uoa_between_families_is_refused() {
+    let told = ServiceSpec { client_address: ClientAddress::Uoa, ..spec(0, Protocol::Udp) };
+    let wanted = desired(vec![told]);
+    let mut director = Director::new(KernelMode::Tap);
+    let problems = director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap_err();
+    let expected = "udp 10.1.0.1:80: uoa does not get from one address family to the other";
+    assert!(problems.len() == 1 && problems[0].to_string().starts_with(expected), "{problems:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 60,
