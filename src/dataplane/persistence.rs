@@ -15,10 +15,9 @@ use super::templates::{Scope, Template, TemplateId, TemplateKey};
 use crate::counters::{DropReason, HandOffCause};
 use crate::limits::TIMERS_PER_TURN_MAX;
 use crate::message::{FlowRow, FlowState, RowKind};
-use crate::model::Protocol;
 use crate::model::{
-    FTP_PORT, Persistence, Prefix, RealServer, ServerState, ServiceKey, Snapshot, VirtualService,
-    WorkerId,
+    FTP_PORT, Persistence, Prefix, Protocol, RealServer, ServerState, ServiceKey, Snapshot,
+    VirtualService, WorkerId,
 };
 use crate::time::Nanos;
 use std::net::IpAddr;

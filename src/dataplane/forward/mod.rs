@@ -1,5 +1,5 @@
-//! Forwarding modes. Each file reads alone, both directions included; this `match` is the only
-//! place that compares modes on a packet's way.
+//! Forwarding modes. Each file reads alone, both directions included; the `match` in `rewrite` is
+//! where ways part. Elsewhere a mode is asked only for what it has: a source port, replies.
 
 mod direct_route;
 pub(super) mod edit;
@@ -44,8 +44,8 @@ pub(super) fn rewrite(
         ForwardMode::Local => Ok(Verdict::ToKernel(slot.rx.nic)),
         _ if in_vain => no_way(state, snapshot, slot),
         ForwardMode::DirectRoute => direct_route::rewrite(state, snapshot, slot, &core),
-        ForwardMode::Nat | ForwardMode::FullNat => nat::rewrite(state, snapshot, slot, hit),
-        ForwardMode::Tunnel => tunnel::rewrite(state, snapshot, slot, hit),
+        ForwardMode::Nat | ForwardMode::FullNat => nat::rewrite(state, snapshot, slot, hit, &core),
+        ForwardMode::Tunnel => tunnel::rewrite(state, snapshot, slot, hit, &core),
     }
 }
 

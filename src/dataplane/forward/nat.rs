@@ -19,13 +19,13 @@ pub(super) fn rewrite(
     snapshot: &Snapshot,
     slot: &mut Slot,
     hit: Hit,
+    core: &FlowCore,
 ) -> Result<Verdict, DropReason> {
-    let core = *state.flows.core(hit.id).ok_or(DropReason::Internal)?;
     let hop = match hit.direction {
         Direction::Inbound => Ok(core.hop(Direction::Inbound)),
-        Direction::Outbound => towards_client(state, snapshot, hit, &core)?,
+        Direction::Outbound => towards_client(state, snapshot, hit, core)?,
     };
-    let to = endpoints(state, hit, &core)?;
+    let to = endpoints(state, hit, core)?;
     let crosses = family::changes(&slot.packet, &to);
     if crosses {
         family::check(&slot.packet)?;
@@ -37,14 +37,14 @@ pub(super) fn rewrite(
     };
     if let Fit::Refused(mtu) = fit {
         return match hit.direction {
-            Direction::Inbound => too_big_inbound(state, snapshot, slot, (&core, mtu)),
+            Direction::Inbound => too_big_inbound(state, snapshot, slot, (core, mtu)),
             Direction::Outbound => too_big(state, snapshot, slot, mtu),
         };
     }
     match slot.packet.kind {
         Kind::IcmpError => translate_error(state, snapshot, slot, hit)?,
         // Without a transport header there is nothing to adjust.
-        Kind::Fragment => translate(slot, &core, &to)?,
+        Kind::Fragment => translate(slot, core, &to)?,
         _ => {
             if core.has(flag::SLOW) {
                 client_address::adjust(state, snapshot, slot, hit)?;
@@ -53,9 +53,9 @@ pub(super) fn rewrite(
             if crosses {
                 let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
                 family::limit_mss(state, nic, slot, hop.unwrap_or(NextHopId::NONE))?;
-                change_family(state, slot, &core, &to)?;
+                change_family(state, slot, core, &to)?;
             } else {
-                translate(slot, &core, &to)?;
+                translate(slot, core, &to)?;
             }
         }
     }

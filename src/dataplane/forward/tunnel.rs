@@ -56,8 +56,8 @@ pub(super) fn rewrite(
     snapshot: &Snapshot,
     slot: &mut Slot,
     hit: Hit,
+    core: &FlowCore,
 ) -> Result<Verdict, DropReason> {
-    let core = *state.flows.core(hit.id).ok_or(DropReason::Internal)?;
     let hop = core.hop(Direction::Inbound);
     let wrapping = wrapping(state, snapshot, slot, hit)?;
     let packet: Packet = slot.packet;
@@ -68,10 +68,10 @@ pub(super) fn rewrite(
         && packet.kind != Kind::IcmpError
         && !(may_be_cut(slot) || packet.key.src.is_ipv4() && !wrapping.keeps_df)
     {
-        return too_big_inbound(state, snapshot, slot, (&core, inner_mtu));
+        return too_big_inbound(state, snapshot, slot, (core, inner_mtu));
     }
     if packet.piece.is_some() {
-        return gather(state, snapshot, slot, (&core, &wrapping));
+        return gather(state, snapshot, slot, (core, &wrapping));
     }
     if core.decrements_ttl() {
         edit::decrement_ttl(slot.frame.bytes_mut(), &packet)?;
