@@ -123,23 +123,7 @@ fn walks(servers: &[RealServer]) -> Vec<Walk> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ForwardMode, NextHopId, ServerId, Tunnel};
-
-    fn server(id: u32, weight: u32) -> RealServer {
-        RealServer {
-            id: ServerId(id),
-            address: [10, 2, 0, 11 + id as u8].into(),
-            port: 80,
-            weight,
-            last_weight: weight,
-            upper_threshold: 0,
-            lower_threshold: 0,
-            mode: ForwardMode::DirectRoute,
-            tunnel: Tunnel::default(),
-            hop: NextHopId::NONE,
-            state: ServerState::Active,
-        }
-    }
+    use crate::model::service::test_server as server;
 
     fn shares(servers: &[RealServer]) -> Vec<usize> {
         let table = KernelMaglevTable::new(servers);

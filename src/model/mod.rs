@@ -32,6 +32,8 @@ pub use prefix::{Prefix, PrefixError, PrefixSet};
 pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage, address_pairs};
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use semantics::{ConnReuse, Defence, Semantics};
+#[cfg(test)]
+pub(crate) use service::test_server;
 pub use service::{
     ClientAddress, ForwardMode, GUE_PORT_DEFAULT, GueChecksum, HashFlags, Helper, Persistence,
     Protocol, RealServer, Scheduler, ServerState, TtlPolicy, Tunnel, VirtualService,

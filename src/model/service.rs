@@ -378,3 +378,21 @@ pub struct VirtualService {
     /// The firewall mark that the group stands for to users of `ipvsadm`.
     pub mark: Option<u32>,
 }
+
+/// A server in active service, for tests: `10.2.0.11` and up by slot.
+#[cfg(test)]
+pub(crate) fn test_server(id: u32, weight: u32) -> RealServer {
+    RealServer {
+        id: ServerId(id),
+        address: [10, 2, 0, 11 + id as u8].into(),
+        port: 80,
+        weight,
+        last_weight: weight,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        mode: ForwardMode::DirectRoute,
+        tunnel: Tunnel::default(),
+        hop: NextHopId::NONE,
+        state: ServerState::Active,
+    }
+}

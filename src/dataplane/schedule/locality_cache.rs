@@ -352,22 +352,10 @@ impl LocalityCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ForwardMode, NextHopId, ServerId, ServerState, Tunnel};
+    use crate::model::{ServerId, test_server};
 
     fn server(id: u32) -> RealServer {
-        RealServer {
-            id: ServerId(id),
-            address: [10, 2, 0, 11 + id as u8].into(),
-            port: 80,
-            weight: 1,
-            last_weight: 1,
-            upper_threshold: 0,
-            lower_threshold: 0,
-            mode: ForwardMode::DirectRoute,
-            tunnel: Tunnel::default(),
-            hop: NextHopId::NONE,
-            state: ServerState::Active,
-        }
+        test_server(id, 1)
     }
 
     fn place(destination: u32, now_s: u32) -> Place {
