@@ -49,8 +49,9 @@ fn start_vsftpd(lab: &Lab, server: &Server, data_port: u16) -> Process {
     fs::create_dir_all(&files).unwrap();
     fs::write(files.join("name"), format!("{}\n", server.name)).unwrap();
     fs::write(files.join("big"), vec![b'x'; BIG_BYTES]).unwrap();
-    for path in dir.ancestors().take(3) {
-        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    // Its own directory and the lab's: vsftpd's children are another user.
+    for path in dir.ancestors().take(2) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let config = dir.join("vsftpd.conf");
     let text = format!(
