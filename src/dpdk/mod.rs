@@ -37,6 +37,12 @@ pub use queue::{QueuePair, RxQueue, TxQueue};
 pub use rss::Rss;
 pub use threads::{RegisteredThread, WorkerThread};
 
+/// The name and version of the library in use, such as `DPDK 22.11.5`.
+pub fn version() -> String {
+    // SAFETY: rte_version returns a static, terminated string and needs no EAL.
+    unsafe { std::ffi::CStr::from_ptr(dpdk_sys::rte_version()) }.to_string_lossy().into_owned()
+}
+
 /// What an errno of DPDK's means, in words. Drivers return a bare -1 when they give no reason; as
 /// an errno ("not permitted") it would mislead.
 fn reason(code: i32) -> String {

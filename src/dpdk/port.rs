@@ -205,8 +205,7 @@ pub(super) fn make_device(devargs: &DevArgs) -> Result<CString, NicError> {
 
 /// What net_bonding calls a member in its arguments: DPDK 23.11 renamed it.
 pub(super) fn bond_member_key() -> &'static str {
-    // SAFETY: a static string, which needs no EAL.
-    let version = unsafe { CStr::from_ptr(sys::rte_version()) }.to_string_lossy();
+    let version = super::version();
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
     match (numbers.next().unwrap_or(0u32), numbers.next().unwrap_or(0u32)) {
         (22, _) | (23, 0..=10) => "slave",
