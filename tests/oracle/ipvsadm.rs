@@ -65,7 +65,7 @@ const LONG: [(&str, &str); 26] = [
     ("--numeric", "-n"),
 ];
 
-fn parse(args: &str) -> Line {
+fn parse(args: &str) -> Result<Line, Needs> {
     let mut line = Line::default();
     let mut words = args.split_whitespace().peekable();
     while let Some(word) = words.next() {
@@ -103,10 +103,16 @@ fn parse(args: &str) -> Line {
             }
             "-6" => line.is_ipv6 = true,
             "-n" => {}
-            other => panic!("{args}: what is {other}?"),
+            "-P" => return Err("persistence engines"),
+            "--sctp-service" => return Err("SCTP"),
+            "--start-daemon" | "--stop-daemon" => return Err("connection synchronisation"),
+            other => {
+                println!("oracle: `ipvsadm {args}`: {other} is unknown here");
+                return Err("an option of ipvsadm");
+            }
         }
     }
-    line
+    Ok(line)
 }
 
 /// `address:port`, `[v6]:port`, or an address alone with `port_default`.
@@ -119,12 +125,12 @@ fn endpoint(text: &str, port_default: u16) -> SocketAddr {
 }
 
 /// A scheduler by its name and flags.
-pub fn scheduler(name: &str, flags: &[String]) -> SchedulerSpec {
+pub fn scheduler(name: &str, flags: &[String]) -> Result<SchedulerSpec, Needs> {
     let flags = |port: &str, fallback: &str| HashFlags {
         port: flags.iter().any(|flag| flag == port),
         fallback: flags.iter().any(|flag| flag == fallback),
     };
-    match name {
+    Ok(match name {
         "rr" => SchedulerSpec::RoundRobin,
         "wrr" => SchedulerSpec::WeightedRoundRobin,
         "lc" => SchedulerSpec::LeastConnections,
@@ -138,8 +144,11 @@ pub fn scheduler(name: &str, flags: &[String]) -> SchedulerSpec {
         "fo" => SchedulerSpec::Failover,
         "ovf" => SchedulerSpec::Overflow,
         "mh" => SchedulerSpec::KernelMaglev(flags("mh-port", "mh-fallback")),
-        other => panic!("{other} is no scheduler"),
-    }
+        other => {
+            println!("oracle: the scheduler {other} is unknown here");
+            return Err("another scheduler");
+        }
+    })
 }
 
 /// The service's port; 0 where it has several.
@@ -170,7 +179,7 @@ impl Line {
     fn service(&self, marks: &BTreeMap<u32, Vec<MarkMatch>>) -> Result<ServiceSpec, Needs> {
         let mut spec = ServiceSpec::new(
             self.key()?,
-            scheduler(self.scheduler.as_deref().unwrap_or("wlc"), &self.flags),
+            scheduler(self.scheduler.as_deref().unwrap_or("wlc"), &self.flags)?,
         );
         if let Some(mark) = self.mark {
             let any = if self.is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().unwrap();
@@ -234,7 +243,7 @@ impl Line {
 
 /// Makes the change that `ipvsadm` with these arguments makes.
 pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
-    let line = parse(args);
+    let line = parse(args)?;
     let outcome = match line.command {
         'C' => {
             let keys: Vec<ServiceKey> = lab.registry.services().map(|(_, spec)| spec.key).collect();
@@ -345,4 +354,18 @@ pub fn config(lab: &mut Lab, text: &str) -> Result<(), Needs> {
     }
     lab.marks.insert(mark, matches);
     Ok(())
+}
+
+#[test]
+fn what_gyre_lacks_is_a_word_not_a_panic() {
+    let mut lab = Lab::new([1500, 1500]);
+    for (args, needs) in [
+        ("-A -u 10.1.0.1:5060 -p 60 --pe sip", "persistence engines"),
+        ("-A -t 10.1.0.1:80 -s twos", "another scheduler"),
+        ("-A --sctp-service 10.1.0.1:80", "SCTP"),
+        ("-A -t 10.1.0.1:80 --frobnicate", "an option of ipvsadm"),
+    ] {
+        assert_eq!(run(&mut lab, args), Err(needs), "{args}");
+    }
+    assert_eq!(run(&mut lab, "-A -t 10.1.0.1:80 -s rr"), Ok(()));
 }

@@ -41,6 +41,12 @@ pub struct Sent {
     pub bytes: Vec<u8>,
 }
 
+impl AsRef<Sent> for Sent {
+    fn as_ref(&self) -> &Sent {
+        self
+    }
+}
+
 /// What became of one frame.
 #[derive(Clone, Debug)]
 pub struct Received {

@@ -33,16 +33,29 @@ type Table = BTreeMap<Row, i64>;
 #[derive(Default)]
 struct Captures([Vec<Vec<u8>>; 2]);
 
+/// A frame and the step at which it was sent.
+struct Noted {
+    frame: Sent,
+    place: String,
+}
+
+impl AsRef<Sent> for Noted {
+    fn as_ref(&self) -> &Sent {
+        &self.frame
+    }
+}
+
 /// A recording being played.
 pub struct Player {
     lab: Lab,
     captures: Captures,
     /// The table as last recorded.
     table: Table,
-    /// What was sent ahead of the kernel, which sends a datagram when it is whole.
-    early: Vec<Sent>,
+    /// What was sent ahead of the kernel, which sends a datagram when it is whole, and at which
+    /// step.
+    early: Vec<Noted>,
     /// What the kernel sent and gyre has yet to.
-    late: Vec<(Sent, String)>,
+    late: Vec<Noted>,
     /// Rows that gyre has ahead of the kernel, likewise.
     ahead: Vec<Row>,
 }
@@ -51,11 +64,14 @@ pub struct Player {
 pub fn run(path: &Path, tally: &mut Tally) {
     let recording = load(path);
     tally.begin(recording["name"].as_str().unwrap());
-    let captures = Captures(["client", "server"].map(|side| {
+    play(&recording, captures(path), tally);
+}
+
+fn captures(path: &Path) -> Captures {
+    Captures(["client", "server"].map(|side| {
         let file = path.with_extension(format!("{side}.pcap"));
         if file.exists() { read_capture(&file) } else { Vec::new() }
-    }));
-    play(&recording, captures, tally);
+    }))
 }
 
 /// Plays a recording whose frames are told in words.
@@ -89,10 +105,7 @@ fn play(recording: &Value, captures: Captures, tally: &mut Tally) {
             return tally.cannot(needs, left);
         }
     }
-    for (_, place) in std::mem::take(&mut player.late) {
-        let text = "the kernel sent it, gyre never did".into();
-        tally.step(&format!("{place} at the end"), vec![Difference::new(Aspect::Frames, text)]);
-    }
+    player.end(tally);
 }
 
 fn is_compared(step: &Value) -> bool {
@@ -231,14 +244,20 @@ impl Player {
     }
 
     /// Takes out of both lists what is the same in both.
-    fn pair(&self, expected: &mut Vec<Sent>, sent: &mut Vec<Sent>, incoming: &[u8]) {
+    fn pair(
+        &self,
+        expected: &mut Vec<impl AsRef<Sent>>,
+        sent: &mut Vec<impl AsRef<Sent>>,
+        incoming: &[u8],
+    ) {
         let mut ids = Ids::new();
         expected.retain(|recorded| {
+            let recorded = recorded.as_ref();
             let same = |ours: &Sent, ids: &mut Ids| {
                 ours.nic == recorded.nic
                     && frames::compare(&recorded.bytes, &ours.bytes, incoming, ids).is_ok()
             };
-            match sent.iter().position(|ours| same(ours, &mut ids)) {
+            match sent.iter().position(|ours| same(ours.as_ref(), &mut ids)) {
                 Some(at) => {
                     sent.remove(at);
                     false
@@ -264,13 +283,29 @@ impl Player {
         let mut early = std::mem::take(&mut self.early);
         self.pair(&mut expected, &mut early, incoming);
         self.early = early;
-        let mut late: Vec<Sent> = self.late.iter().map(|(frame, _)| frame.clone()).collect();
+        let mut late = std::mem::take(&mut self.late);
         self.pair(&mut late, &mut sent, incoming);
-        self.late.retain(|(frame, _)| late.contains(frame));
-        self.late.extend(expected.into_iter().map(|frame| (frame, place.to_string())));
-        self.early.append(&mut sent);
+        self.late = late;
+        let noted = |frame| Noted { frame, place: place.to_string() };
+        self.late.extend(expected.into_iter().map(noted));
+        self.early.extend(sent.into_iter().map(noted));
         let text = format!("{missing} frames come at another moment, {more} more were sent now");
         differences.push(Difference::new(Aspect::Moment, text));
+    }
+
+    /// What one of the two sent and the other never did; entries that the kernel never had.
+    fn end(self, tally: &mut Tally) {
+        let late = self.late.into_iter().map(|late| ("the kernel sent it, gyre never did", late));
+        let early =
+            self.early.into_iter().map(|early| ("gyre sent it, the kernel never did", early));
+        for (what, Noted { frame, place }) in late.chain(early) {
+            let text = format!("{what}: {:?} {}", frame.nic, frames::hex(&frame.bytes));
+            tally.step(&format!("{place} at the end"), vec![Difference::new(Aspect::Frames, text)]);
+        }
+        for row in self.ahead {
+            let text = "gyre had the entry, the kernel never did".into();
+            tally.step(&format!("{row:?} at the end"), vec![Difference::new(Aspect::Table, text)]);
+        }
     }
 
     fn advance(&mut self, at: usize, step: &Value, tally: &mut Tally) {
@@ -327,18 +362,20 @@ impl Player {
         }
         let mut moved = Vec::new();
         for (row, left) in ours {
-            let same = |known: &Row| known[..4] == row[..4];
+            let is_known = self.ahead.iter().any(|known| known[..4] == row[..4]);
             // Its time is up.
             if left == 0 {
                 continue;
             }
-            if !whole || self.ahead.iter().any(same) {
+            if !whole || is_known {
                 moved.push(format!("{row:?} is ahead"));
-                self.ahead.push(row);
+                self.ahead.extend((!is_known).then_some(row));
             } else {
                 text.push(format!("{row:?} {left} should not be there"));
             }
         }
+        let table = &self.table;
+        self.ahead.retain(|row| !table.keys().any(|known| known[..4] == row[..4]));
         if !text.is_empty() {
             differences.push(Difference::new(Aspect::Table, text.join("; ")));
         }
@@ -447,5 +484,33 @@ fn method(mode: ForwardMode) -> &'static str {
         ForwardMode::FullNat | ForwardMode::Nat => "Masq",
         ForwardMode::Tunnel => "Tunnel",
         ForwardMode::Local => "Local",
+    }
+}
+
+/// Both the earliest piece and the last one of a datagram, as if the kernel had sent them twice, or
+/// not at all.
+#[test]
+fn a_fragment_sent_once_too_often_or_never_is_told() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/oracle/recordings/packets/frag-nat4.json");
+    for (change, told) in [
+        (0, None),
+        (1, Some("gyre sent it, the kernel never did")),
+        (2, Some("the kernel sent it, gyre never did")),
+    ] {
+        let mut recording = load(&path);
+        let sent = recording["steps"][4]["out"].as_array_mut().unwrap();
+        assert_eq!(sent.len(), 2);
+        match change {
+            0 => {}
+            1 => drop(sent.remove(0)),
+            _ => sent.push(sent[0].clone()),
+        }
+        let mut tally = Tally::new("packets");
+        tally.begin("frag-nat4");
+        play(&recording, captures(&path), &mut tally);
+        let found: Vec<_> = tally.unexcused().iter().collect();
+        assert_eq!(found.len(), usize::from(told.is_some()), "{found:#?}");
+        assert!(told.is_none_or(|told| found[0].contains(told)), "{found:#?}");
     }
 }
