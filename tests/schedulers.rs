@@ -4,6 +4,8 @@
 //! What a worker errs by is what the others opened and ended since that round: no more than that
 //! may show in its picks, and in what a server holds above its threshold.
 
+#[path = "schedulers/locality.rs"]
+mod locality;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -40,20 +42,28 @@ struct Team {
     counters: Vec<Arc<WorkerCounters>>,
     snapshot: Arc<Snapshot>,
     now: Nanos,
+    /// The service whose connections are looked at.
+    key: ServiceKey,
 }
 
 impl Team {
     fn new(count: u8, scheduler: SchedulerSpec, servers: Vec<ServerSpec>) -> Self {
+        let service = |protocol| ServiceSpec {
+            servers: servers.clone(),
+            ..ServiceSpec::new(key(protocol), scheduler)
+        };
+        Team::with(count, vec![service(Protocol::Tcp), service(Protocol::Udp)])
+    }
+
+    /// The first of the services is looked at.
+    fn with(count: u8, services: Vec<ServiceSpec>) -> Self {
         let mut director = Director::new(KernelMode::Tap);
         director.registry =
             Registry::new(RegistryConfig::new(Arc::new(Steering::for_workers(count))));
         director.registry.set_nics(director.snapshot.nics.to_vec());
         director.registry.set_routes(director.snapshot.routes.clone());
-        let service = |protocol| ServiceSpec {
-            servers: servers.clone(),
-            ..ServiceSpec::new(key(protocol), scheduler)
-        };
-        let wanted = desired(vec![service(Protocol::Tcp), service(Protocol::Udp)]);
+        let key = services[0].key;
+        let wanted = desired(services);
         director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
         let counters: Vec<_> =
             (0..count).map(|_| Arc::new(WorkerCounters::with_bounds(64, 64, 64))).collect();
@@ -79,11 +89,12 @@ impl Team {
             counters: counters.clone(),
             snapshot: director.snapshot.clone(),
             now: director.now,
+            key,
         }
     }
 
-    fn service(&self, protocol: Protocol) -> &VirtualService {
-        self.snapshot.service_of(&key(protocol)).unwrap()
+    fn service(&self) -> &VirtualService {
+        self.snapshot.service_of(&self.key).unwrap()
     }
 
     /// A client's frame, at its owner in the end; who that is, and whether it went to a server.
@@ -109,7 +120,16 @@ impl Team {
     }
 
     fn tcp(&mut self, client: SocketAddr, flags: TcpFlags) -> (usize, bool, [u8; 6]) {
-        let tcp = from_client(client.ip(), VIP.parse().unwrap()).tcp(client.port(), 80);
+        self.tcp_to(VIP.parse().unwrap(), client, flags)
+    }
+
+    fn tcp_to(
+        &mut self,
+        destination: IpAddr,
+        client: SocketAddr,
+        flags: TcpFlags,
+    ) -> (usize, bool, [u8; 6]) {
+        let tcp = from_client(client.ip(), destination).tcp(client.port(), 80);
         self.receive(&tcp.seq(1).ack(1).flags(flags).build())
     }
 
@@ -122,7 +142,7 @@ impl Team {
 
     /// What control does a few times a second.
     fn round(&self) {
-        for server in &self.service(Protocol::Tcp).servers {
+        for server in &self.service().servers {
             tell_others(&self.counters, server.id.index());
         }
     }
@@ -136,7 +156,7 @@ impl Team {
 
     /// Active and inactive connections of one worker's TCP flows to a server.
     fn held(&self, worker: usize, server: usize) -> (i64, i64) {
-        let id = self.service(Protocol::Tcp).servers[server].id;
+        let id = self.service().servers[server].id;
         let own = &self.counters[worker].servers[id.index()];
         let (active, flows) = (own.active.get() as i64, own.flows.get() as i64);
         (active, flows - active)
@@ -190,31 +210,27 @@ impl Measure {
     }
 }
 
-/// Runs steps and gives the worst a pick came to, in the measure of the scheduler, beyond what is
-/// excused: must not be above 0.
-struct Run {
-    team: Team,
+/// What workers hold of each server in one measure, and what of it came and went since the last
+/// round.
+struct Ledger {
     measure: Measure,
-    clients: Vec<SocketAddr>,
-    live: Vec<SocketAddr>,
-    /// By worker and server: what it holds, and what it gained and lost since the last round.
+    /// By worker and server.
     held: Vec<Vec<i64>>,
     gained: Vec<Vec<i64>>,
     lost: Vec<Vec<i64>>,
 }
 
-impl Run {
-    fn new(team: Team, measure: Measure) -> Self {
-        let servers = team.service(Protocol::Tcp).servers.len();
+impl Ledger {
+    fn new(team: &Team, measure: Measure) -> Self {
+        let servers = team.service().servers.len();
         let zeros = || vec![vec![0; servers]; team.workers.len()];
-        let (held, gained, lost) = (zeros(), zeros(), zeros());
-        Run { measure, clients: Vec::new(), live: Vec::new(), held, gained, lost, team }
+        Ledger { measure, held: zeros(), gained: zeros(), lost: zeros() }
     }
 
-    fn note_changes(&mut self) {
+    fn note_changes(&mut self, team: &Team) {
         for worker in 0..self.held.len() {
             for server in 0..self.held[worker].len() {
-                let now = self.measure.of(self.team.held(worker, server));
+                let now = self.measure.of(team.held(worker, server));
                 let change = now - std::mem::replace(&mut self.held[worker][server], now);
                 self.gained[worker][server] += change.max(0);
                 self.lost[worker][server] += (-change).max(0);
@@ -222,49 +238,74 @@ impl Run {
         }
     }
 
-    fn total(&self, server: usize) -> i64 {
-        self.held.iter().map(|worker| worker[server]).sum()
+    fn note_round(&mut self) {
+        self.gained.iter_mut().chain(&mut self.lost).for_each(|side| side.fill(0));
     }
 
-    /// What workers besides one did to a server since the last round.
-    fn others(side: &[Vec<i64>], worker: usize, server: usize) -> i64 {
-        let others = side.iter().enumerate().filter(|(at, _)| *at != worker);
-        others.map(|(_, servers)| servers[server]).sum()
+    /// The least and the most that a worker may take a server to hold: it does not know what the
+    /// others did since the last round.
+    fn seen(&self, worker: usize, server: usize) -> (i64, i64) {
+        let total: i64 = self.held.iter().map(|worker| worker[server]).sum();
+        let of_others = |side: &[Vec<i64>]| -> i64 {
+            let others = side.iter().enumerate().filter(|(at, _)| *at != worker);
+            others.map(|(_, servers)| servers[server]).sum()
+        };
+        (total - of_others(&self.gained), total + of_others(&self.lost))
     }
 
-    /// Whether the pick is the least loaded one but for what the worker could not know.
-    fn excused(&self, worker: usize, picked: usize, before: &[i64]) -> Result<(), String> {
-        let servers = &self.team.service(Protocol::Tcp).servers;
+    /// Whether `picked` is the least loaded of `servers` but for what the worker could not know.
+    fn excused(
+        &self,
+        (team, worker): (&Team, usize),
+        picked: usize,
+        servers: impl Iterator<Item = usize>,
+    ) -> Result<(), String> {
+        let weights = &team.service().servers;
         let weight =
-            |at: usize| if self.measure.by_weight { i64::from(servers[at].weight) } else { 1 };
+            |at: usize| if self.measure.by_weight { i64::from(weights[at].weight) } else { 1 };
         let addend = self.measure.addend;
-        let low = before[picked] - Self::others(&self.gained, worker, picked) + addend;
+        let low = self.seen(worker, picked).0 + addend;
         if self.measure.idle_first && low <= addend {
             return Ok(());
         }
-        for other in 0..servers.len() {
-            let high = before[other] + Self::others(&self.lost, worker, other) + addend;
+        for other in servers {
+            let high = self.seen(worker, other).1 + addend;
             if low * weight(other) > high * weight(picked) {
                 return Err(format!(
-                    "worker {worker} picked {picked} of {before:?}, at least {low} against {high} \
-                     of {other}"
+                    "worker {worker} picked {picked} of {:?}, at least {low} against {high} of \
+                     {other}",
+                    self.held
                 ));
             }
         }
         Ok(())
     }
+}
+
+/// Runs steps; a pick must be the least one in the measure of the scheduler, but for what is
+/// excused.
+struct Run {
+    team: Team,
+    ledger: Ledger,
+    clients: usize,
+    live: Vec<SocketAddr>,
+}
+
+impl Run {
+    fn new(team: Team, measure: Measure) -> Self {
+        Run { ledger: Ledger::new(&team, measure), clients: 0, live: Vec::new(), team }
+    }
 
     fn play(&mut self, step: Step) -> Result<(), String> {
         match step {
             Step::Open => {
-                let before: Vec<i64> =
-                    (0..self.held[0].len()).map(|server| self.total(server)).collect();
-                let client = client(self.clients.len());
+                let client = client(self.clients);
                 let (worker, sent, mac) = self.team.tcp(client, TcpFlags::SYN);
                 assert!(sent);
-                self.excused(worker, usize::from(mac[5]) - 11, &before)?;
+                let all = 0..self.team.service().servers.len();
+                self.ledger.excused((&self.team, worker), usize::from(mac[5]) - 11, all)?;
                 self.team.tcp(client, TcpFlags::ACK);
-                self.clients.push(client);
+                self.clients += 1;
                 self.live.push(client);
             }
             Step::Reset(at) if !self.live.is_empty() => {
@@ -275,10 +316,10 @@ impl Run {
             Step::Wait => self.team.advance(12),
             Step::Round => {
                 self.team.round();
-                self.gained.iter_mut().chain(&mut self.lost).for_each(|side| side.fill(0));
+                self.ledger.note_round();
             }
         }
-        self.note_changes();
+        self.ledger.note_changes(&self.team);
         Ok(())
     }
 }
