@@ -9,7 +9,9 @@ use super::types::{
     TunnelChecksum,
 };
 use crate::limits::{NICS_MAX, WORKERS_MAX};
-use crate::model::{Desired, Place, address_pairs, validate};
+use crate::model::{
+    Desired, NicId, NicModel, Place, SpecProblem, address_pairs, check_addresses, validate,
+};
 
 /// Adds what is wrong with `config`, which `walk` left over, and gives what it wants.
 pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
@@ -21,11 +23,11 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
         let path = walk.element("service", at);
         options(service, &path, walk);
     }
-    local_servers(config, walk);
-    tunnel_sources(config, walk);
     let desired = config.desired();
-    for problem in validate(&desired, config.runtime.worker_count()) {
-        if !follows_from_another(problem.place, &desired, walk) {
+    let mut problems = validate(&desired, config.runtime.worker_count());
+    problems.extend(addresses(config, &desired, walk));
+    for problem in problems {
+        if !follows_in_file(problem.place, &desired, walk) {
             let path = path_of(problem.place, &desired, walk);
             walk.push(&path, problem.what, problem.remedy);
         }
@@ -42,46 +44,39 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
     desired
 }
 
-/// Servers that are the director itself, beside ports whose kernel hears nothing of services.
-fn local_servers(config: &Config, walk: &mut Walk) {
-    let Some(port) = config.port.iter().find(|port| port.kernel == Kernel::Shared) else { return };
-    for (at, service) in config.service.iter().enumerate() {
-        let list = format!("{}.server", walk.element("service", at));
-        for (position, server) in service.server.iter().enumerate() {
-            if server.forwarding.unwrap_or(service.forwarding) == Forwarding::Local {
-                let path = format!("{}.forwarding", walk.element(&list, position));
-                let what = format!(
-                    "on port {} the kernel is kept from the services' packets, so it cannot be \
-                     their server",
-                    port.name
-                );
-                let remedy = "use kernel = \"tap\" for the port, or another machine as server";
-                walk.push(&path, what, remedy.into());
-            }
+/// Adds what keeps one service from joining those that are there: `problems` of its meaning, but
+/// for those that may only be there because a wrong value was left out.
+pub(super) fn beside(problems: Vec<SpecProblem>, written: &Written, walk: &mut Walk) {
+    for problem in problems {
+        if !follows_from_another(problem.place, written, walk) {
+            let SpecProblem { subject, what, remedy, .. } = problem;
+            let what = if subject.is_empty() { what } else { format!("{subject}: {what}") };
+            walk.push("", what, remedy);
         }
     }
 }
 
-/// TUN sends from an address of its own, which a port has to have.
-fn tunnel_sources(config: &Config, walk: &mut Walk) {
+/// What servers ask of the ports' addresses, as far as the ports are known.
+fn addresses(config: &Config, desired: &Desired, walk: &Walk) -> Vec<SpecProblem> {
+    let mut problems = check_addresses(desired, &nics(config));
     if config.port.is_empty() || walk.any_dropped_in("port") {
-        return;
+        problems.retain(|problem| matches!(problem.place, Place::Server(.., "forwarding")));
     }
-    for (at, service) in config.service.iter().enumerate() {
-        let list = format!("{}.server", walk.element("service", at));
-        for (position, server) in service.server.iter().enumerate() {
-            let is_ipv4 = server.address.address.is_ipv4();
-            let mut own = config.port.iter().flat_map(|port| &port.addresses);
-            let tun = server.forwarding.unwrap_or(service.forwarding) == Forwarding::Tun;
-            if tun && !own.any(|own| own.address.is_ipv4() == is_ipv4) {
-                let family = if is_ipv4 { "IPv4" } else { "IPv6" };
-                let path = format!("{}.address", walk.element(&list, position));
-                let what = format!("no port has an {family} address to send tunnels from");
-                let remedy = "list the director's own under the port's `addresses`";
-                walk.push(&path, what, remedy.into());
-            }
-        }
-    }
+    problems
+}
+
+/// The ports but for what their devices will say.
+fn nics(config: &Config) -> Vec<NicModel> {
+    let nic = |(at, port): (usize, &Port)| NicModel {
+        id: NicId(at as u8),
+        name: port.name.clone(),
+        mac: [0; 6],
+        mtu: port.mtu.unwrap_or(0),
+        kernel: port.kernel.into(),
+        vlan: port.vlan,
+        addresses: port.addresses.iter().map(|own| own.address).collect(),
+    };
+    config.port.iter().take(NICS_MAX).enumerate().map(nic).collect()
 }
 
 fn runtime(config: &Config, walk: &mut Walk) {
@@ -316,31 +311,70 @@ fn path_of(place: Place, desired: &Desired, walk: &Walk) -> String {
     }
 }
 
-/// Whether a problem may only be there because a wrong value was left out.
-fn follows_from_another(place: Place, desired: &Desired, walk: &Walk) -> bool {
-    let (service, field) = match place {
-        Place::Service(service, field) | Place::Server(service, _, field) => (service, field),
+/// Whether a problem of a whole configuration may only be there because a wrong value was left out.
+fn follows_in_file(place: Place, desired: &Desired, walk: &Walk) -> bool {
+    match place {
+        Place::Whole | Place::PoolAddress(..) => false,
         Place::Pool(pool, field) => {
-            return walk
-                .is_dropped(&format!("local_addresses.{}.{field}", desired.pools[pool].name));
+            walk.is_dropped(&format!("local_addresses.{}.{field}", desired.pools[pool].name))
         }
-        Place::Whole | Place::PoolAddress(..) => return false,
+        Place::Service(at, _) | Place::Server(at, ..) => {
+            let path = walk.element("service", at);
+            let count = desired.services[at].servers.len();
+            follows_from_another(place, &Written::service(path, count, walk), walk)
+        }
+    }
+}
+
+/// Where a service and its servers stand in what was written; what does not, was there before.
+pub(super) struct Written {
+    service: Option<String>,
+    servers: Vec<Option<String>>,
+}
+
+impl Written {
+    /// All of a service with so many servers that are left.
+    pub(super) fn service(path: String, servers: usize, walk: &Walk) -> Self {
+        let list = join(&path, "server");
+        let servers = (0..servers).map(|at| Some(walk.element(&list, at))).collect();
+        Written { service: Some(path), servers }
+    }
+
+    /// One server behind others.
+    pub(super) fn server(others: usize) -> Self {
+        let mut servers = vec![None; others];
+        servers.push(Some(String::new()));
+        Written { service: None, servers }
+    }
+}
+
+/// Whether a problem may only be there because a wrong value was left out.
+fn follows_from_another(place: Place, written: &Written, walk: &Walk) -> bool {
+    let is_dropped = |path: &Option<String>, field: &str| {
+        path.as_ref().is_some_and(|path| walk.is_dropped(&join(path, field)))
     };
-    let path = walk.element("service", service);
-    let dropped = |name: &str| walk.is_dropped(&format!("{path}.{name}"));
-    let list = format!("{path}.server");
-    let servers = desired.services[service].servers.len();
+    let dropped = |field: &str| is_dropped(&written.service, field);
     let forwarding_unknown = || {
-        let own = |at| format!("{}.forwarding", walk.element(&list, at));
-        dropped("forwarding") || (0..servers).any(|at| walk.is_dropped(&own(at)))
+        dropped("forwarding") || written.servers.iter().any(|path| is_dropped(path, "forwarding"))
     };
-    match field {
-        "local_addresses" => {
-            dropped(field) || forwarding_unknown() || walk.any_dropped_in("local_addresses")
-        }
-        "synproxy" | "client_address" | "helper" => dropped("protocol") || forwarding_unknown(),
-        "address" if matches!(place, Place::Server(..)) => forwarding_unknown(),
-        "address" => dropped("protocol"),
-        _ => dropped(field),
+    match place {
+        Place::Service(_, field) => match field {
+            "local_addresses" => {
+                dropped(field) || forwarding_unknown() || walk.any_dropped_in("local_addresses")
+            }
+            "synproxy" | "client_address" | "helper" | "one_packet" => {
+                dropped(field) || dropped("protocol") || forwarding_unknown()
+            }
+            "address" => dropped("protocol") || dropped("persistence_timeout"),
+            _ => dropped(field),
+        },
+        Place::Server(_, at, field) => match field {
+            "address" | "forwarding" => forwarding_unknown(),
+            "lower_threshold" => {
+                written.servers.get(at).is_some_and(|path| is_dropped(path, "upper_threshold"))
+            }
+            _ => false,
+        },
+        Place::Whole | Place::Pool(..) | Place::PoolAddress(..) => false,
     }
 }

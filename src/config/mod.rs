@@ -22,7 +22,8 @@ mod tests;
 use serde::de::DeserializeOwned;
 use toml_edit::Document;
 
-use crate::model::{Desired, ForwardMode, ServerSpec, ServiceSpec};
+use crate::model::{Desired, ServerSpec, ServiceSpec, SpecProblem};
+use meaning::Written;
 use node::{Lines, Node};
 use shape::{Shape, Walk};
 
@@ -63,29 +64,48 @@ pub fn check_json(json: &serde_json::Value) -> Result<Checked, Vec<Problem>> {
     check_node(&node::from_json(json))
 }
 
+/// What a service means beside those that are there: `Registry::check_service`.
+pub type Judge<'j> = &'j dyn Fn(&ServiceSpec) -> Vec<SpecProblem>;
+
 /// A service by itself, as `service.add` takes it. Its place among others is for the registry to
-/// judge.
-pub fn service_from_json(json: &serde_json::Value) -> Result<ServiceSpec, Vec<Problem>> {
+/// judge when it joins them; what is refused here is judged too, so that all comes at once.
+pub fn service_from_json(
+    json: &serde_json::Value,
+    judge: Judge,
+) -> Result<ServiceSpec, Vec<Problem>> {
     let mut walk = Walk::default();
     let service: Option<Service> = left_of(&mut walk, &node::from_json(json), &schema::SERVICE);
-    if let Some(service) = &service {
-        meaning::options(service, "", &mut walk);
+    let spec = service.map(|service| {
+        meaning::options(&service, "", &mut walk);
+        service.spec()
+    });
+    if let Some(spec) = spec.as_ref().filter(|_| !walk.problems.is_empty()) {
+        let written = Written::service(String::new(), spec.servers.len(), &walk);
+        meaning::beside(judge(spec), &written, &mut walk);
     }
-    finish(walk, service.map(|service| service.spec()))
+    finish(walk, spec)
 }
 
-/// A server by itself, as `server.add` takes it, for a service with that port and forwarding.
+/// A server by itself, as `server.add` takes it, for `service`; judged likewise.
 pub fn server_from_json(
     json: &serde_json::Value,
-    port: u16,
-    forwarding: ForwardMode,
+    service: &ServiceSpec,
+    judge: Judge,
 ) -> Result<ServerSpec, Vec<Problem>> {
     let mut walk = Walk::default();
     let server: Option<Server> = left_of(&mut walk, &node::from_json(json), &schema::SERVER);
-    if let Some(server) = &server {
-        meaning::tunnel_options(server, forwarding.into(), "", &mut walk);
+    let (port, forwarding) = (service.key.port().unwrap_or(0), service.forwarding);
+    let spec = server.map(|server| {
+        meaning::tunnel_options(&server, forwarding.into(), "", &mut walk);
+        server.spec(port, forwarding)
+    });
+    if let Some(spec) = spec.as_ref().filter(|_| !walk.problems.is_empty()) {
+        let mut joined = service.clone();
+        joined.servers.push(spec.clone());
+        let written = Written::server(service.servers.len());
+        meaning::beside(judge(&joined), &written, &mut walk);
     }
-    finish(walk, server.map(|server| server.spec(port, forwarding)))
+    finish(walk, spec)
 }
 
 fn check_node(node: &Node) -> Result<Checked, Vec<Problem>> {

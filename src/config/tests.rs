@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::shape::Field;
 use super::*;
+use crate::model::{ForwardMode, validate};
 
 const GOOD: &str = r#"
 [runtime]
@@ -238,6 +239,51 @@ fn modes_that_the_ports_cannot_carry_are_told() {
 }
 
 #[test]
+fn servers_that_are_the_director_and_those_that_are_not_are_told() {
+    let text = "[[port]]\nname = \"lan\"\ndevice = \"net_null0\"\n\
+                addresses = [\"192.0.2.2/24\", \"fe80::2/64\"]\n\
+                [[service]]\naddress = \"192.0.2.80:80\"\nforwarding = \"dr\"\n\
+                [[service.server]]\naddress = \"192.0.2.2\"\n\
+                [[service.server]]\naddress = \"192.0.2.3\"\nforwarding = \"local\"\n\
+                [[service.server]]\naddress = \"127.0.0.1\"\nforwarding = \"local\"\n\
+                [[service.server]]\naddress = \"2001:db8::1\"\nforwarding = \"tun\"";
+    expect(
+        text,
+        &[
+            "9:11: service[0].server[0].address: 192.0.2.2 is the director itself; set forwarding",
+            "11:11: service[0].server[1].address: 192.0.2.3 is no address of the director; give",
+            "17:11: service[0].server[3].address: no port has an IPv6 address to send tunnels",
+        ],
+    );
+    // Of ports that are not known it is not said what they lack.
+    let unknown = text.replace("fe80::2/64", "fe80::2/640");
+    expect(&unknown, &["4:30: port[0].addresses[1]: "]);
+}
+
+#[test]
+fn groups_that_take_the_same_packets_or_have_one_mark_are_told() {
+    let group = |name: &str, address: &str, mark: u32| {
+        format!(
+            "[[service]]\ngroup = \"{name}\"\nmark = {mark}\n\
+             [[service.match]]\naddress = \"{address}\"\n"
+        )
+    };
+    let groups = [
+        group("a", "192.0.2.80:80", 1),
+        group("b", "192.0.2.80:80", 2),
+        group("c", "192.0.2.80:81", 1),
+        group("d", "[2001:db8::80]:80", 1),
+    ];
+    expect(
+        &format!("{PORT}{}", groups.concat()),
+        &[
+            "12:1: service[1].match: service[0] has the match tcp 192.0.2.80:80 too; list it once",
+            "16:8: service[2].mark: service[0] has mark 1 too; give each group of a family a mark",
+        ],
+    );
+}
+
+#[test]
 fn options_that_do_not_fit_are_told() {
     let table: &[(&str, &[&str])] = &[(
         "[[service]]\naddress = \"192.0.2.80:80\"\nsynproxy = true\nclient_address = \"toa\"\n\
@@ -341,16 +387,67 @@ fn specs_are_written_as_they_were_meant() {
 
 #[test]
 fn single_services_and_servers_come_as_json() {
-    let service = json!({"address": "192.0.2.80:80", "server": [{"address": "10.0.0.1"}]});
-    assert_eq!(service_from_json(&service).unwrap().servers[0].port, 80);
+    let nothing = &|_: &ServiceSpec| Vec::new();
+    let json = json!({"address": "192.0.2.80:80", "forwarding": "fullnat",
+        "server": [{"address": "10.0.0.1"}]});
+    let service = service_from_json(&json, nothing).unwrap();
+    assert_eq!(service.servers[0].port, 80);
     let wrong = json!({"address": "192.0.2.80:80", "toa_kind": 9, "weigth": 1});
-    assert_eq!(service_from_json(&wrong).unwrap_err().len(), 2);
+    assert_eq!(service_from_json(&wrong, nothing).unwrap_err().len(), 2);
     let server = json!({"address": "10.0.0.1", "weight": 0});
-    let spec = server_from_json(&server, 80, ForwardMode::FullNat).unwrap();
+    let spec = server_from_json(&server, &service, nothing).unwrap();
     assert_eq!((spec.port, spec.weight, spec.mode), (80, 0, ForwardMode::FullNat));
-    let problems = server_from_json(&json!({"weight": -1}), 80, spec.mode).unwrap_err();
+    let problems = server_from_json(&json!({"weight": -1}), &service, nothing).unwrap_err();
     let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(paths, ["weight", ""]);
+}
+
+/// As the registry does, without others beside it.
+fn judge(spec: &ServiceSpec) -> Vec<SpecProblem> {
+    let services = vec![spec.clone()];
+    let (pools, semantics) = (Vec::new(), crate::model::Semantics::default());
+    validate(&Desired { pools, services, semantics, removal: crate::model::Removal::Now }, 1)
+}
+
+fn told<T: std::fmt::Debug>(outcome: Result<T, Vec<Problem>>) -> Vec<String> {
+    outcome.unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_meaning_of_what_is_left_of_a_service_is_judged_too() {
+    let service = json!({"address": "192.0.2.80:80", "server": [
+        {"weight": 1}, {"address": "10.0.0.1:81", "weight": -1}, {"address": "10.0.0.2:81"},
+        {"address": "10.0.0.3", "upper_threshold": -1, "lower_threshold": 5},
+    ]});
+    let lines = told(service_from_json(&service, &judge));
+    let expected = [
+        "server[0]: `address` is missing",
+        "server[1].weight: -1 is out of range; use 0 to 65535",
+        "server[3].upper_threshold: -1 is out of range",
+        "tcp 192.0.2.80:80, server 10.0.0.1:81: DR cannot change port 80 to 81; use",
+        "tcp 192.0.2.80:80, server 10.0.0.2:81: DR cannot change port 80 to 81; use",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, start) in lines.iter().zip(expected) {
+        assert!(line.starts_with(start), "{line}");
+    }
+    // Nothing is said of what a wrong value has left open.
+    for open in [
+        json!({"address": "192.0.2.80:0", "persistence_timeout": -1}),
+        json!({"address": "192.0.2.80:80", "forwarding": "drr",
+            "server": [{"address": "10.0.0.1:81"}]}),
+    ] {
+        assert_eq!(told(service_from_json(&open, &judge)).len(), 1, "{open}");
+    }
+    let service = ServiceSpec::new(
+        crate::model::ServiceKey::new(crate::model::Protocol::Tcp, [192, 0, 2, 80].into(), 80),
+        crate::model::SchedulerSpec::RoundRobin,
+    );
+    let server = json!({"address": "10.0.0.1:81", "weight": 65536});
+    let lines = told(server_from_json(&server, &service, &judge));
+    assert!(lines.len() == 2 && lines[1].contains("DR cannot change port"), "{lines:#?}");
+    let open = json!({"address": "10.0.0.1:81", "forwarding": "drr"});
+    assert_eq!(told(server_from_json(&open, &service, &judge)).len(), 1);
 }
 
 #[test]
@@ -452,7 +549,8 @@ proptest! {
 
     #[test]
     fn any_json_is_answered(json in any_json()) {
-        let _ = (check_json(&json), service_from_json(&json));
-        let _ = server_from_json(&json, 80, ForwardMode::DirectRoute);
+        let service = &check(GOOD).unwrap().desired.services[0];
+        let _ = (check_json(&json), service_from_json(&json, &judge));
+        let _ = server_from_json(&json, service, &judge);
     }
 }

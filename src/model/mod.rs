@@ -29,7 +29,9 @@ pub use id::{LipId, NextHopId, NicId, ServerId, ServiceId, WorkerId};
 pub use kernel_maglev::{KERNEL_MAGLEV_SLOTS, KernelMaglevTable};
 pub use maglev::{MaglevTable, MaglevTableError};
 pub use prefix::{Prefix, PrefixError, PrefixSet};
-pub use registry::{Applied, HopFor, Registry, RegistryConfig, Usage, address_pairs};
+pub use registry::{
+    Applied, HopFor, Registry, RegistryConfig, Usage, address_pairs, check_addresses,
+};
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use semantics::{ConnReuse, Defence, Semantics};
 #[cfg(test)]

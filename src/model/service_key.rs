@@ -224,7 +224,8 @@ struct Matches {
 impl Matches {
     fn add(&mut self, one: &TrafficMatch, id: ServiceId) {
         if let (Some(address), Some(port)) = (one.vip(), one.ports.single()) {
-            self.exact.insert(Destination { protocol: one.protocol, address, port }, id);
+            let to = Destination { protocol: one.protocol, address, port };
+            self.exact.entry(to).or_insert(id);
             return;
         }
         let list = self.ranges.entry((one.protocol, one.prefix)).or_default();
@@ -275,7 +276,8 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Of services with their slots and, for groups, matches.
+    /// Of services with their slots and, for groups, matches; of two with one match the first has
+    /// it.
     pub fn new<'a>(
         services: impl Iterator<Item = (&'a ServiceKey, &'a [TrafficMatch], ServiceId)>,
     ) -> Self {

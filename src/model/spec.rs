@@ -182,6 +182,12 @@ impl ServiceSpec {
         self.forwarding == nat || self.servers.iter().any(|server| server.mode == nat)
     }
 
+    /// The mark that `other`, of the same family, has too.
+    pub(super) fn shared_mark(&self, other: &ServiceSpec) -> Option<u32> {
+        let is_same = other.mark == self.mark && other.is_ipv4() == self.is_ipv4();
+        self.mark.filter(|_| is_same)
+    }
+
     /// Whether `other` says the same of everything but the servers.
     pub fn is_same_but_servers(&self, other: &ServiceSpec) -> bool {
         (&self.matches, self.persistence, self.one_packet, self.mark)
@@ -303,6 +309,10 @@ fn mode_name(mode: ForwardMode) -> &'static str {
 /// What to do about a server that is the director.
 pub(super) const IS_LOCAL: &str = "set forwarding = \"local\", or give another address";
 
+/// What to do about two groups with one match, or one mark.
+pub(super) const ONE_MATCH: &str = "list it once";
+pub(super) const ONE_MARK: &str = "give each group of a family a mark of its own";
+
 const NOT_A_HOST: &str = "give a unicast address";
 
 /// Collects problems of one `Desired`.
@@ -407,12 +417,17 @@ impl Validator<'_> {
     }
 
     fn identities(&mut self) {
-        let mut keys = HashMap::new();
-        let mut names = HashMap::new();
+        let (mut keys, mut names, mut marks) = (HashMap::new(), HashMap::new(), HashMap::new());
         for (at, service) in self.desired.services.iter().enumerate() {
             if let Some(first) = keys.insert(service.key, at) {
                 let what = format!("service[{first}] has the same protocol and address");
                 self.push(Place::Service(at, "address"), what, "merge the two");
+            }
+            if let Some(mark) = service.mark
+                && let Some(first) = marks.insert((mark, service.is_ipv4()), at)
+            {
+                let what = format!("service[{first}] has mark {mark} too");
+                self.push(Place::Service(at, "mark"), what, ONE_MARK);
             }
             let Some(name) = &service.name else { continue };
             if let Some(first) = names.insert(name, at) {
@@ -429,7 +444,7 @@ impl Validator<'_> {
             for one in &service.matches {
                 if let Some(first) = seen.insert(*one, at) {
                     let what = format!("service[{first}] has the match {one} too");
-                    self.push(Place::Service(at, "match"), what, "list it once");
+                    self.push(Place::Service(at, "match"), what, ONE_MATCH);
                 }
             }
         }

@@ -318,3 +318,47 @@ fn each_worker_hears_what_the_others_hold_where_connections_count() {
     change(&gyre, "server.add", limited);
     gyre.wait_for("counts of others", |_| (told(1, counts_not) == (4, 9)).then_some(()));
 }
+
+/// What the schema refuses does not hide what the rest means.
+#[test]
+fn wrong_values_and_wrong_meanings_come_as_one_list() {
+    let gyre = Gyre::start();
+    let before = gyre.call("status", json!({}))["revision"].clone();
+    let check = |method: &str, params: Value, expected: &[&str]| {
+        let (code, error) = gyre.refuse(method, params);
+        assert_eq!(code, "invalid_config");
+        let lines = error["data"]["problems"].as_array().unwrap();
+        let is_told = |(line, start): (&Value, &&str)| line.as_str().unwrap().starts_with(start);
+        let all = lines.len() == expected.len() && lines.iter().zip(expected).all(is_told);
+        assert!(all, "{method}: {lines:#?}");
+    };
+    let service = json!({"service": {"address": "192.0.2.90:80", "scheduler": "rr", "server": [
+        {"address": "192.0.2.21", "weight": 70000},
+        {"address": "192.0.2.22:8080"},
+        {"address": "192.0.2.26", "forwarding": "fullnat"},
+    ]}});
+    check(
+        "service.add",
+        service,
+        &[
+            "server[0].weight: 70000 is out of range; use 0 to 65535",
+            "tcp 192.0.2.90:80: FULLNAT needs source addresses; name a pool: ",
+            "tcp 192.0.2.90:80, server 192.0.2.22:8080: DR cannot change port 80 to 8080; use the",
+        ],
+    );
+    let server = json!({"address": "192.0.2.23:8080", "weight": 70000, "forwarding": "dr"});
+    check(
+        "server.add",
+        json!({"service": "web", "server": server}),
+        &[
+            "weight: 70000 is out of range; use 0 to 65535",
+            "tcp 192.0.2.80:80, server 192.0.2.23:8080: DR cannot change port 80 to 8080; use the",
+        ],
+    );
+    check(
+        "service.edit",
+        json!({"service": "web", "set": {"mss_max": -5, "local_addresses": "none"}}),
+        &["mss_max: -5 is out of range; ", "tcp 192.0.2.80:80: there is no pool `none`; define"],
+    );
+    assert_eq!(gyre.call("status", json!({}))["revision"], before);
+}

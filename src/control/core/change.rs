@@ -201,7 +201,8 @@ impl Present<'_> {
     }
 
     fn add_service(&mut self, service: Map<String, Value>) -> Result<Run, ApiError> {
-        let spec = service_from_json(&Value::Object(service)).map_err(from_config)?;
+        let judge = |spec: &ServiceSpec| self.registry.check_new_service(spec);
+        let spec = service_from_json(&Value::Object(service), &judge).map_err(from_config)?;
         let hops = self.hops(&spec.servers)?;
         run(format!("add service {}", spec.key), move |registry| {
             registry.add_service(&spec, &mut hop_in(&hops))
@@ -228,16 +229,19 @@ impl Present<'_> {
                 written.insert(name, value);
             }
         }
-        let spec = service_from_json(&Value::Object(written)).map_err(from_config)?;
+        let judge = |edited: &ServiceSpec| {
+            let servers = spec.servers.clone();
+            self.registry.check_service(&ServiceSpec { servers, ..edited.clone() })
+        };
+        let spec = service_from_json(&Value::Object(written), &judge).map_err(from_config)?;
         run(format!("edit service {key}"), move |registry| registry.edit_service(&spec))
     }
 
     fn add_server(&mut self, service: &str, server: Map<String, Value>) -> Result<Run, ApiError> {
         let key = self.find(service)?;
         let (spec, _) = self.registry.service(&key).ok_or_else(internal)?;
-        let server =
-            server_from_json(&Value::Object(server), key.port().unwrap_or(0), spec.forwarding)
-                .map_err(from_config)?;
+        let judge = |spec: &ServiceSpec| self.registry.check_service(spec);
+        let server = server_from_json(&Value::Object(server), spec, &judge).map_err(from_config)?;
         let hops = self.hops(std::slice::from_ref(&server))?;
         run(format!("{key}: add server {}", server.endpoint()), move |registry| {
             registry.add_server(&key, &server, &mut hop_in(&hops))

@@ -6,16 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use hashbrown::HashSet;
 
+use super::Registry;
 use super::draft::{Draft, endpoint_of};
 use super::pairs::Beside;
 use super::server_ids::ServerKey;
-use super::{Entry, Registry};
 use crate::model::service::ForwardMode;
 use crate::model::service_key::ServiceKey;
-use crate::model::snapshot::KernelMode;
+use crate::model::snapshot::{KernelMode, NicModel};
 use crate::model::spec::{
-    Desired, IS_LOCAL, Place, ProblemKind, Removal, SchedulerSpec, ServiceSpec, SpecProblem,
-    validate_beside,
+    Desired, IS_LOCAL, ONE_MARK, ONE_MATCH, Place, ProblemKind, Removal, SchedulerSpec, ServerSpec,
+    ServiceSpec, SpecProblem, validate_beside,
 };
 
 impl Registry {
@@ -74,48 +74,6 @@ impl Registry {
         }
     }
 
-    /// What servers ask of the ports' addresses: to be the director's own, or that it has one.
-    pub(super) fn check_addresses(&self, desired: &Desired, problems: &mut Vec<SpecProblem>) {
-        let nics = &self.snapshot.nics;
-        let is_own = |address: &IpAddr| nics.iter().any(|nic| nic.addresses.contains(address));
-        let shared = nics.iter().find(|nic| nic.kernel == KernelMode::Shared);
-        for (at, spec) in desired.services.iter().enumerate() {
-            for (position, server) in spec.servers.iter().enumerate() {
-                let local = server.mode == ForwardMode::Local;
-                let address = server.address;
-                let (what, remedy) = if local && let Some(nic) = shared {
-                    let what = format!(
-                        "on port {} the kernel is kept from the services' packets, so it cannot \
-                         be their server",
-                        nic.name
-                    );
-                    (what, "use kernel = \"tap\" for the port, or another machine as server")
-                } else if local && !address.is_loopback() && !is_own(&address) {
-                    let what = format!("{address} is no address of the director");
-                    (what, "give 127.0.0.1 or ::1, or another forwarding")
-                } else if !local && is_own(&address) {
-                    (format!("{address} is the director itself"), IS_LOCAL)
-                } else if server.mode == ForwardMode::Tunnel
-                    && !nics.is_empty()
-                    && !nics.iter().any(|nic| nic.own_address(address.is_ipv4()).is_some())
-                {
-                    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-                    let what = format!("no port has an {family} address to send tunnels from");
-                    (what, "list the director's own under the port's `addresses`")
-                } else {
-                    continue;
-                };
-                problems.push(SpecProblem {
-                    kind: ProblemKind::Invalid,
-                    place: Place::Server(at, position, "address"),
-                    subject: format!("{}, server {}", spec.key, server.endpoint()),
-                    what,
-                    remedy: remedy.to_owned(),
-                });
-            }
-        }
-    }
-
     /// Whether all new identities find a slot.
     pub(super) fn check_room(&self, desired: &Desired, problems: &mut Vec<SpecProblem>) {
         let new_service = |key: &ServiceKey| {
@@ -156,6 +114,65 @@ impl Registry {
         spec.servers.iter().filter(|server| !has_slot(server.endpoint())).count()
     }
 
+    /// What another service has that only one can have.
+    fn check_others(&self, spec: &ServiceSpec, problems: &mut Vec<SpecProblem>) {
+        let mut push = |field, what, remedy: &str| {
+            let (kind, place) = (ProblemKind::Invalid, Place::Service(0, field));
+            let (subject, remedy) = (spec.key.to_string(), remedy.to_owned());
+            problems.push(SpecProblem { kind, place, subject, what, remedy });
+        };
+        let is_new = |vip: &IpAddr| !self.snapshot.vips.contains(vip);
+        // Its own servers are among the rest by now.
+        let is_own = |vip: &IpAddr| spec.servers.iter().any(|server| server.address == *vip);
+        for vip in spec.vips().filter(|vip| is_new(vip) && !is_own(vip)) {
+            if self.rips().any(|rip| rip == vip) {
+                let what = format!("{vip} is a server's address: its packets would come back");
+                push("address", what, "give an address that no server has");
+            }
+        }
+        // Most services have none of these: no need to go through all for each change of one.
+        if spec.name.is_none() && spec.mark.is_none() && spec.matches.is_empty() {
+            return;
+        }
+        for other in self.services.values().map(|entry| &entry.spec) {
+            if other.key == spec.key {
+                continue;
+            }
+            if let Some(name) = spec.name.as_ref().filter(|_| other.name == spec.name) {
+                let what = format!("{} is also named `{name}`", other.key);
+                push("name", what, "names are optional but unique");
+            }
+            // What leaves takes nothing new.
+            if self.leaving.contains(&other.key) {
+                continue;
+            }
+            if let Some(one) = spec.matches.iter().find(|one| other.matches.contains(one)) {
+                push("match", format!("{} has the match {one} too", other.key), ONE_MATCH);
+            }
+            if let Some(mark) = spec.shared_mark(other) {
+                push("mark", format!("{} has mark {mark} too", other.key), ONE_MARK);
+            }
+        }
+    }
+
+    /// Whether a service that is to be added is there already.
+    pub(super) fn exists(&self, spec: &ServiceSpec) -> Option<SpecProblem> {
+        let is_there = self.services.contains_key(&spec.key) && !self.leaving.contains(&spec.key);
+        let what = "the service exists already".into();
+        is_there.then(|| refusal(ProblemKind::Exists, &spec.key, what, "edit it instead"))
+    }
+
+    /// Everything that keeps a new service from being added; changes nothing.
+    pub fn check_new_service(&self, spec: &ServiceSpec) -> Vec<SpecProblem> {
+        self.exists(spec).into_iter().chain(self.check_service(spec)).collect()
+    }
+
+    /// Everything that keeps a service from being what `spec` says, its servers included; changes
+    /// nothing.
+    pub fn check_service(&self, spec: &ServiceSpec) -> Vec<SpecProblem> {
+        self.check_one(spec).err().unwrap_or_default()
+    }
+
     /// Checks one service beside the others, without going through all of them.
     pub(super) fn check_one(&self, spec: &ServiceSpec) -> Result<(), Vec<SpecProblem>> {
         let desired = Desired {
@@ -165,16 +182,9 @@ impl Registry {
             removal: Removal::Now,
         };
         let mut problems = validate_beside(&desired, self.steering.workers(), &self.snapshot.vips);
-        let named = |entry: &&Entry| entry.spec.key != spec.key && entry.spec.name == spec.name;
-        if let Some(name) = &spec.name
-            && let Some(other) = self.services.values().find(named)
-        {
-            let what = format!("{} is also named `{name}`", other.spec.key);
-            let remedy = "names are optional but unique";
-            problems.push(refusal(ProblemKind::Invalid, &spec.key, what, remedy));
-        }
+        self.check_others(spec, &mut problems);
         self.check_live(&desired, &mut problems);
-        self.check_addresses(&desired, &mut problems);
+        problems.extend(check_addresses(&desired, &self.snapshot.nics));
         self.check_room(&desired, &mut problems);
         self.check_pairs(&desired, Beside::Others, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
@@ -193,6 +203,62 @@ impl Registry {
             return Err(vec![refusal(ProblemKind::NotFound, key, what, remedy)]);
         };
         Ok((draft, at))
+    }
+}
+
+/// What servers ask of the ports' addresses: to be the director's own, or that it has one.
+pub fn check_addresses(desired: &Desired, nics: &[NicModel]) -> Vec<SpecProblem> {
+    let mut problems = Vec::new();
+    for (at, spec) in desired.services.iter().enumerate() {
+        for (position, server) in spec.servers.iter().enumerate() {
+            let Some((field, what, remedy)) = check_address(server, nics) else { continue };
+            problems.push(SpecProblem {
+                kind: ProblemKind::Invalid,
+                place: Place::Server(at, position, field),
+                subject: format!("{}, server {}", spec.key, server.endpoint()),
+                what,
+                remedy: remedy.to_owned(),
+            });
+        }
+    }
+    problems
+}
+
+fn check_address(
+    server: &ServerSpec,
+    nics: &[NicModel],
+) -> Option<(&'static str, String, &'static str)> {
+    let address = server.address;
+    let is_own = nics.iter().any(|nic| nic.addresses.contains(&address));
+    let shared = nics.iter().find(|nic| nic.kernel == KernelMode::Shared);
+    match server.mode {
+        ForwardMode::Local if let Some(nic) = shared => {
+            let what = format!(
+                "on port {} the kernel is kept from the services' packets, so it cannot be their \
+                 server",
+                nic.name
+            );
+            Some((
+                "forwarding",
+                what,
+                "use kernel = \"tap\" for the port, or another machine as server",
+            ))
+        }
+        ForwardMode::Local if !address.is_loopback() && !is_own => {
+            let what = format!("{address} is no address of the director");
+            Some(("address", what, "give 127.0.0.1 or ::1, or another forwarding"))
+        }
+        ForwardMode::Local => None,
+        _ if is_own => Some(("address", format!("{address} is the director itself"), IS_LOCAL)),
+        ForwardMode::Tunnel
+            if !nics.is_empty()
+                && !nics.iter().any(|nic| nic.own_address(address.is_ipv4()).is_some()) =>
+        {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let what = format!("no port has an {family} address to send tunnels from");
+            Some(("address", what, "list the director's own under the port's `addresses`"))
+        }
+        _ => None,
     }
 }
 

@@ -289,7 +289,10 @@ impl Registry {
     }
 
     fn traffic(&self) -> Traffic {
-        let services = self.services.iter();
+        // Where one leaves and another has come with the same match, the first of them takes it.
+        let is_leaving = |key: &ServiceKey| self.leaving.contains(key);
+        let staying = self.services.iter().filter(|(key, _)| !is_leaving(key));
+        let services = staying.chain(self.services.iter().filter(|(key, _)| is_leaving(key)));
         let mut traffic = Traffic::new(
             services.map(|(key, entry)| (key, entry.spec.matches.as_slice(), entry.service.id)),
         );

@@ -34,6 +34,7 @@ use super::spec::{
 use super::steering::{KeyKind, Steering};
 use crate::limits::{LIPS_MAX, SERVERS_MAX, SERVICES_MAX, SOURCE_PORT_SPACES_DEFAULT};
 use crate::time::Nanos;
+pub use checks::check_addresses;
 use checks::{no_service, refusal};
 use draft::{Draft, spec_of, specs_of};
 use lips::Lips;
@@ -224,7 +225,7 @@ impl Registry {
     pub fn check(&self, desired: &Desired) -> Result<(), Vec<SpecProblem>> {
         let mut problems = validate(desired, self.steering.workers());
         self.check_live(desired, &mut problems);
-        self.check_addresses(desired, &mut problems);
+        problems.extend(check_addresses(desired, &self.snapshot.nics));
         self.check_room(desired, &mut problems);
         self.check_pairs(desired, Beside::Nothing, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
@@ -262,16 +263,8 @@ impl Registry {
         spec: &ServiceSpec,
         hop_for: HopFor,
     ) -> Result<Applied, Vec<SpecProblem>> {
-        if self.services.contains_key(&spec.key) && !self.leaving.contains(&spec.key) {
-            let what = "the service exists already".into();
-            return Err(vec![refusal(ProblemKind::Exists, &spec.key, what, "edit it instead")]);
-        }
-        for vip in spec.vips() {
-            if !self.snapshot.vips.contains(&vip) && self.rips().any(|rip| rip == vip) {
-                let what = format!("{vip} is a server's address: its packets would come back");
-                let remedy = "give an address that no server has";
-                return Err(vec![refusal(ProblemKind::Invalid, &spec.key, what, remedy)]);
-            }
+        if let Some(problem) = self.exists(spec) {
+            return Err(vec![problem]);
         }
         self.change(spec.clone(), Removal::Drain { deadline: None }, hop_for)
     }

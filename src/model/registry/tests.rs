@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Change, ForwardMode, Protocol, SchedulerSpec};
+use crate::model::{
+    Change, Destination, ForwardMode, Ports, Protocol, SchedulerSpec, TrafficMatch,
+};
 
 fn key(port: u16) -> ServiceKey {
     ServiceKey::new(Protocol::Tcp, [192, 0, 2, 80].into(), port)
@@ -265,6 +267,85 @@ fn refusals_say_what_kind_they_are() {
 }
 
 /// A worker holds ports for so many pairs; the same server in two services is one.
+fn group(name: &str, port: u16, mark: u32) -> ServiceSpec {
+    let (protocol, prefix) = (Protocol::Tcp, "192.0.2.80/32".parse().unwrap());
+    let one = TrafficMatch { protocol, prefix, ports: Ports::one(port) };
+    let key = ServiceKey::group(name).unwrap();
+    let spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+    ServiceSpec { matches: vec![one], mark: Some(mark), ..spec }
+}
+
+/// What one could add beside the other, a whole configuration could not be applied with.
+#[test]
+fn a_group_shares_neither_match_nor_mark_with_another() {
+    let mut registry = registry();
+    registry.add_service(&group("web", 80, 1), &mut hop).unwrap();
+    let told = |problems: Vec<SpecProblem>| -> Vec<String> {
+        problems.iter().map(ToString::to_string).collect()
+    };
+    let refused = told(registry.add_service(&group("other", 80, 1), &mut hop).unwrap_err());
+    assert_eq!(
+        refused,
+        [
+            "group other: group web has the match tcp 192.0.2.80:80 too; list it once",
+            "group other: group web has mark 1 too; give each group of a family a mark of its own",
+        ]
+    );
+    registry.add_service(&group("other", 81, 2), &mut hop).unwrap();
+    let refused = told(registry.edit_service(&group("other", 80, 2)).unwrap_err());
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    registry.edit_service(&group("other", 82, 3)).unwrap();
+    let refused = registry.check(&desired(vec![group("web", 80, 1), group("other", 81, 1)]));
+    assert!(told(refused.unwrap_err())[0].contains("service[0] has mark 1 too"));
+    // The other family has marks of its own.
+    let mut v6 = group("web6", 80, 1);
+    v6.matches[0].prefix = "2001:db8::80/128".parse().unwrap();
+    registry.add_service(&v6, &mut hop).unwrap();
+}
+
+#[test]
+fn a_group_that_comes_takes_the_packets_of_one_that_drains() {
+    for [old, new] in [["a", "b"], ["b", "a"]] {
+        for range in [false, true] {
+            let spec = |name: &str| {
+                let mut spec = group(name, 80, 1);
+                spec.matches[0].ports = Ports::range(80, 80 + u16::from(range)).unwrap();
+                spec.servers = vec![ServerSpec { port: 0, ..server(11, 1) }];
+                spec.servers[0].mode = ForwardMode::DirectRoute;
+                spec
+            };
+            let mut registry = registry();
+            registry.add_service(&spec(old), &mut hop).unwrap();
+            let key = ServiceKey::group(old).unwrap();
+            registry.remove_service(&key, DRAIN).unwrap();
+            let added = registry.add_service(&spec(new), &mut hop).unwrap().snapshot;
+            let address = [192, 0, 2, 80].into();
+            let to = Destination { protocol: Protocol::Tcp, address, port: 80 };
+            let found = added.traffic.find(&to).unwrap();
+            assert_eq!(added.service(found).unwrap().key, ServiceKey::group(new).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_match_at_a_servers_address_is_refused_when_it_comes_later() {
+    let mut registry = registry();
+    apply(&mut registry, vec![service(80, &[(11, 1)])]);
+    registry.add_service(&group("web", 81, 1), &mut hop).unwrap();
+    let mut edited = group("web", 81, 1);
+    edited.matches[0].prefix = "10.2.0.11/32".parse().unwrap();
+    let refused = registry.edit_service(&edited).unwrap_err();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].what.contains("10.2.0.11 is a server's address"), "{refused:?}");
+    assert_eq!(
+        registry
+            .add_service(&ServiceSpec { key: ServiceKey::group("x").unwrap(), ..edited }, &mut hop)
+            .unwrap_err()
+            .len(),
+        2
+    );
+}
+
 #[test]
 fn pairs_of_local_address_and_server_are_bounded() {
     let bounds = RegistryConfig::new(Arc::clone(&STEERING));
