@@ -10,7 +10,7 @@ use super::flow_table::Hit;
 use super::state::WorkerState;
 use super::{synproxy, tcp_state};
 use crate::message::FlowState;
-use crate::model::{ConnReuse, Protocol, Snapshot};
+use crate::model::{ConnReuse, Protocol, ServerState, Snapshot};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 
 /// What becomes of a packet that a flow was found for.
@@ -42,10 +42,18 @@ pub(super) fn fate(state: &mut WorkerState, snapshot: &Snapshot, slot: &Slot, hi
         return Fate::Follows;
     }
     let core = *core;
-    if is_syn && snapshot.semantics.expire_nodest_conn && takes_none(snapshot, &core) {
+    let is_proxied = snapshot.service(core.service()).is_some_and(|service| service.synproxy)
+        && core.protocol() == Protocol::Tcp;
+    let expires = snapshot.semantics.expire_nodest_conn && !is_proxied;
+    if is_syn && expires && takes_none(snapshot, &core) {
         return Fate::Opens;
     }
-    match reopens(state, snapshot, slot, hit, &core) {
+    let fate = match is_proxied {
+        true => reopens_proven(state, slot, hit, &core),
+        false => reopens(snapshot, slot, &core),
+    };
+    match fate {
+        Fate::Follows if is_gone && is_proxied => gone_proven(state, snapshot, slot),
         Fate::Follows if is_gone => gone(snapshot, slot),
         fate => fate,
     }
@@ -55,12 +63,12 @@ fn opens(flags: TcpFlags) -> bool {
     flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::RST)
 }
 
-/// Whether the flow's server is gone or has weight 0.
+/// Whether the flow's server is gone or has weight 0. One that drains keeps what it has.
 fn takes_none(snapshot: &Snapshot, core: &FlowCore) -> bool {
     let listed = snapshot
         .service(core.service())
         .and_then(|service| service.servers.iter().find(|server| server.id == core.server()));
-    listed.is_none_or(|server| server.effective_weight() == 0)
+    listed.is_none_or(|server| server.state == ServerState::Active && server.weight == 0)
 }
 
 /// The next packet of a flow whose server is gone.
@@ -80,22 +88,27 @@ fn gone(snapshot: &Snapshot, slot: &Slot) -> Fate {
     if schedules { Fate::Opens } else { Fate::EndsFlow }
 }
 
-/// A client's SYN on a flow that has ended is a new connection; with SYNPROXY it only asks for a
-/// cookie, and the ACK that proves it is.
-fn reopens(
-    state: &mut WorkerState,
-    snapshot: &Snapshot,
-    slot: &Slot,
-    hit: Hit,
-    core: &FlowCore,
-) -> Fate {
-    let packet = &slot.packet;
-    let proxied = snapshot.service(core.service()).is_some_and(|service| service.synproxy);
-    if !proxied {
-        let reuse = snapshot.semantics.conn_reuse;
-        let is_new = opens(packet.flags) && !core.is_controlled() && is_over(core, reuse);
-        return if is_new { Fate::Opens } else { Fate::Follows };
+/// The same with SYNPROXY: a SYN proves nothing, so that it ends nothing either.
+fn gone_proven(state: &mut WorkerState, snapshot: &Snapshot, slot: &Slot) -> Fate {
+    match gone(snapshot, slot) {
+        fate @ (Fate::Kernel | Fate::Dropped) => fate,
+        _ if synproxy::is_plain_syn(slot.packet.flags) => Fate::OpensOnceProven,
+        _ if synproxy::proves(state, &slot.packet) => Fate::Opens,
+        _ => Fate::EndsFlow,
     }
+}
+
+/// A client's SYN on a flow that has ended is a new connection.
+fn reopens(snapshot: &Snapshot, slot: &Slot, core: &FlowCore) -> Fate {
+    let reuse = snapshot.semantics.conn_reuse;
+    let is_new = opens(slot.packet.flags) && !core.is_controlled() && is_over(core, reuse);
+    if is_new { Fate::Opens } else { Fate::Follows }
+}
+
+/// The same with SYNPROXY: a SYN only asks for a cookie, and the ACK that proves it is the new
+/// connection.
+fn reopens_proven(state: &mut WorkerState, slot: &Slot, hit: Hit, core: &FlowCore) -> Fate {
+    let packet = &slot.packet;
     if !tcp_state::has_ended(core) {
         return Fate::Follows;
     }

@@ -7,11 +7,16 @@ use super::persistence;
 use super::source_ports::{DATA_PORTS, SpaceKey};
 use super::state::WorkerState;
 use super::tcp_state;
-use crate::limits::SOURCE_PORT_HOLD_MS;
+use crate::limits::{FRAME_BYTES_MAX, SOURCE_PORT_HOLD_MS};
 use crate::message::FlowState;
 use crate::model::{ForwardMode, Protocol, ServerId, Snapshot};
 use crate::time::{NANOS_PER_MILLI, Nanos};
 use crate::wire::tcp::{SeqNum, TcpFlags};
+
+/// Packets beyond those counted that a RST may be ahead: a window without scaling.
+const RESET_PACKETS_SPARE: u32 = 8;
+/// How far a server's numbers may lie behind the client's: a PROXY header that is yet to come.
+const RESET_BYTES_BEHIND: u32 = 256;
 
 /// Accounts one packet of a flow; says whether `closing` has to look at it once it is rewritten.
 pub(super) fn packet(
@@ -34,7 +39,9 @@ pub(super) fn packet(
     let is_controlled = core.is_controlled();
     let is_stale = core.epoch != snapshot.timeouts_epoch;
     let holds_port = core.protocol() == Protocol::Tcp && core.mode() == ForwardMode::FullNat;
-    count(state, server, hit.direction, packet);
+    if !core.has(flag::DETACHED) {
+        count(state, server, hit.direction, packet);
+    }
     let answers_udp = hit.direction == Direction::Outbound && after == FlowState::Udp;
     if answers_udp && is_controlled {
         persistence::assure(state, hit.id);
@@ -47,7 +54,7 @@ pub(super) fn packet(
 
 /// Accounts a packet that belongs to a flow but is no part of its connection: an ICMP error.
 pub(super) fn aside(state: &mut WorkerState, packet: &Packet, hit: Hit) {
-    if let Some(core) = state.flows.core(hit.id) {
+    if let Some(core) = state.flows.core(hit.id).filter(|core| !core.has(flag::DETACHED)) {
         count(state, core.server(), hit.direction, packet);
     }
 }
@@ -58,6 +65,9 @@ pub(super) fn further_piece(state: &mut WorkerState, packet: &Packet, hit: Hit) 
     let Some(core) = state.flows.core_mut(hit.id) else { return };
     core.last_seen_ms = now_ms;
     let server = core.server();
+    if core.has(flag::DETACHED) {
+        return;
+    }
     let body = packet.piece.map_or(packet.l4, |piece| usize::from(piece.body));
     let bytes = packet.end.saturating_sub(body) as u64;
     if let Some(server) = state.counters.servers.get(server.index()) {
@@ -83,7 +93,8 @@ fn count(state: &WorkerState, server: ServerId, direction: Direction, packet: &P
     }
 }
 
-/// Moves a flow to a state: timeout, timer, active count.
+/// Moves a flow to a state: timeout, timer, active count. A detached one is in no count: its
+/// server's slot may be another server's by now.
 pub(super) fn enter(
     state: &mut WorkerState,
     snapshot: &Snapshot,
@@ -100,18 +111,18 @@ pub(super) fn enter(
     let deadline = now + u64::from(core.timeout_ms) * NANOS_PER_MILLI;
     let server = core.server();
     let retries = core.has(flag::INSERTING | flag::AWAITS_SERVER);
-    let is_doomed = core.is_doomed();
-    if let Some(server) = state.counters.servers.get(server.index()) {
+    let (is_doomed, is_counted) = (core.is_doomed(), !core.has(flag::DETACHED));
+    if let Some(server) = state.counters.servers.get(server.index()).filter(|_| is_counted) {
         match (tcp_state::is_active(before), tcp_state::is_active(after)) {
             (false, true) => server.active.add(1),
             (true, false) => server.active.sub(1),
             _ => {}
         }
     }
-    // While a handshake has a timer of its own, that one comes sooner, and sets this one then.
     if after == FlowState::Established {
         persistence::assure(state, id);
     }
+    // While a handshake has a timer of its own, that one comes sooner, and sets this one then.
     if !is_doomed && (!retries || !state.flows.wheel.is_armed(id.0)) {
         state.flows.wheel.arm(id.0, deadline);
     }
@@ -126,18 +137,25 @@ fn hold(timeout_ms: u32, state: FlowState, mode: ForwardMode) -> u32 {
 }
 
 /// Notices when both sides have closed and know it: from then on the source port may be reused.
-/// After two FINs that is the ACK by the side that closed first; after a RST it is at once.
+/// After two FINs that is the ACK by the side that closed first; after a RST it is at once, if
+/// the other side can have taken it. A RST that it surely ignores, or whatever else led to CLOSE,
+/// leaves a connection behind that holds the port as long as one in TIME_WAIT does.
 ///
 /// Called when the packet is rewritten: until then `Side` may belong to the handshake.
 pub(super) fn closing(state: &mut WorkerState, packet: &Packet, hit: Hit) {
     let answers = answers_last_fin(state, packet, hit);
+    let resets = is_plausible_reset(state, packet, hit);
     note_fin(state, packet, hit);
     let Some(core) = state.flows.core_mut(hit.id) else { return };
     let was_closed = core.has(flag::CLOSED);
     let is_closed = match core.state() {
-        FlowState::Close => {
+        FlowState::Close if resets => {
             core.flags &= !(flag::INSERTING | flag::TOA);
             true
+        }
+        FlowState::Close => {
+            core.timeout_ms = core.timeout_ms.max(SOURCE_PORT_HOLD_MS);
+            false
         }
         FlowState::TimeWait => was_closed || answers && !core.has(flag::INSERTING),
         _ => false,
@@ -173,6 +191,30 @@ fn note_fin(state: &mut WorkerState, packet: &Packet, hit: Hit) {
     }
 }
 
+/// Whether a packet is a RST that its receiver may take for valid, by what is known of the client's
+/// numbers: the first one, or, once the flow closes, what the server expects next (in its own
+/// view), and how many packets there were since. A RST of the server without an acknowledgment
+/// names a number of its own, of which nothing is known.
+fn is_plausible_reset(state: &WorkerState, packet: &Packet, hit: Hit) -> bool {
+    let Some(core) = state.flows.core(hit.id) else { return false };
+    if !packet.flags.contains(TcpFlags::RST) {
+        return false;
+    }
+    let known = SeqNum(state.flows.side(hit.id).client_seq);
+    let number = match hit.direction {
+        Direction::Inbound => packet.seq,
+        Direction::Outbound if packet.flags.contains(TcpFlags::ACK) => {
+            packet.ack.wrapping_sub(core.in_delta)
+        }
+        Direction::Outbound => return true,
+    };
+    let packets = core.packets.saturating_add(RESET_PACKETS_SPARE);
+    let sent = packets.saturating_mul(FRAME_BYTES_MAX as u32);
+    [number, number.wrapping_add(core.in_delta)]
+        .iter()
+        .any(|number| number.wrapping_add(RESET_BYTES_BEHIND).since(known) <= sent)
+}
+
 /// Whether a packet acknowledges the other side's FIN, which was the last one seen. A packet that
 /// was overtaken on its way does not; where the FIN's number is not known, none does.
 fn answers_last_fin(state: &WorkerState, packet: &Packet, hit: Hit) -> bool {
@@ -201,10 +243,12 @@ pub(super) fn space_key(state: &WorkerState, id: FlowId) -> Option<SpaceKey> {
 }
 
 /// Clears the way for a new connection on the client's tuple of an ended flow. A FULLNAT flow
-/// stays behind it, out of the client's sight, to hold its source port; others end.
+/// stays behind it, out of the client's sight, to hold its source port; others end, as does one
+/// whose server has yet to answer.
 pub(super) fn make_way(state: &mut WorkerState, id: FlowId) {
-    match state.flows.core(id).map(|core| core.mode()) {
-        Some(ForwardMode::FullNat) => {
+    let core = state.flows.core(id);
+    match core.map(|core| (core.mode(), core.has(flag::AWAITS_SERVER))) {
+        Some((ForwardMode::FullNat, false)) => {
             uncount(state, id);
             state.flows.detach(id);
         }

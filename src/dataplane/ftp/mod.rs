@@ -167,7 +167,8 @@ pub(super) fn read(
             Place::Cuts => return Ok(None),
         }
     }
-    let is_open = state.flows.core(hit.id).is_some_and(|core| !core.has(flag::INSERTING));
+    let closed = flag::INSERTING | flag::DETACHED;
+    let is_open = state.flows.core(hit.id).is_some_and(|core| !core.has(closed));
     if bytes == 0 || slot.packet.piece.is_some() || !is_open {
         return Ok(None);
     }
