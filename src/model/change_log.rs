@@ -28,7 +28,9 @@ pub struct ChangeLog {
 }
 
 impl ChangeLog {
-    /// Steps kept once more than this many were made since the service was last published.
+    /// Steps kept once more than this many were made since the service was last published. Workers
+    /// replay a snapshot's steps when they adopt it, so this matters to one that missed snapshots
+    /// alone, which control has it do only when it stands still.
     pub const KEPT: usize = 64;
 
     /// Appends a step.

@@ -79,6 +79,8 @@ pub struct Snapshot {
     pub traffic: Arc<Traffic>,
     /// Services of which a server has, or had, connection thresholds.
     pub limited_services: Arc<Vec<ServiceId>>,
+    /// Services that this snapshot changed: what the one before had of the others is the same.
+    pub changed_services: Arc<Vec<ServiceId>>,
     /// Every VIP: frames to one that match no service are still "to the VIP".
     pub vips: Arc<HashSet<IpAddr>>,
     /// Local addresses by address.
@@ -111,6 +113,7 @@ impl Snapshot {
             service_by_key: Arc::default(),
             traffic: Arc::default(),
             limited_services: Arc::default(),
+            changed_services: Arc::default(),
             vips: Arc::default(),
             lips: Arc::default(),
             removed_servers: Arc::default(),

@@ -33,6 +33,8 @@ pub struct Schedulers {
     cursors: Vec<Cursor>,
     limits: Limits,
     locality: LocalityCache,
+    /// Of the snapshot adopted last.
+    revision: u64,
 }
 
 impl Schedulers {
@@ -42,12 +44,20 @@ impl Schedulers {
             cursors: vec![Cursor::default(); SERVICES_MAX],
             limits: Limits::new(servers),
             locality: LocalityCache::new(seed),
+            revision: 0,
         }
     }
 
     /// Takes thresholds over from a new snapshot, so that flows which end before the next pick
-    /// are judged by them.
+    /// are judged by them, and moves cursors by what changed: later the log may have forgotten it.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
+        let before = std::mem::replace(&mut self.revision, snapshot.revision);
+        if snapshot.revision == before + 1 {
+            let changed = snapshot.changed_services.iter();
+            changed.filter_map(|id| snapshot.service(*id)).for_each(|it| self.catch_up(it));
+        } else {
+            snapshot.services.iter().flatten().for_each(|it| self.catch_up(it));
+        }
         for id in snapshot.limited_services.iter() {
             let (Some(service), Some(cursor)) =
                 (snapshot.service(*id), self.cursors.get_mut(id.index()))
@@ -60,6 +70,12 @@ impl Schedulers {
         }
     }
 
+    fn catch_up(&mut self, service: &VirtualService) {
+        if let Some(cursor) = self.cursors.get_mut(service.id.index()) {
+            cursor.catch_up(service);
+        }
+    }
+
     /// Picks a server for a new flow of `service`; `None` when none may take it.
     pub fn pick<'s>(
         &mut self,
@@ -68,7 +84,7 @@ impl Schedulers {
         counters: &WorkerCounters,
         now: Nanos,
     ) -> Option<&'s RealServer> {
-        let Schedulers { cursors, limits, locality } = self;
+        let Schedulers { cursors, limits, locality, .. } = self;
         let cursor = cursors.get_mut(service.id.index())?;
         cursor.catch_up(service);
         let mut servers = Candidates::new(&service.servers, limits, counters);

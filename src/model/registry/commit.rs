@@ -11,11 +11,14 @@ use hashbrown::HashSet;
 use super::draft::{Draft, endpoint_of, fits, specs_of};
 use super::server_ids::{Drain, ServerKey};
 use super::{Applied, Entry, HopFor, Registry, RetiredService, Round, Usage};
+use crate::model::family::Family;
 use crate::model::id::{NextHopId, ServerId, ServiceId};
 use crate::model::kernel_maglev::KernelMaglevTable;
 use crate::model::maglev::MaglevTable;
 use crate::model::prefix::PrefixSet;
-use crate::model::service::{ForwardMode, RealServer, Scheduler, ServerState, VirtualService};
+use crate::model::service::{
+    ForwardMode, RealServer, Scheduler, ServerState, VirtualService, is_ipv4,
+};
 use crate::model::service_key::{ServiceKey, Traffic};
 use crate::model::snapshot::Snapshot;
 use crate::model::source_hash::{destination_hash_table, source_hash_table};
@@ -181,7 +184,7 @@ impl Registry {
             name: spec.name.clone(),
             key: spec.key,
             matches: spec.matches.clone(),
-            scheduler: scheduler(spec.scheduler, &draft.servers),
+            scheduler: scheduler(&spec, &draft.servers),
             scheduler_since: same
                 .map_or(draft.changes.next(), |known| known.service.scheduler_since),
             is_limited: was_limited || draft.servers.iter().any(has_threshold),
@@ -279,6 +282,7 @@ impl Registry {
     fn next_snapshot(&self) -> Snapshot {
         let mut next = Snapshot::clone(&self.snapshot);
         next.revision += 1;
+        next.changed_services = Arc::default();
         next.removed_servers = self.servers.removed_bits(&next.removed_servers);
         next.nat_servers = self.servers.nat_servers(&next.nat_servers);
         if !Arc::ptr_eq(&next.nat_servers, &self.snapshot.nat_servers) {
@@ -310,6 +314,7 @@ impl Registry {
         let changed = switched || !round.touched.is_empty() || round.lips_changed;
         if changed {
             let mut next = self.next_snapshot();
+            next.changed_services = Arc::new(round.touched.iter().map(|(id, _)| *id).collect());
             for (id, service) in round.touched {
                 if next.services.len() <= id.index() {
                     next.services.resize(id.index() + 1, None);
@@ -348,8 +353,8 @@ impl Registry {
     }
 }
 
-fn scheduler(spec: SchedulerSpec, servers: &[RealServer]) -> Scheduler {
-    match spec {
+fn scheduler(spec: &ServiceSpec, servers: &[RealServer]) -> Scheduler {
+    match spec.scheduler {
         SchedulerSpec::RoundRobin => Scheduler::RoundRobin,
         SchedulerSpec::WeightedRoundRobin => Scheduler::WeightedRoundRobin,
         SchedulerSpec::LeastConnections => Scheduler::LeastConnections,
@@ -367,7 +372,9 @@ fn scheduler(spec: SchedulerSpec, servers: &[RealServer]) -> Scheduler {
         SchedulerSpec::Failover => Scheduler::Failover,
         SchedulerSpec::Overflow => Scheduler::Overflow,
         SchedulerSpec::KernelMaglev(flags) => {
-            Scheduler::KernelMaglev(flags, KernelMaglevTable::new(servers))
+            let is_ipv4 = is_ipv4(&spec.key, &spec.matches);
+            let family = if is_ipv4 { Family::V4 } else { Family::V6 };
+            Scheduler::KernelMaglev(flags, KernelMaglevTable::new(servers, family))
         }
         SchedulerSpec::Maglev { slots } => {
             let shares: Vec<(IpAddr, u16, u32)> = servers
