@@ -46,8 +46,6 @@ pub const FRAGMENT_CHUNK_BYTES: usize = 2048;
 /// Fragments of one datagram that may wait. The largest one has 119 on a path with the least MTU
 /// that hosts must take (576).
 pub const FRAGMENT_FRAMES_MAX: u16 = 128;
-/// Datagrams looked at for one whose waiting fragments make way.
-pub const FRAGMENTS_SEARCHED_MAX: usize = 16;
 /// How long a datagram is followed: the kernel's `ipfrag_time`.
 pub const FRAGMENT_TIMEOUT_MS: u64 = 30_000;
 /// Largest frame: the largest MTU that a port can have, link header and tag.

@@ -7,8 +7,9 @@ mod support;
 use std::net::{IpAddr, SocketAddr};
 
 use gyre::counters::DropReason;
-use gyre::dataplane::Verdict;
-use gyre::limits::{FRAGMENT_CHUNKS, FRAGMENT_FRAMES_MAX};
+use gyre::dataplane::{Burst, RxMeta, Verdict, process_burst};
+use gyre::frame::Frame;
+use gyre::limits::{FRAGMENT_CHUNKS, FRAGMENT_DATAGRAMS_MAX, FRAGMENT_FRAMES_MAX};
 use gyre::model::*;
 use gyre::wire::build::IpBuilder;
 use gyre::wire::checksum::Sum;
@@ -402,19 +403,30 @@ fn a_first_fragment_that_never_comes_is_waited_for_30_seconds() {
     assert_eq!(through(&mut director, CLIENT, SERVER, &frames).len(), 3);
 }
 
+/// Frames of each datagram of a flood: so few that the store is full before as many datagrams as
+/// are followed have begun.
+const EACH: u32 = 4;
+const _: () = assert!(FRAGMENT_CHUNKS / (EACH as usize) < FRAGMENT_DATAGRAMS_MAX);
+
+/// So many fragments of datagrams whose first one never comes, all of which find room.
+fn flood(director: &mut Director, count: u32) {
+    let builder = from_client(ip("10.0.0.66"), ip(DR[0]));
+    for n in 0..count {
+        let offset_bytes = 8 * (1 + n % EACH) as u16;
+        let place = Fragment { id: n / EACH, offset_bytes, more: true };
+        let frame = builder.clone().fragment(place).raw(IpProtocol::UDP, &[0; 8]);
+        assert_eq!(director.receive(CLIENT, &frame).verdict, Verdict::Parked, "{n}");
+    }
+}
+
 #[test]
 fn an_endless_flood_takes_no_more_than_the_store() {
     let mut director = director();
-    let builder = from_client(ip("10.0.0.66"), ip(DR[0]));
-    let flood = 3 * FRAGMENT_CHUNKS as u32;
-    for id in 0..flood {
-        let place =
-            Fragment { id: id % 0xffff, offset_bytes: 8 * (1 + (id >> 16)) as u16, more: true };
-        let frame = builder.clone().fragment(place).raw(IpProtocol::UDP, &[0; 8]);
-        assert_eq!(director.receive(CLIENT, &frame).verdict, Verdict::Parked);
-    }
+    let (count, room) = (3 * FRAGMENT_CHUNKS as u32, FRAGMENT_CHUNKS as u32);
+    flood(&mut director, count);
     let evicted = director.drops(DropReason::FragmentEvicted);
-    assert!(evicted >= u64::from(flood) - FRAGMENT_CHUNKS as u64);
+    assert_eq!(evicted, u64::from(count - room), "a datagram each time that there was no room");
+    assert_eq!(director.drops(DropReason::FragmentStoreFull), 0);
     // Whoever is not slow gets through.
     let mut frames = request(DR, 0, 9);
     frames.reverse();
@@ -422,7 +434,40 @@ fn an_endless_flood_takes_no_more_than_the_store() {
     director.advance(31.0);
     let gone =
         director.drops(DropReason::FragmentEvicted) + director.drops(DropReason::FragmentTimeout);
-    assert_eq!(gone, u64::from(flood));
+    assert_eq!(gone, u64::from(count));
+}
+
+/// The oldest datagrams may have nothing in the store, as those whose last fragment was lost.
+#[test]
+fn room_is_made_by_those_that_wait_whoever_is_older() {
+    let mut director = director();
+    for id in 1000..1400 {
+        let first = director.receive(CLIENT, &request(DR, 0, id)[0]);
+        assert_eq!(first.verdict, Verdict::Transmit(SERVER));
+    }
+    flood(&mut director, FRAGMENT_CHUNKS as u32 + 100);
+    assert_eq!(director.drops(DropReason::FragmentEvicted), 100);
+    // The others go on.
+    let last = director.receive(CLIENT, &request(DR, 0, 1000)[1]);
+    assert_eq!(last.verdict, Verdict::Transmit(SERVER));
+}
+
+#[test]
+fn as_many_make_way_as_a_large_fragment_needs() {
+    let mut director = director();
+    flood(&mut director, FRAGMENT_CHUNKS as u32);
+    let place = Fragment { id: 9999, offset_bytes: 80, more: true };
+    let builder = from_client(ip(CLIENTS[0]), ip(DR[0])).fragment(place);
+    let frame = builder.raw(IpProtocol::UDP, &[0; 8960]);
+    let mut bytes = vec![0; 128 + frame.len()];
+    bytes[128..].copy_from_slice(&frame);
+    let mut burst = Burst::new();
+    let end = bytes.len();
+    let rx = RxMeta { nic: CLIENT, ..RxMeta::default() };
+    burst.push(Frame::new(&mut bytes, 128, end), rx).unwrap();
+    process_burst(&mut director.state, &director.snapshot, &mut burst, director.now);
+    assert_eq!(burst.verdicts().collect::<Vec<_>>(), [Verdict::Parked]);
+    assert_eq!(director.drops(DropReason::FragmentEvicted), 8, "five chunks, four a datagram");
 }
 
 #[test]
@@ -586,6 +631,16 @@ fn one_packet_flow_lasts_as_long_as_its_datagram() {
     assert_eq!(through(&mut director, CLIENT, SERVER, &frames[..2]).len(), 2);
     assert_eq!(director.state.flows.len(), 1);
     director.advance(31.0);
+    assert!(director.state.flows.is_empty());
+    // So it does when its datagram makes way for others.
+    let frames = request(DR, 0, 11);
+    assert_eq!(through(&mut director, CLIENT, SERVER, &frames[..2]).len(), 2);
+    let builder = from_client(ip("10.0.0.66"), ip(DR[0]));
+    for id in 0..FRAGMENT_DATAGRAMS_MAX as u32 {
+        assert_eq!(director.state.flows.len(), 1, "after {id}");
+        let place = Fragment { id, offset_bytes: 8, more: true };
+        director.receive(CLIENT, &builder.clone().fragment(place).raw(IpProtocol::UDP, &[0; 8]));
+    }
     assert!(director.state.flows.is_empty());
 }
 

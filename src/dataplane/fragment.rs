@@ -21,8 +21,7 @@ use super::{forward, persistence, pipeline, steer, tcp_state, track};
 use crate::counters::{DropReason, HandOffCause, WorkerCounters};
 use crate::frame::Frame;
 use crate::limits::{
-    FRAGMENT_FRAMES_MAX, FRAGMENT_TIMEOUT_MS, FRAGMENTS_SEARCHED_MAX, FRAME_BYTES_MAX,
-    HEADROOM_BYTES, TIMERS_PER_TURN_MAX,
+    FRAGMENT_FRAMES_MAX, FRAGMENT_TIMEOUT_MS, FRAME_BYTES_MAX, HEADROOM_BYTES, TIMERS_PER_TURN_MAX,
 };
 use crate::model::{ClientAddress, Protocol, Snapshot, VirtualService, WorkerId};
 use crate::time::{NANOS_PER_MILLI, Nanos};
@@ -56,24 +55,8 @@ impl Fragments {
         }
     }
 
-    /// Makes a datagram; the oldest one makes way.
-    fn make(
-        &mut self,
-        key: &FlowKey,
-        id: u32,
-        now: Nanos,
-        counters: &WorkerCounters,
-    ) -> Option<u16> {
-        if let Some(at) = self.datagrams.insert(key, id, now) {
-            return Some(at);
-        }
-        let oldest = self.datagrams.by_age().next().map(|(at, _)| at)?;
-        self.give_up(oldest, DropReason::FragmentEvicted, counters);
-        self.datagrams.insert(key, id, now)
-    }
-
     /// Forgets a datagram and drops what waits of it.
-    fn give_up(&mut self, at: u16, reason: DropReason, counters: &WorkerCounters) {
+    fn forget(&mut self, at: u16, reason: DropReason, counters: &WorkerCounters) {
         if let Some(datagram) = self.datagrams.get_mut(at) {
             while let Some(frame) = self.store.pop(&mut datagram.waiting) {
                 self.store.free(frame);
@@ -83,30 +66,20 @@ impl Fragments {
         self.datagrams.remove(at);
     }
 
-    /// Keeps a copy of a frame until its datagram's first piece has come.
-    fn park(&mut self, at: u16, slot: &Slot, counters: &WorkerCounters) -> Result<(), DropReason> {
+    /// Whether a datagram may keep one more frame of that size, if there is room.
+    fn may_keep(&self, at: u16, bytes: usize) -> bool {
+        let waiting = self.datagrams.get(at).map(|datagram| datagram.waiting.len());
+        bytes <= self.scratch.len() && waiting.is_some_and(|count| count < FRAGMENT_FRAMES_MAX)
+    }
+
+    /// Keeps a copy of a frame, if there is room.
+    fn keep(&mut self, at: u16, slot: &Slot) -> Result<(), DropReason> {
         let bytes = slot.frame.bytes().get(..slot.packet.end).ok_or(DropReason::Internal)?;
         let piece = slot.packet.piece.ok_or(DropReason::Internal)?;
-        if bytes.len() > self.scratch.len() {
-            return Err(DropReason::FragmentStoreFull);
-        }
-        if !self.store.has_room(bytes.len()) {
-            let waits = |other: u16, len: u16| other != at && len > 0;
-            let victim = self
-                .datagrams
-                .by_age()
-                .take(FRAGMENTS_SEARCHED_MAX)
-                .find(|(other, datagram)| waits(*other, datagram.waiting.len()));
-            if let Some((victim, _)) = victim {
-                self.give_up(victim, DropReason::FragmentEvicted, counters);
-            }
-        }
         let datagram = self.datagrams.get_mut(at).ok_or(DropReason::Internal)?;
-        let has_room = datagram.waiting.len() < FRAGMENT_FRAMES_MAX;
-        if !has_room || !self.store.insert(&mut datagram.waiting, bytes, &piece, &slot.rx) {
-            return Err(DropReason::FragmentStoreFull);
-        }
-        Ok(())
+        let is_kept = self.store.insert(&mut datagram.waiting, bytes, &piece, &slot.rx);
+        self.datagrams.note_waiting(at);
+        if is_kept { Ok(()) } else { Err(DropReason::FragmentStoreFull) }
     }
 
     /// The datagram that was put together last, with room before it, and how it had been cut.
@@ -127,18 +100,22 @@ impl Fragments {
         datagram.fate = fate;
         let waiting = std::mem::replace(&mut datagram.waiting, Chain::EMPTY);
         datagram.resuming += waiting.len();
+        self.datagrams.note_waiting(at);
         self.store.append(&mut self.released, waiting);
     }
 }
 
 /// A piece of a datagram that travels whole (TUN): kept until all are here, then put together for
 /// `Fragments::whole`. Whether it was.
-pub(super) fn gather(state: &mut WorkerState, slot: &Slot) -> Result<bool, DropReason> {
-    let WorkerState { fragments, counters, .. } = state;
+pub(super) fn gather(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &Slot,
+) -> Result<bool, DropReason> {
     let key = datagram_key(&slot.packet)?;
-    let at = fragments.datagrams.find(&key).ok_or(DropReason::Internal)?;
-    fragments.park(at, slot, counters)?;
-    let Fragments { datagrams, store, scratch, whole, .. } = fragments;
+    let at = state.fragments.datagrams.find(&key).ok_or(DropReason::Internal)?;
+    park(state, snapshot, slot, at)?;
+    let Fragments { datagrams, store, scratch, whole, .. } = &mut state.fragments;
     let datagram = datagrams.get_mut(at).ok_or(DropReason::Internal)?;
     if !datagram.is_whole() {
         return Ok(false);
@@ -156,7 +133,36 @@ pub(super) fn gather(state: &mut WorkerState, slot: &Slot) -> Result<bool, DropR
         });
         is_first = false;
     }
+    datagrams.note_waiting(at);
     put.and_then(|()| whole.finish()).map(|()| true)
+}
+
+/// Keeps a copy of a frame until its datagram's first piece has come, or all of them have; those
+/// that have waited longest make way.
+fn park(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &Slot,
+    at: u16,
+) -> Result<(), DropReason> {
+    if !state.fragments.may_keep(at, slot.packet.end) {
+        return Err(DropReason::FragmentStoreFull);
+    }
+    while !state.fragments.store.has_room(slot.packet.end)
+        && let Some(victim) = state.fragments.datagrams.waits_longest(at)
+    {
+        give_up(state, snapshot, victim, DropReason::FragmentEvicted);
+    }
+    state.fragments.keep(at, slot)
+}
+
+/// Forgets a datagram with all that hangs on it.
+fn give_up(state: &mut WorkerState, snapshot: &Snapshot, at: u16, reason: DropReason) {
+    let fate = state.fragments.datagrams.get(at).map(|datagram| datagram.fate);
+    state.fragments.forget(at, reason, &state.counters);
+    if let Some(fate) = fate {
+        end_of_datagram(state, snapshot, fate);
+    }
 }
 
 impl WorkerState {
@@ -178,11 +184,7 @@ impl WorkerState {
         let then = Nanos(now.0.saturating_sub(FRAGMENT_TIMEOUT_MS * NANOS_PER_MILLI));
         for count in 0..TIMERS_PER_TURN_MAX {
             let Some(at) = self.fragments.datagrams.overdue(then) else { return count };
-            let fate = self.fragments.datagrams.get(at).map(|datagram| datagram.fate);
-            self.fragments.give_up(at, DropReason::FragmentTimeout, &self.counters);
-            if let Some(fate) = fate {
-                end_of_datagram(self, snapshot, fate);
-            }
+            give_up(self, snapshot, at, DropReason::FragmentTimeout);
         }
         TIMERS_PER_TURN_MAX
     }
@@ -217,7 +219,7 @@ pub(super) fn follow(
             state.fragments.datagrams.find(&key).ok_or(DropReason::FragmentEvicted)?
         }
         _ if slot.rx.resumed => come_again(state, &key)?,
-        _ => enter(state, &key, slot, now)?,
+        _ => enter(state, snapshot, &key, slot)?,
     };
     let verdict = piece(state, snapshot, slot, (at, now));
     if let Some(fate) = state.fragments.datagrams.remove_if_done(at) {
@@ -276,25 +278,34 @@ fn come_again(state: &mut WorkerState, key: &FlowKey) -> Result<u16, DropReason>
 /// The datagram of a piece that has just come, which is noted there.
 fn enter(
     state: &mut WorkerState,
+    snapshot: &Snapshot,
     key: &FlowKey,
     slot: &Slot,
-    now: Nanos,
 ) -> Result<u16, DropReason> {
     let piece = slot.packet.piece.ok_or(DropReason::Internal)?;
     let bytes = slot.packet.end.saturating_sub(usize::from(piece.body));
-    let known = state.fragments.datagrams.find(key);
-    let id = if known.is_none() { state.next_fragment_id() } else { 0 };
-    let WorkerState { fragments, counters, .. } = state;
-    let at = match known {
+    let at = match state.fragments.datagrams.find(key) {
         Some(at) => at,
-        None => fragments.make(key, id, now, counters).ok_or(DropReason::Internal)?,
+        None => make(state, snapshot, key).ok_or(DropReason::Internal)?,
     };
+    let fragments = &mut state.fragments;
     let noted = fragments.datagrams.note(at, &piece.place, bytes);
     if noted == Err(DropReason::FragmentOverlap) {
         // The whole datagram goes, what has yet to come of it included (RFC 5722 section 4).
         fragments.decide(at, Fate::Ended(DropReason::FragmentOverlap));
     }
     noted.map(|()| at)
+}
+
+/// Makes a datagram; the oldest one makes way.
+fn make(state: &mut WorkerState, snapshot: &Snapshot, key: &FlowKey) -> Option<u16> {
+    let (id, now) = (state.next_fragment_id(), state.now);
+    if let Some(at) = state.fragments.datagrams.insert(key, id, now) {
+        return Some(at);
+    }
+    let oldest = state.fragments.datagrams.oldest()?;
+    give_up(state, snapshot, oldest, DropReason::FragmentEvicted);
+    state.fragments.datagrams.insert(key, id, now)
 }
 
 /// What becomes of one piece.
@@ -320,10 +331,7 @@ fn piece(
             }
             verdict
         }
-        Fate::Waiting => {
-            let WorkerState { fragments, counters, .. } = state;
-            fragments.park(at, slot, counters).map(|()| Verdict::Parked)
-        }
+        Fate::Waiting => park(state, snapshot, slot, at).map(|()| Verdict::Parked),
         Fate::Flow(tuple) => later(state, snapshot, slot, &tuple),
         Fate::Elsewhere(worker) => Ok(Verdict::HandOff(worker, HandOffCause::Fragment)),
         Fate::Kernel => Ok(Verdict::ToKernel(slot.rx.nic)),

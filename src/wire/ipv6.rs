@@ -10,6 +10,8 @@ use crate::limits::IPV6_EXTENSIONS_MAX;
 
 /// Size of the fixed header.
 pub const IPV6_HEADER_BYTES: usize = 40;
+/// The least MTU of a link, in bytes (RFC 8200 section 5).
+pub const IPV6_MTU_MIN: u16 = 1280;
 /// Size of a fragment header.
 pub const FRAGMENT_HEADER_BYTES: usize = 8;
 

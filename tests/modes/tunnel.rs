@@ -204,6 +204,32 @@ fn too_large_for_the_tunnel_is_answered_with_what_fits_in_it() {
     }
 }
 
+/// RFC 8201 section 4, RFC 2473 section 7.1: hosts ignore who speaks of less than 1280 bytes.
+#[test]
+fn ipv6_is_never_told_less_than_1280_bytes_and_its_tunnels_packets_are_cut() {
+    for (tunnel, outer) in TUNNELS.into_iter().flat_map(|tunnel| [(tunnel, 0), (tunnel, 1)]) {
+        let mut director = director(1, outer, tunnel);
+        director.receive(CLIENT, &segment(1, TcpFlags::SYN, b""));
+        for slot in 0..8 {
+            let hop = *director.state.next_hop(NextHopId(slot)).unwrap();
+            let mtu = if hop.nic == SERVER { 1280 } else { 1500 };
+            director.state.set_next_hop(NextHopId(slot), NextHop { mtu, ..hop });
+        }
+        let sent = segment(1, TcpFlags::ACK, &[7; 1280 - 60]);
+        let out = director.receive(CLIENT, &sent);
+        assert_eq!(out.sent_on(), Some(SERVER), "{tunnel:?} {outer}");
+        let mut pieces: Vec<&[u8]> = out.extra.iter().map(|(_, frame)| frame.as_slice()).collect();
+        pieces.push(&out.frame);
+        assert_eq!(pieces.len(), 2);
+        let whole = reassembled(&pieces, outer, 1280);
+        assert_eq!(decapsulated(&whole, (1, outer), tunnel), one_hop_less(&sent, 1));
+        let out = director.receive(CLIENT, &segment(1, TcpFlags::ACK, &[7; 1281 - 60]));
+        assert_eq!(out.sent_on(), Some(CLIENT));
+        let icmp = &out.frame[14 + 40..];
+        assert_eq!((&icmp[..2], number(icmp, 6)), (&[2, 0][..], 1280));
+    }
+}
+
 #[test]
 fn what_may_be_cut_leaves_in_pieces_that_make_the_tunnel_packet() {
     for tunnel in TUNNELS {

@@ -26,7 +26,7 @@ use crate::wire::gre::{GRE_CHECKSUM_BYTES, GRE_HEADER_BYTES, Gre};
 use crate::wire::gue::{GUE_HEADER_BYTES, Gue};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_HEADER_BYTES, Ipv4};
-use crate::wire::ipv6::{IPV6_HEADER_BYTES, Ipv6};
+use crate::wire::ipv6::{IPV6_HEADER_BYTES, IPV6_MTU_MIN, Ipv6};
 use crate::wire::udp::{UDP_HEADER_BYTES, Udp};
 
 /// Where a GUE tunnel's source ports begin, and how many there are: Linux's local port range.
@@ -64,11 +64,8 @@ pub(super) fn rewrite(
     let mtu = next_hop::path_mtu(state, hop);
     let inner_mtu = mtu.map(|mtu| mtu.saturating_sub(wrapping.overhead_bytes()));
     let fits = inner_mtu.is_none_or(|mtu| packet.ip_bytes() <= usize::from(mtu));
-    if let Some(inner_mtu) = inner_mtu.filter(|_| !fits)
-        && packet.kind != Kind::IcmpError
-        && !(may_be_cut(slot) || packet.key.src.is_ipv4() && !wrapping.keeps_df)
-    {
-        return too_big_inbound(state, snapshot, slot, (core, inner_mtu));
+    if let Some(told) = inner_mtu.and_then(|mtu| refused(slot, &wrapping, mtu)) {
+        return too_big_inbound(state, snapshot, slot, (core, told));
     }
     if packet.piece.is_some() {
         return gather(state, snapshot, slot, (core, &wrapping));
@@ -85,6 +82,19 @@ pub(super) fn rewrite(
     }
 }
 
+/// The MTU to tell the sender of a packet that the tunnel, which holds `inner_mtu` bytes, cannot
+/// carry; none where it goes, its outer packet cut if need be. No IPv6 path is narrower than 1280
+/// bytes: hosts believe nobody who says so (RFC 8201 section 4), and what is no larger is cut
+/// outside (RFC 2473 section 7.1).
+fn refused(slot: &Slot, wrapping: &Wrapping, inner_mtu: u16) -> Option<u16> {
+    let packet = &slot.packet;
+    let is_ipv4 = packet.key.src.is_ipv4();
+    let told = if is_ipv4 { inner_mtu } else { inner_mtu.max(IPV6_MTU_MIN) };
+    let fits = packet.ip_bytes() <= usize::from(told);
+    let is_cut = may_be_cut(slot) || is_ipv4 && !wrapping.keeps_df;
+    (!fits && packet.kind != Kind::IcmpError && !is_cut).then_some(told)
+}
+
 /// A piece of a datagram: the tunnel carries datagrams whole, and its own packets are cut.
 fn gather(
     state: &mut WorkerState,
@@ -96,7 +106,7 @@ fn gather(
     let mtu = next_hop::path_mtu(state, hop_id).ok_or(DropReason::NextHopPending)?;
     let hop = *next_hop::get(state, hop_id).ok_or(DropReason::NextHopPending)?;
     let nic = snapshot.nics.get(hop.nic.index()).ok_or(DropReason::Internal)?;
-    if !fragment::gather(state, slot)? {
+    if !fragment::gather(state, snapshot, slot)? {
         return Ok(Verdict::Parked);
     }
     let link = pieces::Link { hop: &hop, nic, id: state.next_fragment_id() };

@@ -51,9 +51,28 @@ pub(super) struct Datagram {
     /// Size of the whole in bytes, once its last piece has come.
     total: Option<u32>,
     next: u16,
+    by_age: Neighbours,
+    /// Among those of which frames wait, if it is one of them.
+    by_wait: Neighbours,
+    is_listed: bool,
+}
+
+/// Place in a list.
+#[derive(Clone, Copy, Debug)]
+struct Neighbours {
     older: u16,
     newer: u16,
 }
+
+/// Ends of a list.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    oldest: u16,
+    newest: u16,
+}
+
+const ALONE: Neighbours = Neighbours { older: NONE, newer: NONE };
+const EMPTY: Ends = Ends { oldest: NONE, newest: NONE };
 
 impl Datagram {
     /// Whether every piece was seen, and is here or on its way.
@@ -77,8 +96,8 @@ pub(super) struct Datagrams {
     /// First datagram of each hash.
     heads: Vec<u16>,
     free: u16,
-    oldest: u16,
-    newest: u16,
+    by_age: Ends,
+    by_wait: Ends,
     seed: u64,
 }
 
@@ -95,16 +114,17 @@ impl Datagrams {
             end: 0,
             total: None,
             next: if at + 1 < FRAGMENT_DATAGRAMS_MAX { at as u16 + 1 } else { NONE },
-            older: NONE,
-            newer: NONE,
+            by_age: ALONE,
+            by_wait: ALONE,
+            is_listed: false,
         };
         Datagrams {
             list: (0..FRAGMENT_DATAGRAMS_MAX).map(empty).collect(),
             coverage: vec![0; FRAGMENT_DATAGRAMS_MAX * coverage::WORDS],
             heads: vec![NONE; FRAGMENT_DATAGRAMS_MAX],
             free: 0,
-            oldest: NONE,
-            newest: NONE,
+            by_age: EMPTY,
+            by_wait: EMPTY,
             seed,
         }
     }
@@ -135,10 +155,10 @@ impl Datagrams {
         let fresh = *self.get(at)?;
         self.free = fresh.next;
         let next = self.heads.get_mut(bucket).map_or(NONE, |head| std::mem::replace(head, at));
-        let older = std::mem::replace(&mut self.newest, at);
+        let older = std::mem::replace(&mut self.by_age.newest, at);
         match self.get_mut(older) {
-            Some(older) => older.newer = at,
-            None => self.oldest = at,
+            Some(older) => older.by_age.newer = at,
+            None => self.by_age.oldest = at,
         }
         *self.get_mut(at)? = Datagram {
             key: *key,
@@ -151,8 +171,9 @@ impl Datagrams {
             end: 0,
             total: None,
             next,
-            older,
-            newer: NONE,
+            by_age: Neighbours { older, newer: NONE },
+            by_wait: ALONE,
+            is_listed: false,
         };
         self.words(at).fill(0);
         Some(at)
@@ -160,7 +181,8 @@ impl Datagrams {
 
     /// Forgets a datagram; its frames are the caller's to free.
     pub fn remove(&mut self, at: u16) {
-        let Some(&Datagram { key, next, older, newer, .. }) = self.get(at) else { return };
+        self.unlist(at);
+        let Some(&Datagram { key, next, by_age, .. }) = self.get(at) else { return };
         let bucket = self.bucket(&key);
         let mut before = NONE;
         let mut here = self.heads.get(bucket).copied().unwrap_or(NONE);
@@ -172,13 +194,13 @@ impl Datagrams {
             Some(before) => before.next = next,
             None => self.heads[bucket] = next,
         }
-        match self.get_mut(older) {
-            Some(older) => older.newer = newer,
-            None => self.oldest = newer,
+        match self.get_mut(by_age.older) {
+            Some(older) => older.by_age.newer = by_age.newer,
+            None => self.by_age.oldest = by_age.newer,
         }
-        match self.get_mut(newer) {
-            Some(newer) => newer.older = older,
-            None => self.newest = older,
+        match self.get_mut(by_age.newer) {
+            Some(newer) => newer.by_age.older = by_age.older,
+            None => self.by_age.newest = by_age.older,
         }
         let free = std::mem::replace(&mut self.free, at);
         if let Some(datagram) = self.get_mut(at) {
@@ -193,15 +215,61 @@ impl Datagrams {
         Some(fate)
     }
 
-    /// From the oldest to the youngest.
-    pub fn by_age(&self) -> impl Iterator<Item = (u16, &Datagram)> {
-        let entry = |at: u16| self.get(at).map(|datagram| (at, datagram));
-        std::iter::successors(entry(self.oldest), move |(_, datagram)| entry(datagram.newer))
+    /// The oldest one.
+    pub fn oldest(&self) -> Option<u16> {
+        self.get(self.by_age.oldest).map(|_| self.by_age.oldest)
+    }
+
+    /// Of which frames have waited longest, `besides` one.
+    pub fn waits_longest(&self, besides: u16) -> Option<u16> {
+        let first = self.by_wait.oldest;
+        let victim = match self.get(first)? {
+            datagram if first == besides => datagram.by_wait.newer,
+            _ => first,
+        };
+        self.get(victim).map(|_| victim)
+    }
+
+    /// Takes note that frames of it wait, or no more: to be called whenever `waiting` changed.
+    pub fn note_waiting(&mut self, at: u16) {
+        let Some(datagram) = self.get(at) else { return };
+        match (datagram.waiting.len() > 0, datagram.is_listed) {
+            (true, false) => self.list(at),
+            (false, true) => self.unlist(at),
+            _ => {}
+        }
+    }
+
+    fn list(&mut self, at: u16) {
+        let older = std::mem::replace(&mut self.by_wait.newest, at);
+        match self.get_mut(older) {
+            Some(older) => older.by_wait.newer = at,
+            None => self.by_wait.oldest = at,
+        }
+        if let Some(datagram) = self.get_mut(at) {
+            datagram.by_wait = Neighbours { older, newer: NONE };
+            datagram.is_listed = true;
+        }
+    }
+
+    fn unlist(&mut self, at: u16) {
+        let Some(datagram) = self.get_mut(at).filter(|datagram| datagram.is_listed) else { return };
+        datagram.is_listed = false;
+        let Neighbours { older, newer } = datagram.by_wait;
+        match self.get_mut(older) {
+            Some(older) => older.by_wait.newer = newer,
+            None => self.by_wait.oldest = newer,
+        }
+        match self.get_mut(newer) {
+            Some(newer) => newer.by_wait.older = older,
+            None => self.by_wait.newest = older,
+        }
     }
 
     /// The oldest datagram, if its first piece came before `then`.
     pub fn overdue(&self, then: Nanos) -> Option<u16> {
-        self.get(self.oldest).filter(|oldest| oldest.born < then).map(|_| self.oldest)
+        let oldest = self.by_age.oldest;
+        self.get(oldest).filter(|datagram| datagram.born < then).map(|_| oldest)
     }
 
     /// Notes a piece of so many bytes. `FragmentMalformed` for one that no datagram can have,
@@ -249,8 +317,14 @@ impl Datagrams {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::burst::RxMeta;
+    use super::super::super::classify::Piece;
+    use super::super::store::Store;
     use super::*;
     use crate::model::Protocol;
+
+    const PIECE: Piece =
+        Piece { place: Fragment { id: 0, offset_bytes: 0, more: true }, body: 34, new_id: None };
 
     fn key(id: u16) -> FlowKey {
         FlowKey { protocol: Protocol::Udp, dst_port: id, ..FlowKey::UNSET }
@@ -272,16 +346,44 @@ mod tests {
             datagrams.remove(at);
             assert_eq!(datagrams.find(&key(id)), None);
         }
-        let ages: Vec<u16> = datagrams.by_age().map(|(_, known)| known.key.dst_port).collect();
-        let expected: Vec<u16> =
-            (1..FRAGMENT_DATAGRAMS_MAX as u16 - 1).filter(|id| *id != 500).collect();
-        assert_eq!(ages, expected);
         assert_eq!(datagrams.overdue(Nanos(1)), None);
         assert_eq!(datagrams.overdue(Nanos(2)), datagrams.find(&key(1)));
         for id in 0..3 {
             assert!(datagrams.insert(&key(5000 + id), 0, Nanos(0)).is_some());
         }
         assert_eq!(datagrams.insert(&key(9999), 0, Nanos(0)), None);
+        let mut ages = Vec::new();
+        while let Some(oldest) = datagrams.oldest() {
+            ages.push(datagrams.get(oldest).unwrap().key.dst_port);
+            datagrams.remove(oldest);
+        }
+        let old = (1..FRAGMENT_DATAGRAMS_MAX as u16 - 1).filter(|id| *id != 500);
+        assert_eq!(ages, old.chain(5000..5003).collect::<Vec<u16>>());
+    }
+
+    #[test]
+    fn who_waits_longest_is_known_whoever_else_there_is() {
+        let mut datagrams = Datagrams::new(7);
+        let ats: Vec<u16> = (0..100)
+            .map(|id| datagrams.insert(&key(id), 0, Nanos(u64::from(id))).unwrap())
+            .collect();
+        assert_eq!(datagrams.waits_longest(ats[0]), None);
+        let (mut store, piece) = (Store::new(), Piece { place: piece(8, true), ..PIECE });
+        for at in [90, 40, 60].map(|id| ats[id]) {
+            let waiting = &mut datagrams.get_mut(at).unwrap().waiting;
+            assert!(store.insert(waiting, &[1; 60], &piece, &RxMeta::default()));
+            datagrams.note_waiting(at);
+        }
+        assert_eq!(datagrams.waits_longest(NONE), Some(ats[90]));
+        assert_eq!(datagrams.waits_longest(ats[90]), Some(ats[40]));
+        datagrams.get_mut(ats[40]).unwrap().waiting = Chain::EMPTY;
+        datagrams.note_waiting(ats[40]);
+        assert_eq!(datagrams.waits_longest(ats[90]), Some(ats[60]));
+        datagrams.remove(ats[90]);
+        assert_eq!(datagrams.waits_longest(NONE), Some(ats[60]));
+        assert_eq!(datagrams.waits_longest(ats[60]), None);
+        datagrams.remove(ats[60]);
+        assert_eq!(datagrams.waits_longest(NONE), None);
     }
 
     #[test]

@@ -9,12 +9,10 @@ use crate::counters::DropReason;
 use crate::limits::{FRAGMENT_FRAMES_MAX, HEADROOM_BYTES};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{IPV4_HEADER_BYTES, Ipv4};
-use crate::wire::ipv6::{FRAGMENT_HEADER_BYTES, IPV6_HEADER_BYTES, Ipv6};
+use crate::wire::ipv6::{FRAGMENT_HEADER_BYTES, IPV6_HEADER_BYTES, IPV6_MTU_MIN, Ipv6};
 
 /// Largest IP packet.
 const IP_BYTES_MAX: usize = u16::MAX as usize;
-/// The least MTU of IPv6 (RFC 8200 section 5).
-const IPV6_MTU_MIN: usize = 1280;
 
 /// Sizes of pieces, in bytes.
 pub(in super::super) type Lengths = ArrayVec<u16, { FRAGMENT_FRAMES_MAX as usize + 1 }>;
@@ -130,7 +128,7 @@ impl Pieces {
         let room = match outer_ipv4 {
             true => mtu.min(largest).saturating_sub(IPV4_HEADER_BYTES),
             false => mtu
-                .min(largest.max(IPV6_MTU_MIN))
+                .min(largest.max(usize::from(IPV6_MTU_MIN)))
                 .saturating_sub(IPV6_HEADER_BYTES + FRAGMENT_HEADER_BYTES),
         };
         let head = between + self.header_bytes;
