@@ -336,8 +336,11 @@ pub struct WorkerCounters {
     pub flows_expired: Counter,
     /// Notes about persistence templates that found no room.
     pub notes_lost: Counter,
-    /// Persistence templates by `ServerId` and by `ServiceId`: gauges that hold ids as flows do.
+    /// Persistence templates by `ServerId` and by `ServiceId`, shadows of other workers' included:
+    /// gauges that hold ids as flows do.
     pub templates: [Box<[Counter]>; 2],
+    /// Gauge: persistence templates by `ServerId` of which this worker is the owner.
+    pub own_templates: Box<[Counter]>,
     /// Half-open flows dropped by `drop_entry`.
     pub flows_shed: Counter,
     /// Snapshot revision in force.
@@ -382,6 +385,7 @@ impl WorkerCounters {
             flows_expired: Counter::default(),
             notes_lost: Counter::default(),
             templates: [servers, services].map(|n| (0..n).map(|_| Counter::default()).collect()),
+            own_templates: (0..servers).map(|_| Counter::default()).collect(),
             flows_shed: Counter::default(),
             revision: Counter::default(),
             pending: Counter::default(),
@@ -398,14 +402,11 @@ impl WorkerCounters {
         }
     }
 
-    /// Counts a persistence template of a service and a server.
+    /// Counts a persistence template, or a shadow of one, of a service and a server.
     pub fn count_template(&self, service: usize, server: usize, count: impl Fn(&Counter)) {
-        let places = [(0, server), (1, service)];
-        for (kind, at) in places {
-            if let Some(counter) = self.templates[kind].get(at) {
-                count(counter);
-            }
-        }
+        let [by_server, by_service] = &self.templates;
+        by_server.get(server).into_iter().for_each(&count);
+        by_service.get(service).into_iter().for_each(&count);
     }
 
     /// Counts one dropped frame.

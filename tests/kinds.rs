@@ -7,7 +7,7 @@ mod support;
 use std::net::{IpAddr, SocketAddr};
 
 use gyre::config::check;
-use gyre::counters::DropReason;
+use gyre::counters::{Counter, DropReason, WorkerCounters};
 use gyre::dataplane::{RxMeta, Verdict};
 use gyre::message::{FlowFilter, FromWorker, RowKind, Sweep, SweepAction};
 use gyre::model::*;
@@ -180,6 +180,27 @@ fn drop_packet_drops_one_first_packet_in_ten() {
     let mut director = director(&text);
     let passed = (1001..=1100).filter(|port| segment(&mut director, *port, TcpFlags::SYN)).count();
     assert_eq!((passed, director.drops(DropReason::DropPacket)), (90, 10));
+}
+
+/// A SYN is dropped before it gets a cookie, a proof never: its sender would not come again.
+#[test]
+fn drop_packet_drops_syns_before_synproxy_answers_them_and_no_proofs() {
+    let text = "[semantics]\ndrop_packet = \"always\"\n[[service]]\naddress = \"10.1.0.1:80\"\n\
+                forwarding = \"fullnat\"\nlocal_addresses = \"pool\"\nsynproxy = true\n\
+                [[service.server]]\naddress = \"10.2.0.11\"";
+    let mut director = director(text);
+    let mut proven = 0;
+    for port in 1001..=1100 {
+        let tcp = || from_client(ip("10.0.0.7"), ip(VIP)).tcp(port, 80);
+        let out = director.receive(CLIENT, &tcp().seq(9).flags(TcpFlags::SYN).build());
+        if out.sent_on() != Some(CLIENT) {
+            continue;
+        }
+        let cookie = u32::from_be_bytes(out.frame[38..42].try_into().unwrap());
+        let proof = tcp().seq(10).ack(cookie.wrapping_add(1)).flags(TcpFlags::ACK).build();
+        proven += usize::from(director.receive(CLIENT, &proof).sent_on() == Some(SERVER));
+    }
+    assert_eq!((proven, director.drops(DropReason::DropPacket)), (90, 10));
 }
 
 #[test]
@@ -400,6 +421,15 @@ fn one_worker_decides_for_a_client_network_and_flows_stay_with_their_owners() {
             );
         }
         assert_eq!(templates.len(), 5);
+        // Shadows hold slots, but each template is counted once.
+        let sum = |read: fn(&WorkerCounters) -> &[Counter]| -> u64 {
+            let each = workers.directors.iter().map(|director| {
+                read(&director.state.counters).iter().map(Counter::get).sum::<u64>()
+            });
+            each.sum()
+        };
+        assert_eq!(sum(|counters| &counters.own_templates), 5);
+        assert!(sum(|counters| &counters.templates[0]) > 5);
         assert!(templates.iter().all(|row| row.state.name() == "ASSURED"), "{templates:#?}");
         outlive(&mut workers, 5);
     }
@@ -433,7 +463,9 @@ fn outlive(workers: &mut Workers, count: usize) {
     pass(workers, 700.0);
     assert_eq!(listed(workers), 0);
     for director in &workers.directors {
-        let held = director.state.counters.templates.iter().flatten().map(|held| held.get());
+        let counters = &director.state.counters;
+        let kinds = counters.templates.iter().chain([&counters.own_templates]);
+        let held = kinds.flatten().map(|held| held.get());
         assert_eq!(held.sum::<u64>(), 0, "shadows are gone too");
     }
 }

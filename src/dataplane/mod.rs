@@ -15,6 +15,7 @@ mod forward;
 mod fragment;
 mod ftp;
 mod icmp_error;
+mod identification;
 mod learned_mtu;
 mod mss;
 mod next_hop;

@@ -12,7 +12,7 @@ use super::flow::FlowKey;
 use super::flow_table::FlowId;
 use super::state::WorkerState;
 use super::templates::{Scope, Template, TemplateId, TemplateKey};
-use crate::counters::{DropReason, HandOffCause};
+use crate::counters::{Counter, DropReason, HandOffCause};
 use crate::limits::TIMERS_PER_TURN_MAX;
 use crate::message::{FlowRow, FlowState, RowKind};
 use crate::model::{
@@ -205,9 +205,16 @@ fn fresh(
 
 fn file(state: &mut WorkerState, template: Template) -> Result<TemplateId, DropReason> {
     let id = state.templates.insert(template).ok_or(DropReason::TemplatesFull)?;
-    let (service, server) = (template.service.index(), template.server.index());
-    state.counters.count_template(service, server, |count| count.add(1));
+    count(state, &template, |count| count.add(1));
     Ok(id)
+}
+
+fn count(state: &WorkerState, template: &Template, count: impl Fn(&Counter)) {
+    let (service, server) = (template.service.index(), template.server.index());
+    state.counters.count_template(service, server, &count);
+    if template.shadow_of.is_none() {
+        state.counters.own_templates.get(server).into_iter().for_each(&count);
+    }
 }
 
 /// This worker's shadow of another's template, for the server that was decided on.
@@ -282,8 +289,7 @@ pub(super) fn assure(state: &mut WorkerState, flow: FlowId) {
 
 fn end(state: &mut WorkerState, id: TemplateId) {
     if let Some(template) = state.templates.remove(id) {
-        let (service, server) = (template.service.index(), template.server.index());
-        state.counters.count_template(service, server, |count| count.sub(1));
+        count(state, &template, |count| count.sub(1));
     }
 }
 

@@ -10,6 +10,7 @@ use super::flow::Direction;
 use super::flow_table::{FlowId, FlowTable};
 use super::fragment::Fragments;
 use super::ftp::Ftp;
+use super::identification::Identifications;
 use super::learned_mtu::LearnedMtus;
 use super::outbox::Outbox;
 use super::persistence::Note;
@@ -68,8 +69,7 @@ pub struct WorkerState {
     pub(super) schedulers: Schedulers,
     pub(super) hops: Vec<NextHop>,
     pub(super) learned_mtus: LearnedMtus,
-    /// Identifications given to packets so far.
-    ids: u32,
+    ids: Identifications,
     /// Extra frames of the last burst.
     pub outbox: Outbox,
     /// What control should hear.
@@ -111,7 +111,7 @@ impl WorkerState {
             schedulers: Schedulers::new(config.counters.servers.len(), config.seed),
             hops: vec![unresolved; NEXT_HOPS_MAX],
             learned_mtus: LearnedMtus::new(),
-            ids: config.seed as u32,
+            ids: Identifications::new(config.worker, config.workers, config.seed),
             outbox: Outbox::new(),
             events: ArrayVec::new(),
             sweep: None,
@@ -146,11 +146,9 @@ impl WorkerState {
         self.learned_mtus.learn(hop, is_ipv4, mtu, self.now);
     }
 
-    /// An identification for packets that may be cut. Workers count in turns, so that two of them
-    /// never give one at the same time.
+    /// An identification for packets that may be cut.
     pub(super) fn next_fragment_id(&mut self) -> u32 {
-        self.ids = self.ids.wrapping_add(1);
-        self.ids.wrapping_mul(u32::from(self.workers.max(1))).wrapping_add(u32::from(self.worker.0))
+        self.ids.next()
     }
 
     /// As `next_fragment_id`, for IPv4.

@@ -86,7 +86,9 @@ impl Templates {
     pub fn new(max: usize, now: Nanos) -> Result<Self, MemoryError> {
         let wheel = Wheel::new(u32::try_from(max).unwrap_or(u32::MAX), now)?;
         Ok(Templates {
-            index: HashMap::with_capacity(max),
+            // Twice the room, so that it never has to grow to get rid of what was removed: see
+            // `SourcePorts::new`.
+            index: HashMap::with_capacity(2 * max),
             slots: Vec::with_capacity(max),
             free: Vec::with_capacity(max),
             max,
@@ -153,5 +155,46 @@ impl Templates {
     pub fn next_live(&self, from: u32) -> Option<TemplateId> {
         let at = self.slots.iter().skip(from as usize).position(Option::is_some)?;
         Some(TemplateId(from + at as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(client: u32) -> Template {
+        let key =
+            TemplateKey { scope: Scope::Service(ServiceId(1)), client: IpAddr::V4(client.into()) };
+        Template {
+            key,
+            service: ServiceId(1),
+            server: ServerId(1),
+            server_address: (key.client, 80),
+            mode: ForwardMode::DirectRoute,
+            timeout_ms: 1000,
+            armed_ms: 0,
+            flows: 0,
+            holders: 0,
+            is_assured: false,
+            is_disabled: false,
+            shadow_of: None,
+        }
+    }
+
+    /// Nothing under `process_burst` may allocate.
+    #[test]
+    fn templates_that_come_and_go_never_take_new_memory() {
+        let max = 1792u32; // As full as hashbrown lets a table of 2048 slots be.
+        let mut templates = Templates::new(max as usize, Nanos::from_secs(1)).unwrap();
+        let room = templates.index.allocation_size();
+        let mut ids = std::collections::VecDeque::new();
+        for n in 0..if cfg!(miri) { max + 10 } else { 100_000 } {
+            if n >= max {
+                assert!(templates.remove(ids.pop_front().unwrap()).is_some());
+            }
+            ids.push_back(templates.insert(template(n)).unwrap());
+            assert_eq!(templates.index.allocation_size(), room, "after {n}");
+        }
+        assert_eq!(templates.insert(template(u32::MAX)), None, "full");
     }
 }

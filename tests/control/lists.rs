@@ -182,6 +182,7 @@ fn stats_add_up_what_workers_and_devices_count() {
         server.flows.add(5);
         server.active.add(2);
         server.in_bytes.add(1000);
+        counters.own_templates[ServerId(1).index()].add(3);
         let lip = &counters.lips[LipId(0).index()];
         lip.used.add(20);
         lip.exhausted.add(1);
@@ -207,6 +208,7 @@ fn stats_add_up_what_workers_and_devices_count() {
     let server = &web["servers"][1];
     assert_eq!((&server["active"], &server["inactive"]), (&json!(4), &json!(6)));
     assert_eq!((&server["in_bytes"], &server["weight"]), (&json!(2000), &json!(3)));
+    assert_eq!(server["templates"], 6);
     assert_eq!(
         stats["local_addresses"],
         json!([{"pool": "pool1", "address": "192.0.2.8", "port_first": 1024, "port_last": 2047,

@@ -124,7 +124,7 @@ methods! {
         r#"{"service":"web"}"#,
         r#"{"servers":[{"service":"tcp 192.0.2.80:80","address":"192.0.2.11:80",
             "forwarding":"dr","weight":3,"upper_threshold":0,"lower_threshold":0,"state":"active",
-            "reachable":true,"active":30,"inactive":10,"connections":45000,
+            "reachable":true,"active":30,"inactive":10,"templates":0,"connections":45000,
             "in_packets":400000,"in_bytes":52000000,
             "out_packets":0,"out_bytes":0,"refused":0}]}"#;
     "server.add" => ServerAdd(AddServerParams) -> Changed,

@@ -89,6 +89,8 @@ pub struct ServerRow {
     pub active: u64,
     /// The other live flows.
     pub inactive: u64,
+    /// Persistence templates that hold clients to it: `ipvsadm`'s PersistConn.
+    pub templates: u64,
     /// Flows ever scheduled here.
     pub connections: u64,
     /// Packets from clients.

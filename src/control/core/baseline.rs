@@ -154,6 +154,11 @@ impl Counts {
         }
     }
 
+    /// Persistence templates that hold clients to a server, each once.
+    pub fn own_templates(&self, id: ServerId) -> u64 {
+        self.sum(|worker| worker.own_templates.get(id.index()).map_or(0, |own| own.get()))
+    }
+
     /// Persistence templates that hold a server's (0) or a service's (1) slot.
     fn templates(&self, kind: usize, at: usize) -> u64 {
         self.sum(|worker| worker.templates[kind].get(at).map_or(0, |held| held.get()))

@@ -221,6 +221,7 @@ impl View {
             active: totals.active,
             // Two gauges read one after the other: the second may be ahead.
             inactive: totals.flows.saturating_sub(totals.active),
+            templates: self.counts.own_templates(server.id),
             connections: totals.connections,
             in_packets: totals.in_packets,
             in_bytes: totals.in_bytes,

@@ -24,7 +24,7 @@ use super::flow_table::{FlowId, Hit};
 use super::persistence::{self, Chosen};
 use super::segment::{self, Options, Timestamps, Words};
 use super::state::WorkerState;
-use super::{client_address, mss, pipeline, reply, track};
+use super::{client_address, defence, mss, pipeline, reply, track};
 use crate::counters::{DropReason, HandOffCause, ReplyKind};
 use crate::limits::{
     SERVICES_MAX, SYNPROXY_RETRY_MS, SYNPROXY_STRAYS_PER_SECOND, SYNPROXY_SYNS_MAX,
@@ -163,13 +163,17 @@ fn check(state: &mut WorkerState, packet: &Packet) -> Check {
     state.synproxy.secrets.check(&packet.key, first, cookie, state.now)
 }
 
-/// Answers a SYN with a cookie.
+/// Answers a SYN with a cookie. `drop_packet` is up against SYNs, as without SYNPROXY: their
+/// senders try again, while whose proof is lost takes the connection for open.
 fn offer(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     service: &VirtualService,
     slot: &mut Slot,
 ) -> Result<Verdict, DropReason> {
+    if defence::drops_packet(state, snapshot, slot.packet.key.src.is_ipv4()) {
+        return Err(DropReason::DropPacket);
+    }
     if let Err(reason) = admit::may_enter(state, service, &slot.packet) {
         admit::refused(state, service);
         return Err(reason);
