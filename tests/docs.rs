@@ -335,7 +335,7 @@ fn test_names(folder: &Path, names: &mut BTreeSet<String>) {
 #[test]
 fn every_promise_names_a_test_that_exists() {
     let mut names = BTreeSet::new();
-    for folder in ["src", "tests"] {
+    for folder in ["src", "tests", "bench"] {
         test_names(&root().join(folder), &mut names);
     }
     let text = read(&root().join("docs/SPECIFICATION.md"));

@@ -66,6 +66,13 @@ fn trial(case: Case) -> Trial {
     Trial::test(label, || Ok(())).with_ignored_flag(true)
 }
 
+/// Runs all of them one at a time, whatever the command line says: each loads every core.
+pub fn run_one_by_one(cases: Vec<Case>) -> ! {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, cases.into_iter().map(trial).collect()).exit()
+}
+
 /// Runs all of them, as the command line says.
 pub fn run(cases: Vec<Case>) -> ! {
     let trials = cases.into_iter().map(trial).collect();

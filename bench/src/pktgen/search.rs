@@ -43,8 +43,8 @@ pub struct Found {
     pub upper: Option<Trial>,
     /// Whether the bounds came as close as asked, or a bound of the range was met.
     pub is_complete: bool,
-    /// What kept it from being higher.
-    pub limited_by: LimitedBy,
+    /// What kept it from being higher; `None` when the search ended before that was known.
+    pub limited_by: Option<LimitedBy>,
 }
 
 /// All trials and what they mean.
@@ -194,12 +194,12 @@ impl<D: Device> Search<'_, D> {
             (None, None) => false,
         };
         let limited_by = match &upper {
-            None => LimitedBy::MaxRate,
-            Some(upper) if upper.loss_ratio() <= ratio => LimitedBy::Sender,
+            None => is_complete.then_some(LimitedBy::MaxRate),
+            Some(upper) if upper.loss_ratio() <= ratio => Some(LimitedBy::Sender),
             Some(upper) => upper
                 .generator_limit()
                 .filter(|limit| *limit == LimitedBy::Receiver)
-                .unwrap_or(LimitedBy::Device),
+                .or(Some(LimitedBy::Device)),
         };
         Found { loss_ratio: ratio, lower, upper, is_complete, limited_by }
     }

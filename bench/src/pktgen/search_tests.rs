@@ -35,7 +35,7 @@ fn ndr_and_pdr_are_enclosed_in_one_search() {
         assert_encloses(&result.found[0], capacity, 0.005);
         // Losing 0.5 % of x leaves what is carried: x = capacity / 0.995.
         assert_encloses(&result.found[1], capacity / 0.995, 0.005);
-        assert!(result.found.iter().all(|found| found.limited_by == LimitedBy::Device));
+        assert!(result.found.iter().all(|found| found.limited_by == Some(LimitedBy::Device)));
         let long = device.log.iter().filter(|(_, duration)| *duration == 30.0).count();
         assert!(long <= 8, "{capacity}: {long} trials of full length");
         assert!(result.trials.len() <= 40, "{capacity}: {} trials", result.trials.len());
@@ -62,7 +62,7 @@ fn a_device_faster_than_the_line_passes_the_highest_load() {
     for found in &result.found {
         assert_eq!(found.lower.as_ref().unwrap().load_fps, 14.88e6);
         assert!(found.upper.is_none() && found.is_complete);
-        assert_eq!(found.limited_by, LimitedBy::MaxRate);
+        assert_eq!(found.limited_by, Some(LimitedBy::MaxRate));
     }
 }
 
@@ -94,7 +94,7 @@ fn a_rate_the_sender_cannot_keep_never_passes_and_is_the_senders_limit() {
     let result = search(&plan(), &mut device).unwrap();
     let ndr = &result.found[0];
     assert!(ndr.lower.as_ref().unwrap().load_fps <= 2e6 * 1.001);
-    assert_eq!(ndr.limited_by, LimitedBy::Sender);
+    assert_eq!(ndr.limited_by, Some(LimitedBy::Sender));
 }
 
 #[test]
@@ -131,4 +131,14 @@ fn the_longest_burst_is_what_the_queue_holds_beside_what_goes_out() {
     assert_eq!((found.frames, found.is_max), (1000, true));
     let mut none = Simulated::new(0.0);
     assert_eq!(longest_burst(&mut none, 1e7, 1000).unwrap().frames, 0);
+}
+
+#[test]
+fn a_search_out_of_trials_says_that_it_is_incomplete() {
+    let mut device = Simulated::new(3e6);
+    let plan = SearchPlan { trials_max: 5, ..plan() };
+    let result = search(&plan, &mut device).unwrap();
+    assert_eq!(result.trials.len(), 5);
+    assert!(result.found.iter().all(|found| !found.is_complete));
+    assert!(result.found.iter().all(|found| found.limited_by != Some(LimitedBy::MaxRate)));
 }

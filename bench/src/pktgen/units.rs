@@ -36,7 +36,10 @@ pub struct RateSyntax(String);
 )]
 pub struct LineUnknown;
 
-const SUFFIXES: [(&str, fn(f64) -> Rate); 8] = [
+/// How a number with this suffix reads.
+type Suffix = (&'static str, fn(f64) -> Rate);
+
+const SUFFIXES: [Suffix; 8] = [
     ("gbit", |n| Rate::MegabitsPerSecond(n * 1e3)),
     ("mbit", Rate::MegabitsPerSecond),
     ("kbit", |n| Rate::MegabitsPerSecond(n / 1e3)),

@@ -15,7 +15,7 @@ use crate::report;
 use crate::stop::Stop;
 
 /// How long a full port may hold up a burst.
-const SEND_WITHIN: Duration = Duration::from_millis(5);
+const SEND_WITHIN: Duration = Duration::from_millis(50);
 
 /// What became of frames.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]

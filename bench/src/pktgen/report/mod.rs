@@ -218,7 +218,7 @@ impl Figure {
         let lower = found.lower.as_ref()?;
         Some(Figure {
             failed_fps: found.upper.as_ref().map(|upper| upper.load_fps),
-            limited_by: Some(found.limited_by),
+            limited_by: found.limited_by,
             is_complete: found.is_complete,
             ..Figure::of_trial(goal_name(found.loss_ratio), mix, lower)
         })

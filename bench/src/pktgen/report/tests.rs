@@ -23,7 +23,7 @@ fn report() -> Report {
         lower: Some(trial.clone()),
         upper: Some(Trial { load_fps: 1004.0, ..trial.clone() }),
         is_complete: true,
-        limited_by: LimitedBy::Device,
+        limited_by: Some(LimitedBy::Device),
     };
     let mut report = Report {
         tool: "gyre-pktgen 0.1.0".to_owned(),
