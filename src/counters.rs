@@ -109,12 +109,14 @@ counted! {
         FragmentNoFlow = "fragment_no_flow", "its datagram's flow has ended";
         FragmentInHandshake = "fragment_in_handshake",
             "a fragmented segment while SYNPROXY or the client's address need it whole";
+        FragmentNoChecksum = "fragment_no_checksum",
+            "a fragmented datagram without a UDP checksum, which IPv6 demands (RFC 7915 4.5)";
         BadIcmpChecksum = "bad_icmp_checksum",
             "an ICMP error about a flow whose own checksum is wrong";
         IcmpConsumed = "icmp_consumed",
             "an ICMP error about a tunnel's packet of which its client need not hear";
         OtherFamily = "other_family",
-            "a fragment or an ICMP error of a flow between IPv4 and IPv6: not translated";
+            "of a flow between IPv4 and IPv6, what the other family cannot say (RFC 7915)";
         Denied = "denied", "the service's allow or deny list refuses this client";
         NoServer = "no_server", "the service has no usable server; port unreachable was answered";
         ServerRemoved = "server_removed", "the flow's server was removed at once";

@@ -16,19 +16,22 @@ use proptest::prelude::*;
 use support::*;
 
 const CLIENT_ADDRESSES: [&str; 2] = ["10.0.0.7", "fd00:c::7"];
-const VIPS: [[&str; 6]; 2] = [
-    ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"],
-    ["fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:1::4", "fd00:1::5", "fd00:1::6"],
+const VIPS: [[&str; 7]; 2] = [
+    ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6", "10.1.0.7"],
+    ["fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:1::4", "fd00:1::5", "fd00:1::6", "fd00:1::7"],
 ];
+/// The service whose server is of the other family, by FULLNAT with a header.
+const ACROSS: usize = 6;
 /// Modes of the services: DR, FULLNAT with a header, FULLNAT behind cookies, NAT, NAT behind
-/// cookies, TUN.
-const MODES: [ForwardMode; 6] = [
+/// cookies, TUN, and `ACROSS`.
+const MODES: [ForwardMode; 7] = [
     ForwardMode::DirectRoute,
     ForwardMode::FullNat,
     ForwardMode::FullNat,
     ForwardMode::Nat,
     ForwardMode::Nat,
     ForwardMode::Tunnel,
+    ForwardMode::FullNat,
 ];
 const RIPS: [&str; 2] = ["10.2.0.11", "fd00:2::b"];
 const LIPS: [&str; 2] = ["10.2.0.1", "fd00:2::1"];
@@ -48,18 +51,19 @@ fn tagged(mut frame: Vec<u8>, vlan: Option<u16>) -> Vec<u8> {
 
 fn director_in(vlan: Option<u16>) -> Director {
     let mut services = Vec::new();
-    for family in 0..2 {
+    for (family, vips) in VIPS.iter().enumerate() {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            for (at, vip) in VIPS[family].iter().enumerate() {
+            for (at, vip) in vips.iter().enumerate() {
                 let key = ServiceKey::new(protocol, vip.parse().unwrap(), 80);
                 let mut spec = ServiceSpec::new(key, SchedulerSpec::WeightedRoundRobin);
-                let endpoint = SocketAddr::new(RIPS[family].parse().unwrap(), 80);
+                let server_family = if at == ACROSS { 1 - family } else { family };
+                let endpoint = SocketAddr::new(RIPS[server_family].parse().unwrap(), 80);
                 let full_nat = MODES[at] == ForwardMode::FullNat;
                 spec.pool = full_nat.then(|| "pool".into());
                 spec.synproxy = matches!(at, 2 | 4) && protocol == Protocol::Tcp;
                 if full_nat && protocol == Protocol::Tcp {
                     spec.client_address = match at {
-                        1 => ClientAddress::ProxyV2,
+                        1 | ACROSS => ClientAddress::ProxyV2,
                         _ => ClientAddress::Toa { kind: 254, on_syn: true },
                     };
                 }
@@ -80,7 +84,7 @@ fn director_in(vlan: Option<u16>) -> Director {
 /// A frame to start from: which port it comes in on, and its bytes.
 fn seed_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
     let parts =
-        (0..2usize, 0..6usize, 0..6u8, any::<u8>(), 0..4u16, any::<(u32, u32)>(), 0..2000usize);
+        (0..2usize, 0..7usize, 0..7u8, any::<u8>(), 0..4u16, any::<(u32, u32)>(), 0..2000usize);
     parts.prop_map(|(family, vip, shape, flags, port, (seq, ack), payload)| {
         let client: IpAddr = CLIENT_ADDRESSES[family].parse().unwrap();
         let vip: IpAddr = VIPS[family][vip].parse().unwrap();
@@ -112,6 +116,7 @@ fn seed_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
                 };
                 return (SERVER, frame.to_vec());
             }
+            6 => return any_error((family, client, vip), flags, port, (seq, ack), &payload),
             2 => {
                 let piece = Fragment { id: seq, offset_bytes: port * 8, more: true };
                 from_client(client, vip).fragment(piece).udp(5000, 80).payload(&payload).build()
@@ -134,10 +139,32 @@ fn seed_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
     })
 }
 
+/// An error of any kind about a service's answer, or about what a server got in a local address's
+/// name: a whole packet, or a piece of one.
+fn any_error(
+    (family, client, vip): (usize, IpAddr, IpAddr),
+    kind: u8,
+    port: u16,
+    (word, code): (u32, u32),
+    payload: &[u8],
+) -> (NicId, Vec<u8>) {
+    let (rip, lip): (IpAddr, IpAddr) =
+        (RIPS[family].parse().unwrap(), LIPS[family].parse().unwrap());
+    let (nic, error, about, ports) = match port % 2 {
+        0 => (CLIENT, from_client(client, vip), from_client(vip, client), (80, 5000 + port / 2)),
+        _ => (SERVER, from_server(rip, lip), from_server(lip, rip), (1024 + port / 2, 80)),
+    };
+    let piece = Fragment { id: word, offset_bytes: 0, more: true };
+    let about = if code & 0x10 == 0 { about } else { about.fragment(piece) };
+    let quoted = about.udp(ports.0, ports.1).payload(payload).build();
+    let error = error.icmp(kind % 16, code as u8 % 16, word).payload(&quoted[14..]);
+    (nic, error.build().to_vec())
+}
+
 /// Pieces that meet: of few datagrams, at few places, of sizes that often fit each other. And
 /// errors about what a tunnel made of a whole one.
 fn colliding_frame() -> impl Strategy<Value = (NicId, Vec<u8>)> {
-    let parts = (0..2usize, 0..6usize, 0..3u32, 0..5usize, any::<bool>(), 0..40usize, 0..8u8);
+    let parts = (0..2usize, 0..7usize, 0..3u32, 0..5usize, any::<bool>(), 0..40usize, 0..8u8);
     parts.prop_map(|(family, vip, id, unit, more, size, shape)| {
         let client: IpAddr = CLIENT_ADDRESSES[family].parse().unwrap();
         let vip: IpAddr = VIPS[family][vip].parse().unwrap();

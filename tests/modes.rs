@@ -5,6 +5,10 @@ mod support;
 
 #[path = "modes/family.rs"]
 mod family;
+#[path = "modes/family_errors.rs"]
+mod family_errors;
+#[path = "modes/family_fragments.rs"]
+mod family_fragments;
 #[path = "modes/local.rs"]
 mod local;
 #[path = "modes/mss.rs"]

@@ -205,6 +205,7 @@ fn ipv4(l3: &[u8], packet: &mut Packet) -> Result<(), DropReason> {
         IpProtocol::ICMP if is_relayed_v4(payload) => {
             about(packet, quoted_v4(payload));
             if packet.kind != Kind::IcmpError
+                && payload.first() != Some(&IcmpType::PARAMETER_PROBLEM.0)
                 && let Some(facts) = wrapped(payload, packet)
             {
                 *packet = facts;
@@ -312,11 +313,18 @@ fn transport(packet: &mut Packet, protocol: IpProtocol, body: &[u8]) -> Result<(
     Ok(())
 }
 
-/// Whether the kernel relays errors of this kind: of IPv4's these three, of IPv6's all
-/// (recordings icmp-*; redirects and parameter problems are the host's).
+/// Whether errors of this kind may be relayed: of IPv6's all, of IPv4's the three that the kernel
+/// relays (recordings icmp-*; redirects are the host's), and parameter problems, which an IPv6
+/// client's flow has relayed.
 fn is_relayed_v4(icmp: &[u8]) -> bool {
     let kind = IcmpType(icmp.first().copied().unwrap_or(0));
-    matches!(kind, IcmpType::UNREACHABLE | IcmpType::SOURCE_QUENCH | IcmpType::TIME_EXCEEDED)
+    matches!(
+        kind,
+        IcmpType::UNREACHABLE
+            | IcmpType::SOURCE_QUENCH
+            | IcmpType::TIME_EXCEEDED
+            | IcmpType::PARAMETER_PROBLEM
+    )
 }
 
 /// An error about a packet of which enough is quoted; else just a packet.

@@ -11,6 +11,7 @@ use super::{forward, steer, track};
 use crate::counters::{DropReason, HandOffCause};
 use crate::model::{Protocol, Snapshot};
 use crate::wire::checksum::Sum;
+use crate::wire::icmp::IcmpType;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv6::Ipv6;
 
@@ -21,7 +22,7 @@ pub(super) fn relay(
     slot: &mut Slot,
 ) -> Result<Verdict, DropReason> {
     let Some(hit) = state.flows.find(&slot.packet.key) else {
-        if let Some(inside) = in_udp(slot) {
+        if let Some(inside) = in_udp(slot).filter(|_| !is_parameter_problem(slot)) {
             slot.packet = inside;
             return relay_wrapped(state, snapshot, slot);
         }
@@ -30,6 +31,11 @@ pub(super) fn relay(
             None => Verdict::ToKernel(slot.rx.nic),
         });
     };
+    // IPv4's are the host's (recordings icmp-*). IPv6 has the like, which are relayed, so that what
+    // comes from the other family is as well.
+    if is_parameter_problem(slot) && !forward::is_across(state, hit) {
+        return Ok(Verdict::ToKernel(slot.rx.nic));
+    }
     // Its checksum is made anew when the quoted packet is translated: a wrong one must not become
     // right on the way.
     if !is_intact(slot) {
@@ -66,6 +72,13 @@ pub(super) fn relay_wrapped(
 fn in_udp(slot: &Slot) -> Option<Packet> {
     let is_udp = slot.packet.key.protocol == Protocol::Udp;
     is_udp.then(|| classify::wrapped(message(slot)?, &slot.packet)).flatten()
+}
+
+/// Whether the error is IPv4's "parameter problem".
+fn is_parameter_problem(slot: &Slot) -> bool {
+    let is_ipv4 = slot.frame.bytes().get(L3).is_some_and(|first| first >> 4 == 4);
+    let kind = message(slot).and_then(|message| message.first());
+    is_ipv4 && kind == Some(&IcmpType::PARAMETER_PROBLEM.0)
 }
 
 fn message<'s>(slot: &'s Slot<'_>) -> Option<&'s [u8]> {

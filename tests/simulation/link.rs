@@ -75,7 +75,9 @@ fn quoted(packet: &[u8]) -> [(IpAddr, u16); 2] {
         [(address(12), port(20)), (address(16), port(22))]
     } else {
         let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
-        [(address(8), port(40)), (address(24), port(42))]
+        // A piece's come behind the fragment header.
+        let start = if packet[6] == 44 { 48 } else { 40 };
+        [(address(8), port(start)), (address(24), port(start + 2))]
     }
 }
 

@@ -88,10 +88,12 @@ pub fn rip(family: usize, n: u8) -> IpAddr {
 }
 
 /// A server of a service: the port is the service's own where the mode cannot change it, and a
-/// tunnel may lead to the other family.
+/// tunnel may lead to the other family, as FULLNAT may.
 pub fn server_of(spec: &ServiceSpec, n: u8, mode: ForwardMode, random: &mut Random) -> ServerSpec {
     let port = if mode.sees_replies() { 8080 } else { PORT };
     let family = usize::from(spec.key.vip().unwrap().is_ipv6());
+    let across = mode == ForwardMode::FullNat && random.one_in(3);
+    let family = if across { 1 - family } else { family };
     if mode != ForwardMode::Tunnel {
         return server((rip(family, n), port).into(), 1, mode);
     }

@@ -4,6 +4,7 @@
 mod direct_route;
 pub(super) mod edit;
 mod family;
+mod family_error;
 mod nat;
 mod pieces;
 mod quoted;
@@ -47,6 +48,14 @@ pub(super) fn rewrite(
         ForwardMode::Nat | ForwardMode::FullNat => nat::rewrite(state, snapshot, slot, hit, &core),
         ForwardMode::Tunnel => tunnel::rewrite(state, snapshot, slot, hit, &core),
     }
+}
+
+/// Whether a flow's client and server are of two families, and the director translates.
+pub(super) fn is_across(state: &WorkerState, hit: Hit) -> bool {
+    let mode = state.flows.core(hit.id).map(|core| core.mode());
+    let addresses = state.flows.addresses(hit.id);
+    mode == Some(ForwardMode::FullNat)
+        && addresses.is_some_and(|all| all.client.is_ipv4() != all.server.is_ipv4())
 }
 
 /// An error about a packet that a tunnel carried.

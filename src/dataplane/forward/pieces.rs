@@ -9,14 +9,15 @@ use super::super::classify::L3;
 use super::super::next_hop;
 use super::super::outbox::Outbox;
 use super::super::state::WorkerState;
+use super::family;
 use crate::counters::DropReason;
 use crate::frame::Frame;
 use crate::limits::{OUTBOX_FRAME_BYTES, OUTBOX_FRAMES_MAX};
 use crate::model::{NextHop, NextHopId, NicModel, Snapshot};
 use crate::wire::ethernet::{EtherType, Ethernet, MacAddr};
-use crate::wire::ip::IpProtocol;
+use crate::wire::ip::{Fragment, IpProtocol};
 use crate::wire::ipv4::{IPV4_HEADER_BYTES, IPV4_HEADER_BYTES_MAX, Ipv4, MORE_FRAGMENTS};
-use crate::wire::ipv6::{FRAGMENT_HEADER_BYTES, IPV6_HEADER_BYTES, Ipv6};
+use crate::wire::ipv6::{FRAGMENT_HEADER_BYTES, IPV6_HEADER_BYTES, Ipv6, walk_extensions};
 use crate::wire::vlan::VLAN_TAG_BYTES;
 
 /// Bits of a fragment word that are the offset, in eights of bytes.
@@ -24,17 +25,21 @@ const OFFSET: u16 = 0x1fff;
 /// What a piece in the outbox may hold of an IP packet.
 pub(super) const OUTBOX_IP_BYTES: usize = OUTBOX_FRAME_BYTES - L3 - VLAN_TAG_BYTES;
 
-/// Sends the frame's packet in pieces of at most `mtu` bytes each. The hop is a resolved one.
+/// Sends the frame's packet in pieces of at most `mtu` bytes each; pieces cannot wait for their
+/// next hop.
 pub(super) fn send(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     frame: &mut Frame,
     (hop_id, mtu): (NextHopId, u16),
 ) -> Result<Verdict, DropReason> {
-    let hop = *next_hop::get(state, hop_id).ok_or(DropReason::Internal)?;
+    let hop = next_hop::get(state, hop_id).filter(|hop| hop.resolved);
+    let hop = *hop.ok_or(DropReason::NextHopPending)?;
     let nic = snapshot.nics.get(hop.nic.index()).ok_or(DropReason::Internal)?;
     let mut cut = Cut::of(frame, usize::from(mtu).min(OUTBOX_IP_BYTES))?;
-    cut.id = state.next_fragment_id();
+    if cut.own_bytes == 0 {
+        cut.id = state.next_fragment_id();
+    }
     if cut.pieces() > OUTBOX_FRAMES_MAX - state.outbox.len() {
         return Err(DropReason::OutboxFull);
     }
@@ -117,29 +122,59 @@ struct Cut {
     is_ipv4: bool,
     /// Bytes of header that every piece begins with; in IPv6 without the fragment header.
     header_bytes: usize,
+    /// Bytes of fragment header that the packet has, if it is a piece itself (IPv6).
+    own_bytes: usize,
     /// Bytes of payload in every piece but the last.
     step: usize,
     payload_bytes: usize,
-    /// The packet's own fragment word, if it is a piece itself.
+    /// The packet's own fragment word, IPv4's or what that would be, if it is a piece itself.
     word: u16,
     /// Identification in the fragment header (IPv6).
     id: u32,
+    /// What follows the fragment header (IPv6).
+    inside: IpProtocol,
 }
 
 impl Cut {
     fn of(frame: &Frame, mtu: usize) -> Result<Self, DropReason> {
         let l3 = frame.bytes().get(L3..).ok_or(DropReason::Internal)?;
-        let (is_ipv4, header_bytes, word) = match Ipv4::parse(l3) {
-            Ok((ip, _)) => (true, ip.header_bytes(), ip.fragment_word()),
-            Err(_) => (false, IPV6_HEADER_BYTES, 0),
+        let mut cut = match Ipv4::parse(l3) {
+            Ok((ip, _)) => Cut::of_v4(ip.header_bytes(), ip.fragment_word()),
+            Err(_) => Cut::of_v6(l3)?,
         };
-        let extra = if is_ipv4 { 0 } else { FRAGMENT_HEADER_BYTES };
-        let step = mtu.saturating_sub(header_bytes + extra) & !7;
-        let payload_bytes = l3.len().checked_sub(header_bytes).ok_or(DropReason::Internal)?;
-        if step == 0 || payload_bytes == 0 {
+        let extra = if cut.is_ipv4 { 0 } else { FRAGMENT_HEADER_BYTES };
+        cut.step = mtu.saturating_sub(cut.header_bytes + extra) & !7;
+        let headers = cut.header_bytes + cut.own_bytes;
+        cut.payload_bytes = l3.len().checked_sub(headers).ok_or(DropReason::Internal)?;
+        if cut.step == 0 || cut.payload_bytes == 0 {
             return Err(DropReason::TooBig);
         }
-        Ok(Cut { is_ipv4, header_bytes, step, payload_bytes, word, id: 0 })
+        Ok(cut)
+    }
+
+    fn of_v4(header_bytes: usize, word: u16) -> Self {
+        let inside = IpProtocol::NONE;
+        let (own_bytes, step, payload_bytes, id) = (0, 0, 0, 0);
+        Cut { is_ipv4: true, header_bytes, own_bytes, step, payload_bytes, word, id, inside }
+    }
+
+    /// The director's own packets have no extension headers but the one for fragments.
+    fn of_v6(l3: &[u8]) -> Result<Self, DropReason> {
+        let (ip, rest) = Ipv6::parse(l3).map_err(|_| DropReason::Internal)?;
+        let whole = Cut {
+            is_ipv4: false,
+            header_bytes: IPV6_HEADER_BYTES,
+            inside: ip.next_header(),
+            ..Cut::of_v4(0, 0)
+        };
+        if ip.next_header() != IpProtocol::FRAGMENT {
+            return Ok(whole);
+        }
+        let upper = walk_extensions(IpProtocol::FRAGMENT, rest).ok();
+        let place = upper.and_then(|upper| upper.fragment).ok_or(DropReason::Internal)?;
+        let inside = IpProtocol(*rest.first().ok_or(DropReason::Internal)?);
+        let word = family::word_of_piece(&place);
+        Ok(Cut { own_bytes: FRAGMENT_HEADER_BYTES, word, id: place.id, inside, ..whole })
     }
 
     fn pieces(&self) -> usize {
@@ -148,7 +183,8 @@ impl Cut {
 
     /// Writes a piece of the packet `l3`; returns its size.
     fn piece(&self, bytes: &mut [u8], l3: &[u8], place: &Place) -> Option<usize> {
-        let payload = l3.get(self.header_bytes + place.offset..)?.get(..place.length)?;
+        let start = self.header_bytes + self.own_bytes + place.offset;
+        let payload = l3.get(start..)?.get(..place.length)?;
         let header = l3.get(..self.header_bytes)?;
         let start = self.header_bytes + if self.is_ipv4 { 0 } else { FRAGMENT_HEADER_BYTES };
         bytes.get_mut(..self.header_bytes)?.copy_from_slice(header);
@@ -162,8 +198,8 @@ impl Cut {
     fn keep_last(&self, frame: &mut Frame) -> Result<(), DropReason> {
         let offset = (self.pieces() - 1) * self.step;
         let headers = L3 + self.header_bytes;
-        frame.close_gap(headers, offset).map_err(|_| DropReason::Internal)?;
-        if !self.is_ipv4 {
+        frame.close_gap(headers + self.own_bytes, offset).map_err(|_| DropReason::Internal)?;
+        if !self.is_ipv4 && self.own_bytes == 0 {
             frame.open_gap(headers, FRAGMENT_HEADER_BYTES).map_err(|_| DropReason::NoHeadroom)?;
         }
         let l3 = frame.bytes_mut().get_mut(L3..).ok_or(DropReason::Internal)?;
@@ -197,13 +233,13 @@ impl Cut {
     fn mark_v6(&self, l3: &mut [u8], offset: usize, more: bool) -> Result<(), DropReason> {
         let length = (l3.len() - IPV6_HEADER_BYTES) as u16;
         let (mut ip, rest) = Ipv6::parse_quoted_mut(l3).map_err(|_| DropReason::Internal)?;
-        let inside = ip.next_header();
         ip.set_next_header(IpProtocol::FRAGMENT);
         ip.set_payload_length(length);
-        let [high, low] = (offset as u16 & 0xfff8 | u16::from(more)).to_be_bytes();
-        let [a, b, c, d] = self.id.to_be_bytes();
+        let offset_bytes = (self.word & OFFSET) * 8 + offset as u16;
+        let more = more || self.word & MORE_FRAGMENTS != 0;
         let header = rest.first_chunk_mut().ok_or(DropReason::Internal)?;
-        *header = [inside.0, 0, high, low, a, b, c, d];
+        let place = Fragment { id: self.id, offset_bytes, more };
+        *header = family::fragment_header(&place, self.inside);
         Ok(())
     }
 }

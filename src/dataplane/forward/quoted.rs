@@ -1,5 +1,6 @@
 //! ICMP errors in translation: the packet that one quotes becomes the one that the other side
-//! sent, and the error goes where that packet came from (RFC 5508 section 4).
+//! sent, and the error goes where that packet came from (RFC 5508 section 4). Both sides are of one
+//! family here; of two they are `family_error`'s.
 
 use std::net::IpAddr;
 
@@ -19,7 +20,7 @@ const TCP_CHECKSUM_AT: usize = 16;
 /// Where it stands in a UDP header.
 const UDP_CHECKSUM_AT: usize = 6;
 /// The least MTU of IPv4 (RFC 791) and of IPv6 (RFC 8200 section 5).
-const MTU_MIN: (u16, u32) = (68, 1280);
+pub(super) const MTU_MIN: (u16, u32) = (68, 1280);
 
 /// How an error about a flow's packet changes.
 #[derive(Clone, Copy, Debug)]
@@ -40,13 +41,13 @@ impl ErrorEdit {
 }
 
 /// What becomes of the quoted packet.
-struct Quoted {
-    src: (IpAddr, u16),
-    dst: (IpAddr, u16),
-    sequence: u32,
+pub(super) struct Quoted {
+    pub src: (IpAddr, u16),
+    pub dst: (IpAddr, u16),
+    pub sequence: u32,
     /// Where one endpoint stays, NAT, the quoted transport checksum stays too, as the kernel
     /// leaves it (recordings icmp-nat*). Where both change it follows (RFC 5508 section 4).
-    patches_checksum: bool,
+    pub patches_checksum: bool,
 }
 
 /// Translates an error and what it quotes. `packet.key` is the tuple of a packet that goes the
@@ -111,7 +112,7 @@ fn quoted_v6(message: &mut [u8], to: &Quoted) -> Result<(), DropReason> {
 }
 
 /// Ports, sequence number and checksum of the quoted transport header, as far as it is there.
-fn transport(
+pub(super) fn transport(
     body: &mut [u8],
     protocol: IpProtocol,
     to: &Quoted,
