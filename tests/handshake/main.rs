@@ -10,6 +10,7 @@ mod support;
 
 mod client_address;
 mod endpoint;
+mod families;
 mod network;
 mod runs;
 mod segment;

@@ -40,7 +40,9 @@ impl Random {
 /// What happens in a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
+    /// The client's and the service's.
     pub family: usize,
+    pub server_family: usize,
     pub address: ClientAddress,
     pub synproxy: bool,
     pub client: Stack,
@@ -72,9 +74,10 @@ pub fn director(plan: &Plan, ports: (u16, u16)) -> Director {
     spec.pool = Some("pool".into());
     spec.client_address = plan.address;
     spec.synproxy = plan.synproxy;
-    let address = SocketAddr::new(ip(RIPS[plan.family]), 8080);
+    let address = SocketAddr::new(ip(RIPS[plan.server_family]), 8080);
     // Where the server is told nothing, NAT has to do as well.
-    let nat = plan.address == ClientAddress::None && plan.seed % 2 == 1;
+    let is_plain = plan.address == ClientAddress::None && plan.family == plan.server_family;
+    let nat = is_plain && plan.seed % 2 == 1;
     let mode = if nat { ForwardMode::Nat } else { ForwardMode::FullNat };
     spec.servers = vec![server(address, 1, mode)];
     let mut wanted = desired(vec![spec]);

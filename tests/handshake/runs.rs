@@ -38,6 +38,7 @@ fn plan(address: ClientAddress, synproxy: bool, seed: u64) -> Plan {
     let may_wait = !synproxy || loss_per_mille == 0;
     Plan {
         family,
+        server_family: family,
         address,
         synproxy,
         client: stack(&mut random, family),
@@ -59,18 +60,21 @@ fn runs() -> u64 {
 
 fn run_many(address: ClientAddress, synproxy: bool, first_seed: u64) {
     for seed in first_seed..first_seed + runs() {
-        let plan = plan(address, synproxy, seed);
-        // Shown when the run fails.
-        println!("{plan:?}");
-        let mut network = Network::new(plan, (1024, 65535));
-        // A server that lacks what its service's clients are promised costs the first of them.
-        let lacks_scale = plan.client.scale.is_some() && plan.server.scale.is_none();
-        let lacks_stamps = plan.client.timestamps && !plan.server.timestamps;
-        if synproxy && (lacks_scale || lacks_stamps) {
-            assert!(!network.try_connection(39_999), "{plan:?}");
-        }
-        network.run_connection(40_000);
+        run(plan(address, synproxy, seed));
     }
+}
+
+fn run(plan: Plan) {
+    // Shown when the run fails.
+    println!("{plan:?}");
+    let mut network = Network::new(plan, (1024, 65535));
+    // A server that lacks what its service's clients are promised costs the first of them.
+    let lacks_scale = plan.client.scale.is_some() && plan.server.scale.is_none();
+    let lacks_stamps = plan.client.timestamps && !plan.server.timestamps;
+    if plan.synproxy && (lacks_scale || lacks_stamps) {
+        assert!(!network.try_connection(39_999), "{plan:?}");
+    }
+    network.run_connection(40_000);
 }
 
 #[test]
@@ -111,6 +115,21 @@ fn every_byte_arrives_behind_a_cookie_and_a_text_header() {
 #[test]
 fn every_byte_arrives_behind_a_cookie_and_a_binary_header() {
     run_many(ADDRESSES[3], true, 7 << 20);
+}
+
+/// Every way to tell the client's address, with and without a cookie, from either family to the
+/// other.
+#[test]
+fn every_byte_arrives_between_families() {
+    let kinds = ADDRESSES.into_iter().flat_map(|address| [(address, false), (address, true)]);
+    for (at, (address, synproxy)) in kinds.enumerate() {
+        for seed in 0..runs() / 2 {
+            let plan = plan(address, synproxy, (8 << 20) + 1000 * at as u64 + seed);
+            let server_family = 1 - plan.family;
+            let server = stack(&mut Random(seed ^ 0xfa417), server_family);
+            run(Plan { server_family, server, ..plan });
+        }
+    }
 }
 
 /// One source port for all: each connection takes over the one before, from TIME_WAIT.

@@ -52,6 +52,7 @@ impl Said {
 pub struct Talk {
     pub director: Director,
     pub family: usize,
+    server_family: usize,
     pub src_port: u16,
     /// The source port and address that the server sees.
     pub local: Option<(std::net::IpAddr, u16)>,
@@ -59,8 +60,15 @@ pub struct Talk {
 
 impl Talk {
     pub fn new(family: usize, address: ClientAddress, synproxy: bool) -> Self {
+        Talk::between([family, family], address, synproxy)
+    }
+
+    /// A client and a server of these families.
+    pub fn between(families: [usize; 2], address: ClientAddress, synproxy: bool) -> Self {
+        let [family, server_family] = families;
         let plan = Plan {
             family,
+            server_family,
             address,
             synproxy,
             client: STACK,
@@ -73,7 +81,8 @@ impl Talk {
             jitter_us: 0,
             seed: 0,
         };
-        Talk { director: director(&plan, (1024, 1024)), family, src_port: PORT, local: None }
+        let director = director(&plan, (1024, 1024));
+        Talk { director, family, server_family, src_port: PORT, local: None }
     }
 
     /// A segment from the client, to be completed.
@@ -84,7 +93,7 @@ impl Talk {
     /// A segment from the server.
     pub fn server_segment(&self) -> TcpBuilder {
         let (lip, port) = self.local.expect("the server has heard of the client");
-        from_server(ip(RIPS[self.family]), lip).tcp(8080, port)
+        from_server(ip(RIPS[self.server_family]), lip).tcp(8080, port)
     }
 
     pub fn send(&mut self, nic: NicId, segment: TcpBuilder) -> Said {

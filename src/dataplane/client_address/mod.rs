@@ -14,10 +14,13 @@ use super::burst::Slot;
 use super::flow::{Direction, FlowCore, Side, flag};
 use super::flow_table::{FlowId, Hit};
 use super::ftp;
+use super::next_hop;
 use super::sequence::{self, Shifts};
 use super::state::WorkerState;
 use crate::counters::DropReason;
 use crate::model::{ClientAddress, Protocol, Snapshot, VirtualService};
+use crate::wire::ipv4::IPV4_HEADER_BYTES;
+use crate::wire::ipv6::IPV6_HEADER_BYTES;
 use crate::wire::tcp::SeqNum;
 
 /// Prepares a new FULLNAT flow, whose shifts by `takeover` are set. `first` is the client's first
@@ -80,6 +83,19 @@ pub(super) fn overhead_bytes(core: &FlowCore, snapshot: &Snapshot, direction: Di
             }
         }
         _ => 0,
+    }
+}
+
+/// Largest packet of the client's that the server's link takes, once it is of the server's family.
+fn size_max(state: &WorkerState, id: FlowId, core: &FlowCore) -> usize {
+    let hop = next_hop::get(state, core.hop(Direction::Inbound));
+    let mtu = hop.map_or(0, |hop| usize::from(hop.mtu));
+    let growth = IPV6_HEADER_BYTES - IPV4_HEADER_BYTES;
+    let addresses = state.flows.addresses(id);
+    match addresses.map(|all| (all.client.is_ipv4(), all.server.is_ipv4())) {
+        Some((true, false)) => mtu.saturating_sub(growth),
+        Some((false, true)) => mtu + growth,
+        _ => mtu,
     }
 }
 

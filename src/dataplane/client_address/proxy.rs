@@ -10,10 +10,10 @@
 use super::super::burst::Slot;
 use super::super::flow::{Direction, FlowCore, Side, flag};
 use super::super::flow_table::{FlowId, Hit};
+use super::super::mss;
 use super::super::segment::{self, Options, Timestamps, Words};
 use super::super::sequence::{self, Shifts};
 use super::super::state::WorkerState;
-use super::super::{mss, next_hop};
 use super::header::{self, Header};
 use super::splice;
 use crate::counters::{DropReason, ReplyKind};
@@ -191,11 +191,10 @@ fn has_room(state: &WorkerState, slot: &Slot, id: FlowId, side: &Side) -> bool {
     let packet = &slot.packet;
     let bytes = header_bytes(side) as usize;
     let segment = packet.end - packet.l4 - TCP_HEADER_BYTES + bytes;
-    let hop = state.flows.core(id).map(|core| core.hop(Direction::Inbound));
-    let mtu = hop.and_then(|hop| next_hop::get(state, hop)).map_or(0, |hop| hop.mtu);
+    let size_max = state.flows.core(id).map_or(0, |core| super::size_max(state, id, core));
     packet.payload_bytes() == 0
         || segment <= usize::from(mss::by_index(side.progress >> MSS_SHIFT))
-            && packet.ip_bytes() + bytes <= usize::from(mtu)
+            && packet.ip_bytes() + bytes <= size_max
 }
 
 /// Notes that the header is sent, and has the timer look after it from the first time on.

@@ -12,8 +12,8 @@ use arrayvec::ArrayVec;
 use super::super::burst::Slot;
 use super::super::flow::{Direction, FlowCore, flag};
 use super::super::flow_table::{FlowId, Hit};
+use super::super::mss;
 use super::super::state::WorkerState;
-use super::super::{mss, next_hop};
 use super::splice;
 use crate::counters::DropReason;
 use crate::model::{ClientAddress, Snapshot};
@@ -37,21 +37,21 @@ pub(super) fn segment(
     hit: Hit,
 ) -> Result<(), DropReason> {
     let core = *state.flows.core(hit.id).ok_or(DropReason::Internal)?;
-    let service = snapshot.service(core.service()).map(|service| service.client_address);
-    let Some(ClientAddress::Toa { kind, on_syn }) = service else {
+    let service = snapshot.service(core.service());
+    let told = service.map(|service| (service.client_address, service.is_ipv4()));
+    let Some((ClientAddress::Toa { kind, on_syn }, is_ipv4)) = told else {
         stop(state, hit.id);
         return Ok(());
     };
     let flags = slot.packet.flags;
     let is_syn = flags.contains(TcpFlags::SYN);
     if is_syn {
-        let by = option_bytes(slot.packet.key.src.is_ipv4());
-        mss::lower(slot.frame.bytes_mut(), &slot.packet, by)?;
+        mss::lower(slot.frame.bytes_mut(), &slot.packet, option_bytes(is_ipv4))?;
     }
     match hit.direction {
         Direction::Outbound => watch(state, slot, hit.id, &core),
         Direction::Inbound if flags.contains(TcpFlags::RST) || is_syn && !on_syn => {}
-        Direction::Inbound if has_room(state, slot, &core) => {
+        Direction::Inbound if has_room(state, slot, hit.id, &core) => {
             splice::put_option(slot, &option(slot.packet.key.src, slot.packet.key.src_port, kind))?;
         }
         Direction::Inbound => {}
@@ -73,12 +73,12 @@ fn stop(state: &mut WorkerState, id: FlowId) {
     }
 }
 
-fn has_room(state: &WorkerState, slot: &Slot, core: &FlowCore) -> bool {
+fn has_room(state: &WorkerState, slot: &Slot, id: FlowId, core: &FlowCore) -> bool {
     let packet = &slot.packet;
     let bytes = usize::from(option_bytes(packet.key.src.is_ipv4()));
     let options = packet.payload - packet.l4 - TCP_HEADER_BYTES;
-    let mtu = next_hop::get(state, core.hop(Direction::Inbound)).map_or(0, |hop| hop.mtu);
-    options + bytes <= TCP_OPTIONS_BYTES_MAX && packet.ip_bytes() + bytes <= usize::from(mtu)
+    options + bytes <= TCP_OPTIONS_BYTES_MAX
+        && packet.ip_bytes() + bytes <= super::size_max(state, id, core)
 }
 
 fn option(client: IpAddr, src_port: u16, kind: u8) -> ArrayVec<u8, { OPTION_BYTES_V6 as usize }> {

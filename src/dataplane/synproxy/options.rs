@@ -69,13 +69,18 @@ pub(super) struct Profile {
     misses: u8,
     /// The change of the service that this is about.
     change: u64,
+    /// Bytes of TCP and IP header on either side, the larger; 0 before the first client.
+    header_bytes: u16,
 }
 
 impl Profile {
     fn catch_up(&mut self, service: &VirtualService) {
         let change = service.changes.next();
-        if self.change != change {
-            *self = Profile { change, ..Profile::default() };
+        if self.change != change || self.header_bytes == 0 {
+            // Servers of the other family (FULLNAT) may have the longer header.
+            let is_short = service.is_ipv4() && service.servers.iter().all(|s| s.address.is_ipv4());
+            let header_bytes = HEADERS_BYTES[usize::from(!is_short)];
+            *self = Profile { change, header_bytes, ..Profile::default() };
         }
     }
 
@@ -92,9 +97,9 @@ impl Profile {
         }
     }
 
-    /// The MSS to tell clients.
+    /// The MSS to tell clients, once something was agreed.
     pub fn mss(&self, service: &VirtualService, nic: &NicModel) -> u16 {
-        let headers = HEADERS_BYTES[usize::from(!service.is_ipv4())];
+        let headers = self.header_bytes;
         let assumed = MTU_ASSUMED - headers;
         let mss = if self.mss == 0 { assumed } else { self.mss };
         mss.min(nic.mtu.saturating_sub(headers)).min(service.mss_max.unwrap_or(u16::MAX))
