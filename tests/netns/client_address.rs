@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -12,11 +13,11 @@ use crate::Case;
 use crate::lab::try_run;
 use crate::link::Capture;
 use crate::servers::{HTTP, at, start_udp_echo};
-use crate::site::{Layout, Plan, Site, VIP4, VIP6, curl_many, service, url};
+use crate::site::{CLIENT4, CLIENT6, Layout, Plan, Site, VIP4, VIP6, service, url};
 
 pub const CASES: &[Case] = &[
     ("uoa_is_read_by_tshark_and_skipped_by_linux", uoa_is_read_by_tshark_and_skipped_by_linux),
-    ("toa_kinds_are_read_by_tshark", toa_kinds_are_read_by_tshark),
+    ("toa_is_read_by_tshark", toa_is_read_by_tshark),
 ];
 
 const TWO: Layout = Layout::TwoSegments;
@@ -30,7 +31,8 @@ fn tshark(frames: &[Vec<u8>], file: &Path, filter: &str, fields: &[&str]) -> Vec
     }
     drop(writer);
     let mut command = Command::new("tshark");
-    command.args(["-o", "ip.check_checksum:TRUE", "-T", "fields", "-Y", filter, "-r"]).arg(file);
+    command.args(["-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE"]);
+    command.args(["-T", "fields", "-Y", filter, "-r"]).arg(file);
     for field in fields {
         command.args(["-e", field]);
     }
@@ -91,22 +93,61 @@ fn uoa_is_read_by_tshark_and_skipped_by_linux() {
     assert_eq!(refused, [["1".to_string()]]);
 }
 
-fn toa_kinds_are_read_by_tshark() {
-    let kinds: [u16; 3] = [254, 200, 252];
-    let services = kinds.map(|kind| {
-        let extra = format!("client_address = \"toa\"\ntoa_kind = {kind}\n");
-        service(TWO, "tcp", VIP4, (8000 + kind, HTTP), &extra)
-    });
-    let site = Site::build(&Plan::new(TWO, services.concat()));
-    let captures: Vec<_> =
-        site.servers.iter().map(|server| Capture::start(&server.space, "eth0")).collect();
-    for kind in kinds {
-        curl_many(&site.client, &url(VIP4, 8000 + kind), 1);
+/// The value of the first TCP option of a kind in what tshark gives as raw options.
+fn option_of(options: &str, kind: u8) -> Option<Vec<u8>> {
+    let byte = |at: usize| u8::from_str_radix(options.get(2 * at..2 * at + 2)?, 16).ok();
+    let mut at = 0;
+    loop {
+        match byte(at)? {
+            0 => return None,
+            1 => at += 1,
+            found => {
+                let size = usize::from(byte(at + 1)?);
+                assert!(size >= 2, "{options}");
+                if found == kind {
+                    return (at + 2..at + size).map(byte).collect();
+                }
+                at += size;
+            }
+        }
     }
-    let file = site.lab.dir("toa").join("server.pcap");
-    let rows = tshark(&received(&captures), &file, "tcp.dstport == 80", &["tcp.option_kind"]);
-    let seen: BTreeSet<&str> = rows.iter().flat_map(|row| row[0].split(',')).collect();
-    for kind in kinds {
-        assert!(seen.contains(&*kind.to_string()), "{kind}: {seen:?}");
+}
+
+/// Each kind over both families: what servers get carries port and address of the client, and a
+/// TCP checksum that tshark calls good.
+fn toa_is_read_by_tshark() {
+    let kinds: [u8; 3] = [254, 200, 252];
+    let ends = [VIP4, VIP6].map(|vip| kinds.map(|kind| (vip, kind, 8000 + u16::from(kind))));
+    let services: String = ends
+        .iter()
+        .flatten()
+        .map(|(vip, kind, vport)| {
+            let extra = format!("client_address = \"toa\"\ntoa_kind = {kind}\n");
+            service(TWO, "tcp", vip, (*vport, HTTP), &extra)
+        })
+        .collect();
+    let site = Site::build(&Plan::new(TWO, services));
+    for (vip, kind, vport) in ends.into_iter().flatten() {
+        let captures: Vec<_> =
+            site.servers.iter().map(|server| Capture::start(&server.space, "eth0")).collect();
+        let write_out = ["-gsS", "-o", "/dev/null", "-w", "%{http_code} %{local_port}"];
+        let url = url(vip, vport);
+        let said = site.client.run("curl", &[&write_out[..], &[&*url]].concat());
+        let (status, src_port) = said.split_once(' ').unwrap();
+        assert_eq!(status, "200");
+        let src_port: u16 = src_port.parse().unwrap();
+        let client = if vip == VIP4 { CLIENT4 } else { CLIENT6 };
+        let address = match client.parse().unwrap() {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let expected = [&src_port.to_be_bytes()[..], &address].concat();
+        let file = site.lab.dir(&format!("toa-{kind}-{}", address.len())).join("server.pcap");
+        let fields = ["tcp.checksum.status", "tcp.options"];
+        let rows = tshark(&received(&captures), &file, "tcp.dstport == 80", &fields);
+        assert!(rows.iter().all(|row| row[0] == "1"), "{rows:?}");
+        let told = rows.iter().filter_map(|row| option_of(&row[1], kind));
+        let told: BTreeSet<Vec<u8>> = told.collect();
+        assert_eq!(told, BTreeSet::from([expected]), "{vip} {kind}: {rows:?}");
     }
 }

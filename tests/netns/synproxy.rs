@@ -14,11 +14,13 @@ use crate::lab::Namespace;
 use crate::link::{Capture, RawPort, SYN};
 use crate::servers::{BIG_BYTES, HTTP, HTTP_PROXY, at};
 use crate::site::{
-    CLIENT4, Layout, Plan, Site, VIP4, VIP6, curl, curl_many, service, spread, url, web, wrk,
+    CLIENT4, CLIENT6, Layout, Plan, Site, VIP4, VIP6, curl, curl_many, service, spread, url, web,
+    wrk,
 };
 
 pub const CASES: &[Case] = &[
     ("synproxy_serves_real_clients", synproxy_serves_real_clients),
+    ("synproxy_by_nat_serves_real_clients", synproxy_by_nat_serves_real_clients),
     ("synproxy_with_proxy_header_and_toa", synproxy_with_proxy_header_and_toa),
     ("a_syn_flood_ends_at_the_director", a_syn_flood_ends_at_the_director),
     ("a_refusing_server_resets_a_proven_client", a_refusing_server_resets_a_proven_client),
@@ -31,8 +33,33 @@ fn guarded(extra: &str, rport: u16) -> Plan {
     Plan::new(layout, services.concat())
 }
 
+/// The same by NAT: servers see clients' addresses, and their way back is the director.
+fn guarded_by_nat() -> Plan {
+    let plan = guarded("", HTTP);
+    let services = plan.services.replace("local_addresses = \"pool\"\n", "");
+    Plan { services: services.replace("\"fullnat\"", "\"nat\""), ..plan }
+}
+
 fn synproxy_serves_real_clients() {
-    let site = Site::build(&guarded("", HTTP));
+    serves_real_clients(&Site::build(&guarded("", HTTP)));
+}
+
+fn synproxy_by_nat_serves_real_clients() {
+    let site = Site::build(&guarded_by_nat());
+    for server in &site.servers {
+        server.space.ip("route add default via 10.2.0.1");
+        server.space.ip("-6 route add default via fd00:2::1");
+    }
+    serves_real_clients(&site);
+    let requests: Vec<_> = site.servers.iter().flat_map(|server| server.nginx.requests()).collect();
+    for client in [CLIENT4, CLIENT6] {
+        let count = requests.iter().filter(|request| request.remote == client).count();
+        assert!(count >= 10, "{client}: {count} of {}", requests.len());
+    }
+    assert!(requests.iter().all(|request| [CLIENT4, CLIENT6].contains(&&*request.remote)));
+}
+
+fn serves_real_clients(site: &Site) {
     for vip in [VIP4, VIP6] {
         let bodies = curl_many(&site.client, &web(vip), 9);
         let shares = spread(&bodies, &site.servers);
