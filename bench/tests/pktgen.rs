@@ -348,7 +348,7 @@ fn gyre() -> PathBuf {
     path
 }
 
-/// FULLNAT for UDP between two segments; the client's is the generator's, the servers' the
+/// FULLNAT for UDP and TCP between two segments; the client's is the generator's, the servers' the
 /// reflector's.
 const DIRECTOR: &str = r#"
 [[port]]
@@ -367,6 +367,16 @@ pool = { port = "lan", addresses = ["10.2.0.8"] }
 [[service]]
 address = "198.19.0.1:80"
 protocol = "udp"
+forwarding = "fullnat"
+scheduler = "rr"
+local_addresses = "pool"
+
+[[service.server]]
+address = "10.2.0.11:8000"
+
+[[service]]
+address = "198.19.0.1:80"
+protocol = "tcp"
 forwarding = "fullnat"
 scheduler = "rr"
 local_addresses = "pool"
@@ -402,13 +412,26 @@ fn gyre_in_between_brings_every_frame_back() {
     let port = "net_af_packet0,iface=srv0";
     let reflector = Reflector::start(&dir, far.command(PKTGEN), port, "10.2.0.11");
     let mut director = start_director(&lab, &middle);
-    let mut command = near.command(PKTGEN);
-    command.args(["run", "--no-huge", "--idle", "yield", "--mbufs", "4095", "--wait", "20s"]);
-    command.args(["--port", "net_af_packet0,iface=gen0", "--gateway", "198.18.0.254", "--json"]);
-    command.arg(dir.join("report.json"));
-    run(&mut command, "--flows 40 --hosts 4 --rate 1kpps --duration 2s --warm-up 2s --size 128");
+    let generator = |subcommand: &str| {
+        let mut command = near.command(PKTGEN);
+        command.args([subcommand, "--no-huge", "--idle", "yield", "--mbufs", "4095"]);
+        command.args(["--port", "net_af_packet0,iface=gen0", "--gateway", "198.18.0.254"]);
+        command.args(["--wait", "20s", "--json"]).arg(dir.join("report.json"));
+        command
+    };
+    run(
+        &mut generator("run"),
+        "--flows 40 --hosts 4 --rate 1kpps --duration 2s --warm-up 2s --size 128",
+    );
     let report = read_json(&dir.join("report.json"));
     assert_all_came_back(&report["figures"][0]);
+    run(
+        &mut generator("connections"),
+        "--rate 200 --duration 1s --flows 1000 --hosts 4 --timeout 3s",
+    );
+    let connections = &read_json(&dir.join("report.json"))["connections"]["counts"];
+    assert!(count(&connections["completed"]) > 100, "{connections}");
+    assert_eq!(connections["completed"], connections["opened"], "{connections}");
     let counts = reflector.stop();
     assert!(count(&counts["reflected"]) >= count(&report["figures"][0]["sent"]), "{counts}");
     director.signal(Signal::SIGTERM);
