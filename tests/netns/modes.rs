@@ -15,6 +15,8 @@ use crate::site::{CLIENT4, CLIENT6, DIRECTOR4, DIRECTOR6, LIP4, LIP6, VIP4, VIP6
 pub const CASES: &[Case] = &[
     ("nat_carries_everything", nat_carries_everything),
     ("fullnat_carries_everything", fullnat_carries_everything),
+    ("fullnat_carries_everything_across_families", fullnat_carries_everything_across_families),
+    ("fullnat_cuts_what_af_packet_put_together", fullnat_cuts_what_af_packet_put_together),
     ("dr_carries_everything", dr_carries_everything),
     ("tun_carries_everything", tun_carries_everything),
     ("every_tunnel_reaches_a_far_end_of_its_own", every_tunnel_reaches_a_far_end_of_its_own),
@@ -74,6 +76,33 @@ fn fullnat_carries_everything() {
     let plan = plan(services.concat(), Back::ThroughDirector);
     let field = Field::build(&plan, &[RIP4, RIP6]);
     carries_everything(&field, SHIFT, [LIP4, LIP6]);
+}
+
+/// Each family's clients at a server of the other: datagrams of 60 kB in fragments among it.
+fn fullnat_carries_everything_across_families() {
+    let services = [(VIP4, RIP6), (VIP6, RIP4)].map(|ends| all_services(ends, SHIFT, FULLNAT));
+    let plan = plan(services.concat(), Back::ThroughDirector);
+    let field = Field::build(&plan, &[RIP4, RIP6]);
+    carries_everything(&field, SHIFT, [LIP6, LIP4]);
+    for vip in [VIP4, VIP6] {
+        for bytes in [1472, 1473, 1800, 4000] {
+            echo_datagram(&field, at(vip, ECHO + SHIFT), bytes);
+        }
+    }
+}
+
+/// IPv4's pieces come as one packet from the fanout of packet sockets, IPv6's as they were sent:
+/// both ways one that fits a ring frame gets across.
+fn fullnat_cuts_what_af_packet_put_together() {
+    let services = [(VIP4, RIP6), (VIP6, RIP4)].map(|ends| all_services(ends, SHIFT, FULLNAT));
+    let plan = plan(services.concat(), Back::ThroughDirector);
+    let field = Field::build(&Plan { driver: Driver::AfPacket, ..plan }, &[RIP4, RIP6]);
+    for vip in [VIP4, VIP6] {
+        for bytes in [30, 1400, 1800] {
+            echo_datagram(&field, at(vip, ECHO + SHIFT), bytes);
+        }
+    }
+    assert_eq!(field.director.dropped("internal"), 0);
 }
 
 fn dr_carries_everything() {
