@@ -644,6 +644,27 @@ fn one_packet_flow_lasts_as_long_as_its_datagram() {
     assert!(director.state.flows.is_empty());
 }
 
+/// One datagram's end leaves another its flow, which no reply finds.
+#[test]
+fn one_packet_flow_outlasts_the_other_datagrams_on_it() {
+    let mut director = Director::new(KernelMode::Tap);
+    let key = ServiceKey::new(Protocol::Udp, ip(NAT[0]), 80);
+    let mut spec = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+    spec.one_packet = true;
+    spec.servers = vec![server(SocketAddr::new(ip(RIPS[0]), 8080), 1, ForwardMode::Nat)];
+    let wanted = desired(vec![spec]);
+    director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
+    let (one, two) = (request(NAT, 0, 9), request(NAT, 0, 10));
+    assert_eq!(through(&mut director, CLIENT, SERVER, &one[..2]).len(), 2);
+    let to_client = from_server(ip(RIPS[0]), ip(CLIENTS[0]));
+    let bytes = udp(to_client.clone(), (8080, 777), &[7; 1000]);
+    let reply = cut(&to_client, 3, IpProtocol::UDP, &bytes, &[400, 800]);
+    assert_eq!(through(&mut director, SERVER, CLIENT, &reply).len(), 0, "left to the kernel");
+    assert_eq!(through(&mut director, CLIENT, SERVER, &two).len(), 3);
+    assert_eq!(through(&mut director, CLIENT, SERVER, &one[2..]).len(), 1);
+    assert!(director.state.flows.is_empty());
+}
+
 /// The next header of a later fragment may be another extension header (RFC 8200 section 4.5).
 #[test]
 fn extension_headers_behind_the_fragment_header_are_part_of_the_datagram() {

@@ -345,6 +345,12 @@ fn a_full_table_of_templates_is_a_counted_drop() {
     assert_eq!(director.drops(DropReason::TemplatesFull), 1);
 }
 
+/// What a configuration of services behind one port asks for.
+fn checked(services: &str) -> Desired {
+    let text = format!("[[port]]\nname = \"p\"\ndevice = \"net_null0\"\n{services}");
+    check(&text).unwrap().desired
+}
+
 /// Workers that hand frames and notes to each other.
 struct Workers {
     directors: Vec<Director>,
@@ -354,8 +360,7 @@ struct Workers {
 
 impl Workers {
     fn new(count: u8, services: &str) -> Self {
-        let text = format!("[[port]]\nname = \"p\"\ndevice = \"net_null0\"\n{services}");
-        let wanted = Desired { removal: Removal::Now, ..check(&text).unwrap().desired };
+        let wanted = Desired { removal: Removal::Now, ..checked(services) };
         let directors = (0..count).map(|worker| {
             let mut director = Director::of_many(KernelMode::Tap, WorkerId(worker), count);
             director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
@@ -364,9 +369,13 @@ impl Workers {
         Workers { directors: directors.collect(), hops: Vec::new() }
     }
 
-    /// Where a frame that comes to worker `at` ends, and at which worker.
-    fn receive(&mut self, mut at: usize, frame: &[u8]) -> (usize, Outcome) {
-        let mut rx = RxMeta { nic: CLIENT, ..RxMeta::default() };
+    /// Where a client's frame that comes to worker `at` ends, and at which worker.
+    fn receive(&mut self, at: usize, frame: &[u8]) -> (usize, Outcome) {
+        self.receive_on(CLIENT, at, frame)
+    }
+
+    fn receive_on(&mut self, nic: NicId, mut at: usize, frame: &[u8]) -> (usize, Outcome) {
+        let mut rx = RxMeta { nic, ..RxMeta::default() };
         loop {
             let (outcome, errand) = self.directors[at].receive_from(&rx, frame);
             let notes = self.directors[at].state.notes.take();
@@ -448,24 +457,191 @@ fn outlive(workers: &mut Workers, count: usize) {
         });
         rows.sum()
     };
-    let pass = |workers: &mut Workers, seconds: f64| {
-        for _ in 0..(seconds / 5.0) as u32 {
-            workers.directors.iter_mut().for_each(|director| director.advance(5.0));
-            for at in 0..workers.directors.len() {
-                for (to, note) in workers.directors[at].state.notes.take() {
-                    workers.directors[to.index()].state.hear(&note);
-                }
-            }
-        }
-    };
     pass(workers, 300.0);
     assert_eq!(listed(workers), count, "flows live for 900 s");
     pass(workers, 700.0);
     assert_eq!(listed(workers), 0);
+    no_template_is_left(workers);
+}
+
+/// Lets time pass at all workers, which tell each other what there is to tell.
+fn pass(workers: &mut Workers, seconds: f64) {
+    for _ in 0..(seconds / 5.0) as u32 {
+        workers.directors.iter_mut().for_each(|director| director.advance(5.0));
+        for at in 0..workers.directors.len() {
+            for (to, note) in workers.directors[at].state.notes.take() {
+                workers.directors[to.index()].state.hear(&note);
+            }
+        }
+    }
+}
+
+fn no_template_is_left(workers: &Workers) {
     for director in &workers.directors {
         let counters = &director.state.counters;
         let kinds = counters.templates.iter().chain([&counters.own_templates]);
         let held = kinds.flatten().map(|held| held.get());
         assert_eq!(held.sum::<u64>(), 0, "shadows are gone too");
     }
+}
+
+fn number(frame: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(frame[at..at + 4].try_into().unwrap())
+}
+
+/// Sequence number of a TCP segment over IPv4 without options.
+const SEQ: usize = 14 + 20 + 4;
+
+/// The ACK that proves a cookie may ask another worker which server its client gets.
+#[test]
+fn synproxy_and_persistence_over_several_workers_lose_no_connection() {
+    for count in [2, 4, 8] {
+        let mut workers = Workers::new(
+            count,
+            "[[service]]\naddress = \"10.1.0.1:80\"\nscheduler = \"rr\"\nsynproxy = true\n\
+             forwarding = \"nat\"\npersistence_timeout = 60\npersistence_prefix = 24\n\
+             server = [{ address = \"10.2.0.11:8080\" }, { address = \"10.2.0.12:8080\" }, \
+             { address = \"10.2.0.13:8080\" }]\n",
+        );
+        let mut servers = std::collections::HashMap::new();
+        let mut asked = 0;
+        for n in 0..300u32 {
+            let client = IpAddr::from([10, 7, (n % 5) as u8, (n / 5) as u8]);
+            let port = 2000 + n as u16;
+            let tcp = || from_client(client, ip(VIP)).tcp(port, 80);
+            let mut queue = (n as usize..).map(|n| n % usize::from(count));
+            let mut queue = || queue.next().unwrap();
+            let syn = tcp().flags(TcpFlags::SYN).seq(1000).build();
+            let (_, cookie) = workers.receive(queue(), &syn);
+            assert_eq!(cookie.sent_on(), Some(CLIENT));
+            let cookie = number(&cookie.frame, SEQ).wrapping_add(1);
+            // The client proves it, and speaks at once.
+            let ack = tcp().flags(TcpFlags::ACK).seq(1001).ack(cookie).build();
+            let (at, out) = workers.receive(queue(), &ack);
+            assert_eq!((out.sent_on(), out.frame[14 + 20 + 13]), (Some(SERVER), TcpFlags::SYN.0));
+            let hops = workers.hops.pop().unwrap();
+            assert!(hops <= 3, "{hops}");
+            asked += u32::from(hops >= 2);
+            let rip = IpAddr::from(<[u8; 4]>::try_from(&out.frame[30..34]).unwrap());
+            assert_eq!(servers.entry(n % 5).or_insert(rip), &rip, "network {}", n % 5);
+            let request = tcp().flags(TcpFlags::ACK).seq(1001).ack(cookie).payload(b"GET").build();
+            let (same, out) = workers.receive(queue(), &request);
+            assert_eq!((same, out.verdict), (at, Verdict::Drop(DropReason::SynproxyConsumed)));
+            // The server's answer joins the halves, and what the client said goes to it.
+            let answer = from_server(rip, client).tcp(8080, port);
+            let answer = answer.flags(TcpFlags::SYN | TcpFlags::ACK).seq(70_000).ack(1001).build();
+            let (same, _) = workers.receive_on(SERVER, queue(), &answer);
+            assert_eq!(same, at);
+            let director = &mut workers.directors[at];
+            let mut said = Vec::new();
+            director.state.outbox.drain(|nic, bytes| said.push((nic, bytes.to_vec())));
+            let has_request = said.iter().any(|(nic, b)| *nic == SERVER && b.ends_with(b"GET"));
+            assert!(has_request, "{n}: {said:02x?}");
+            let row = director.flow(SocketAddr::new(client, port)).unwrap();
+            assert_eq!((row.state.name(), row.server), ("ESTABLISHED", (rip, 8080)));
+        }
+        assert!(asked > 50, "{asked} of 300 asked another worker");
+        assert!(servers.values().collect::<std::collections::HashSet<_>>().len() > 1);
+    }
+}
+
+#[test]
+fn client_is_served_while_the_workers_hear_of_persistence_one_by_one() {
+    let one = |more: &str| {
+        let server = "server = [{ address = \"10.2.0.11\" }]";
+        format!("[[service]]\naddress = \"10.1.0.1:80\"\n{more}{server}\n")
+    };
+    let persistent = "persistence_timeout = 60\n";
+    let wanted = |more| Desired { removal: Removal::Now, ..checked(&one(more)) };
+    let mut workers = Workers::new(2, &one(persistent));
+    let syn = |workers: &mut Workers, n: u8| {
+        let client = from_client(IpAddr::from([10, 7, 0, n]), ip(VIP)).tcp(2000, 80);
+        let (at, outcome) = workers.receive(0, &client.flags(TcpFlags::SYN).build());
+        (at, outcome.sent_on(), workers.hops.pop().unwrap())
+    };
+    // The owner of all templates of these clients hears of it later than those that ask.
+    for late in 0..2 {
+        let change = |registry: &mut Registry, hops: HopFor| registry.apply(&wanted(""), hops);
+        workers.directors[late].change(change).unwrap();
+        let asked = (0..100).filter(|n| {
+            let (at, sent, hops) = syn(&mut workers, 100 * late as u8 + n);
+            assert_eq!(sent, Some(SERVER));
+            at != late && hops >= 2
+        });
+        assert!(asked.count() > 10);
+        let change =
+            |registry: &mut Registry, hops: HopFor| registry.apply(&wanted(persistent), hops);
+        workers.directors[late].change(change).unwrap();
+    }
+}
+
+#[test]
+fn no_template_is_left_of_a_flow_that_could_not_be_made() {
+    let mut workers = Workers::new(
+        2,
+        "[local_addresses]\n\
+         pool = { port = \"p\", addresses = [\"10.2.0.1\"], ports = [2000, 2001] }\n\
+         [[service]]\naddress = \"10.1.0.1:80\"\nforwarding = \"fullnat\"\n\
+         local_addresses = \"pool\"\npersistence_timeout = 60\n\
+         server = [{ address = \"10.2.0.11\" }]\n",
+    );
+    let mut opened = 0;
+    for n in 0..100 {
+        let syn = from_client(IpAddr::from([10, 7, 0, n]), ip(VIP)).tcp(2000, 80);
+        let (_, outcome) = workers.receive(0, &syn.flags(TcpFlags::SYN).build());
+        opened += usize::from(outcome.sent_on() == Some(SERVER));
+    }
+    assert_eq!(opened, 2, "each worker has a source port");
+    pass(&mut workers, 200.0);
+    no_template_is_left(&workers);
+}
+
+/// Opens a connection of a FULLNAT service and closes it, both ways; the worker that owns it, and
+/// the hand-offs of its first packet.
+fn open_and_close(workers: &mut Workers, client: (IpAddr, u16)) -> (usize, u8) {
+    let said = |flags, seq, ack| {
+        from_client(client.0, ip(VIP)).tcp(client.1, 80).flags(flags).seq(seq).ack(ack).build()
+    };
+    let (at, out) = workers.receive(0, &said(TcpFlags::SYN, 1000, 0));
+    let hops = workers.hops.pop().unwrap();
+    assert_eq!(out.sent_on(), Some(SERVER));
+    let ((lip, port), (rip, _)) = {
+        let row = workers.directors[at].flow(client.into()).unwrap();
+        (row.local.unwrap(), row.server)
+    };
+    let ack = TcpFlags::ACK;
+    let answers = |flags, seq, ack| {
+        from_server(rip, lip).tcp(80, port).flags(flags).seq(seq).ack(ack).build()
+    };
+    workers.receive_on(SERVER, 0, &answers(TcpFlags::SYN | ack, 5000, 1001));
+    workers.receive(0, &said(ack, 1001, 5001));
+    workers.receive(0, &said(TcpFlags::FIN | ack, 1001, 5001));
+    workers.receive_on(SERVER, 0, &answers(TcpFlags::FIN | ack, 5001, 1002));
+    workers.receive(0, &said(ack, 1002, 5002));
+    (at, hops)
+}
+
+#[test]
+fn flow_that_takes_over_the_port_of_its_networks_last_one_keeps_their_template() {
+    let mut workers = Workers::new(
+        2,
+        "[local_addresses]\n\
+         pool = { port = \"p\", addresses = [\"10.2.0.1\"], ports = [2000, 2001] }\n\
+         [[service]]\naddress = \"10.1.0.1:80\"\nforwarding = \"fullnat\"\n\
+         local_addresses = \"pool\"\npersistence_timeout = 60\npersistence_prefix = 24\n\
+         server = [{ address = \"10.2.0.11\" }]\n",
+    );
+    let opened: Vec<_> = (1..40)
+        .map(|n| open_and_close(&mut workers, (IpAddr::from([10, 7, 0, n]), 2000)))
+        .collect();
+    let reused = |director: &Director| director.state.counters.lips[0].reused.get();
+    assert!(workers.directors.iter().all(|director| reused(director) > 5));
+    let (asker, _) = *opened.iter().find(|(at, hops)| *hops > u8::from(*at != 0)).unwrap();
+    // The template has its 60 s and then 60 s more, as long as a flow lives: 120 s.
+    pass(&mut workers, 100.0);
+    let flows = workers.directors[asker].flows();
+    assert_eq!(flows.len(), 1, "{flows:#?}");
+    assert!(workers.directors[1 - asker].state.next_template(0).is_some());
+    pass(&mut workers, 300.0);
+    no_template_is_left(&workers);
 }

@@ -11,7 +11,9 @@ use super::{
     takeover, track,
 };
 use crate::counters::{DropReason, HandOffCause, ReplyKind};
-use crate::model::{FTP_DATA_PORT, ForwardMode, LocalAddress, Protocol, Snapshot, VirtualService};
+use crate::model::{
+    FTP_DATA_PORT, ForwardMode, LocalAddress, Protocol, RealServer, Snapshot, VirtualService,
+};
 use crate::time::Nanos;
 use crate::wire::tcp::TcpFlags;
 use std::net::IpAddr;
@@ -113,8 +115,7 @@ pub(super) fn open(
         Ok(id) => {
             let hit = Hit { id, direction: Direction::Inbound };
             let verdict = pipeline::forward_tracked(state, snapshot, slot, hit, now);
-            let is_all = slot.packet.piece.is_none();
-            if service.one_packet && is_all && slot.packet.key.protocol == Protocol::Udp {
+            if is_one_packet(service, slot) && slot.packet.piece.is_none() {
                 track::end(state, id);
             }
             verdict
@@ -124,6 +125,10 @@ pub(super) fn open(
             cannot_open(state, snapshot, slot, reason)
         }
     }
+}
+
+fn is_one_packet(service: &VirtualService, slot: &Slot) -> bool {
+    service.one_packet && slot.packet.key.protocol == Protocol::Udp
 }
 
 /// What the kernel does: ICMP port unreachable, for TCP too.
@@ -165,7 +170,26 @@ pub(super) fn make_flow(
     choice: Choice,
     slot: &Slot,
 ) -> Result<FlowId, DropReason> {
-    let server = choice.server;
+    let Choice { server, template } = choice;
+    if let Some(template) = template {
+        persistence::hold(state, template);
+    }
+    let made = make_entry(state, snapshot, service, server, slot);
+    match (made, template) {
+        (Ok(id), Some(template)) => persistence::attach(state, id, template),
+        (Err(_), Some(template)) => persistence::forgo(state, template),
+        (_, None) => {}
+    }
+    made
+}
+
+fn make_entry(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    service: &VirtualService,
+    server: &RealServer,
+    slot: &Slot,
+) -> Result<FlowId, DropReason> {
     let mut new = NewFlow {
         key: slot.packet.key,
         service: service.id,
@@ -177,6 +201,7 @@ pub(super) fn make_flow(
         decrements_ttl: service.ttl.decrements(server.mode),
         hop: server.hop,
         flags: if server.mode.sees_replies() { 0 } else { flag::INPUT_ONLY },
+        one_packet: is_one_packet(service, slot),
     };
     let mut inherited = None;
     match server.mode {
@@ -190,9 +215,6 @@ pub(super) fn make_flow(
     }
     let id = insert(state, &new).inspect_err(|_| give_back(state, &new))?;
     count_opened(state, &new);
-    if let Some(template) = choice.template {
-        persistence::attach(state, id, template);
-    }
     if let Some(heir) = inherited {
         takeover::shift_above(state, id, slot, &heir);
     }

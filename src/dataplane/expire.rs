@@ -15,7 +15,7 @@ impl WorkerState {
     pub fn expire(&mut self, snapshot: &Snapshot, now: Nanos) -> usize {
         self.now = now;
         self.defend(snapshot, now);
-        let mut handled = self.expire_fragments(snapshot, now) + self.expire_templates(now);
+        let mut handled = self.expire_fragments(now) + self.expire_templates(now);
         while handled < 3 * TIMERS_PER_TURN_MAX
             && let Some(at) = self.flows.wheel.pop_due(now)
         {

@@ -205,6 +205,8 @@ const STATE: u8 = 0b1111;
 const DOOMED: u8 = 1 << 7;
 /// Bit of `FlowCore::state`: a helper knows the flow.
 const HELPED: u8 = 1 << 6;
+/// Bit of `FlowCore::state`: for one datagram alone.
+const ONE_PACKET: u8 = 1 << 5;
 /// Bit of `FlowCore::mode`: a persistence template counts the flow.
 const CONTROLLED: u8 = 1 << 6;
 
@@ -269,6 +271,8 @@ pub struct NewFlow {
     pub hop: NextHopId,
     /// Initial flags.
     pub flags: u8,
+    /// Whether it is for one datagram alone: no reply finds it.
+    pub one_packet: bool,
 }
 
 impl NewFlow {
@@ -299,7 +303,7 @@ impl FlowCore {
                 Protocol::Tcp => 6,
                 Protocol::Udp => 17,
             },
-            state: FlowState::None as u8,
+            state: FlowState::None as u8 | if new.one_packet { ONE_PACKET } else { 0 },
             mode: new.mode as u8 | tunnel << TUNNEL_SHIFT | ttl,
             flags: new.flags,
             packets: 0,
@@ -397,6 +401,18 @@ impl FlowCore {
     /// Remembers that a helper knows the flow.
     pub fn help(&mut self) {
         self.state |= HELPED;
+    }
+
+    /// Whether it is for one datagram, scheduled by itself.
+    #[inline]
+    pub fn is_one_packet(&self) -> bool {
+        self.state & ONE_PACKET != 0
+    }
+
+    /// Whether its server's packets are looked for.
+    #[inline]
+    pub fn takes_replies(&self) -> bool {
+        self.mode().sees_replies() && !self.is_one_packet()
     }
 
     /// Whether TTL or hop limit is decremented.

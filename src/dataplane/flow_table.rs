@@ -246,7 +246,7 @@ impl FlowTable {
                 src_port: core.client_port,
                 dst_port: core.virtual_port,
             }),
-            Direction::Outbound if core.mode().sees_replies() => Some(FlowKey {
+            Direction::Outbound if core.takes_replies() => Some(FlowKey {
                 protocol,
                 src: addresses.server,
                 dst: addresses.local,
@@ -397,6 +397,7 @@ mod tests {
             decrements_ttl: true,
             hop: NextHopId(3),
             flags: 0,
+            one_packet: false,
         }
     }
 

@@ -107,14 +107,10 @@ impl Fragments {
 
 /// A piece of a datagram that travels whole (TUN): kept until all are here, then put together for
 /// `Fragments::whole`. Whether it was.
-pub(super) fn gather(
-    state: &mut WorkerState,
-    snapshot: &Snapshot,
-    slot: &Slot,
-) -> Result<bool, DropReason> {
+pub(super) fn gather(state: &mut WorkerState, slot: &Slot) -> Result<bool, DropReason> {
     let key = datagram_key(&slot.packet)?;
     let at = state.fragments.datagrams.find(&key).ok_or(DropReason::Internal)?;
-    park(state, snapshot, slot, at)?;
+    park(state, slot, at)?;
     let Fragments { datagrams, store, scratch, whole, .. } = &mut state.fragments;
     let datagram = datagrams.get_mut(at).ok_or(DropReason::Internal)?;
     if !datagram.is_whole() {
@@ -139,29 +135,24 @@ pub(super) fn gather(
 
 /// Keeps a copy of a frame until its datagram's first piece has come, or all of them have; those
 /// that have waited longest make way.
-fn park(
-    state: &mut WorkerState,
-    snapshot: &Snapshot,
-    slot: &Slot,
-    at: u16,
-) -> Result<(), DropReason> {
+fn park(state: &mut WorkerState, slot: &Slot, at: u16) -> Result<(), DropReason> {
     if !state.fragments.may_keep(at, slot.packet.end) {
         return Err(DropReason::FragmentStoreFull);
     }
     while !state.fragments.store.has_room(slot.packet.end)
         && let Some(victim) = state.fragments.datagrams.waits_longest(at)
     {
-        give_up(state, snapshot, victim, DropReason::FragmentEvicted);
+        give_up(state, victim, DropReason::FragmentEvicted);
     }
     state.fragments.keep(at, slot)
 }
 
 /// Forgets a datagram with all that hangs on it.
-fn give_up(state: &mut WorkerState, snapshot: &Snapshot, at: u16, reason: DropReason) {
+fn give_up(state: &mut WorkerState, at: u16, reason: DropReason) {
     let fate = state.fragments.datagrams.get(at).map(|datagram| datagram.fate);
     state.fragments.forget(at, reason, &state.counters);
     if let Some(fate) = fate {
-        end_of_datagram(state, snapshot, fate);
+        end_of_datagram(state, fate);
     }
 }
 
@@ -180,11 +171,11 @@ impl WorkerState {
     }
 
     /// Gives up datagrams whose first piece came too long ago, a bounded number; how many.
-    pub(super) fn expire_fragments(&mut self, snapshot: &Snapshot, now: Nanos) -> usize {
+    pub(super) fn expire_fragments(&mut self, now: Nanos) -> usize {
         let then = Nanos(now.0.saturating_sub(FRAGMENT_TIMEOUT_MS * NANOS_PER_MILLI));
         for count in 0..TIMERS_PER_TURN_MAX {
             let Some(at) = self.fragments.datagrams.overdue(then) else { return count };
-            give_up(self, snapshot, at, DropReason::FragmentTimeout);
+            give_up(self, at, DropReason::FragmentTimeout);
         }
         TIMERS_PER_TURN_MAX
     }
@@ -219,21 +210,22 @@ pub(super) fn follow(
             state.fragments.datagrams.find(&key).ok_or(DropReason::FragmentEvicted)?
         }
         _ if slot.rx.resumed => come_again(state, &key)?,
-        _ => enter(state, snapshot, &key, slot)?,
+        _ => enter(state, &key, slot)?,
     };
     let verdict = piece(state, snapshot, slot, (at, now));
     if let Some(fate) = state.fragments.datagrams.remove_if_done(at) {
-        end_of_datagram(state, snapshot, fate);
+        end_of_datagram(state, fate);
     }
     verdict
 }
 
-/// One-packet scheduling keeps a datagram's flow for as long as its pieces are followed.
-fn end_of_datagram(state: &mut WorkerState, snapshot: &Snapshot, fate: Fate) {
+/// One-packet scheduling keeps a flow for as long as datagrams in pieces follow it.
+fn end_of_datagram(state: &mut WorkerState, fate: Fate) {
     let Fate::Flow(tuple) = fate else { return };
     let Some(hit) = state.flows.find(&tuple) else { return };
-    let service = state.flows.core(hit.id).and_then(|core| snapshot.service(core.service()));
-    if tuple.protocol == Protocol::Udp && service.is_some_and(|service| service.one_packet) {
+    if state.flows.core(hit.id).is_some_and(|core| core.is_one_packet())
+        && !state.fragments.datagrams.has(fate)
+    {
         track::end(state, hit.id);
     }
 }
@@ -276,17 +268,12 @@ fn come_again(state: &mut WorkerState, key: &FlowKey) -> Result<u16, DropReason>
 }
 
 /// The datagram of a piece that has just come, which is noted there.
-fn enter(
-    state: &mut WorkerState,
-    snapshot: &Snapshot,
-    key: &FlowKey,
-    slot: &Slot,
-) -> Result<u16, DropReason> {
+fn enter(state: &mut WorkerState, key: &FlowKey, slot: &Slot) -> Result<u16, DropReason> {
     let piece = slot.packet.piece.ok_or(DropReason::Internal)?;
     let bytes = slot.packet.end.saturating_sub(usize::from(piece.body));
     let at = match state.fragments.datagrams.find(key) {
         Some(at) => at,
-        None => make(state, snapshot, key).ok_or(DropReason::Internal)?,
+        None => make(state, key).ok_or(DropReason::Internal)?,
     };
     let fragments = &mut state.fragments;
     let noted = fragments.datagrams.note(at, &piece.place, bytes);
@@ -298,13 +285,13 @@ fn enter(
 }
 
 /// Makes a datagram; the oldest one makes way.
-fn make(state: &mut WorkerState, snapshot: &Snapshot, key: &FlowKey) -> Option<u16> {
+fn make(state: &mut WorkerState, key: &FlowKey) -> Option<u16> {
     let (id, now) = (state.next_fragment_id(), state.now);
     if let Some(at) = state.fragments.datagrams.insert(key, id, now) {
         return Some(at);
     }
     let oldest = state.fragments.datagrams.oldest()?;
-    give_up(state, snapshot, oldest, DropReason::FragmentEvicted);
+    give_up(state, oldest, DropReason::FragmentEvicted);
     state.fragments.datagrams.insert(key, id, now)
 }
 
@@ -331,7 +318,7 @@ fn piece(
             }
             verdict
         }
-        Fate::Waiting => park(state, snapshot, slot, at).map(|()| Verdict::Parked),
+        Fate::Waiting => park(state, slot, at).map(|()| Verdict::Parked),
         Fate::Flow(tuple) => later(state, snapshot, slot, &tuple),
         Fate::Elsewhere(worker) => Ok(Verdict::HandOff(worker, HandOffCause::Fragment)),
         Fate::Kernel => Ok(Verdict::ToKernel(slot.rx.nic)),

@@ -25,6 +25,15 @@ use std::net::IpAddr;
 /// Life of a template whose timer fires while flows hang on it, from then on: the kernel's.
 const EXTENSION_MS: u32 = 60_000;
 
+/// How a flow leaves its template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    /// Its time was over, or it never came to be.
+    Ended,
+    /// It was told to end at once.
+    CutOff,
+}
+
 /// What one worker tells another about a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -102,12 +111,15 @@ pub(super) fn answer(
     asker: WorkerId,
 ) -> Result<Verdict, DropReason> {
     let key = slot.packet.key;
-    let service = snapshot.match_service(&super::steer::destination(&key));
-    let decided = match service.filter(|service| service.persistence.is_some()) {
-        Some(service) => decide(state, snapshot, service, &key)?,
+    let decided = match snapshot.match_service(&super::steer::destination(&key)) {
+        Some(service) if service.persistence.is_some() => {
+            decide(state, snapshot, service, &key)?.map(|(server, _)| server.id)
+        }
+        // The asker is a snapshot ahead or behind: the client must not be refused for that.
+        Some(service) => schedule(state, service, &key).map(|server| server.id),
         None => None,
     };
-    slot.rx.errand = Errand::Answer(decided.map(|(server, _)| server.id));
+    slot.rx.errand = Errand::Answer(decided);
     Ok(Verdict::HandOff(asker, HandOffCause::Template))
 }
 
@@ -236,16 +248,26 @@ fn shadow(
     file(state, shadow)
 }
 
-/// Hangs a new flow on its template.
+/// Keeps a template while the flow that it was found for is being made, which may end another
+/// flow that hangs on it (`takeover`). Then comes `attach`, or `forgo`.
+pub(super) fn hold(state: &mut WorkerState, id: TemplateId) {
+    if let Some(template) = state.templates.get_mut(id) {
+        template.flows += 1;
+    }
+}
+
+/// The flow that a template was held for could not be made.
+pub(super) fn forgo(state: &mut WorkerState, id: TemplateId) {
+    release(state, id, Parting::Ended);
+}
+
+/// Hangs a new flow on the template that was held for it.
 pub(super) fn attach(state: &mut WorkerState, flow: FlowId, id: TemplateId) {
     let me = state.worker;
-    let Some(template) = state.templates.get_mut(id) else { return };
-    template.flows += 1;
-    let first = template.flows == 1;
-    let (key, owner) = (template.key, template.shadow_of);
+    let Some(template) = state.templates.get(id).copied() else { return };
     state.flows.set_control(flow, Some(id.0));
-    if let Some(owner) = owner.filter(|_| first) {
-        state.note(owner, Note::Held(me, key));
+    if let Some(owner) = template.shadow_of.filter(|_| template.flows == 1) {
+        state.note(owner, Note::Held(me, template.key));
     }
 }
 
@@ -253,9 +275,13 @@ pub(super) fn attach(state: &mut WorkerState, flow: FlowId, id: TemplateId) {
 /// whose last flow it was, with it.
 pub(super) fn detach(state: &mut WorkerState, flow: FlowId) {
     let Some(core) = state.flows.core(flow).filter(|core| core.is_controlled()) else { return };
-    let was_cut_off = core.is_doomed();
+    let parting = if core.is_doomed() { Parting::CutOff } else { Parting::Ended };
     let Some(id) = state.flows.control(flow).map(TemplateId) else { return };
     state.flows.set_control(flow, None);
+    release(state, id, parting);
+}
+
+fn release(state: &mut WorkerState, id: TemplateId, parting: Parting) {
     let me = state.worker;
     let Some(template) = state.templates.get_mut(id) else { return };
     template.flows = template.flows.saturating_sub(1);
@@ -271,7 +297,9 @@ pub(super) fn detach(state: &mut WorkerState, flow: FlowId) {
             }
             end(state, id);
         }
-        None if was_cut_off && !template.is_assured && template.holders == 0 => end(state, id),
+        None if parting == Parting::CutOff && !template.is_assured && template.holders == 0 => {
+            end(state, id);
+        }
         None => {}
     }
 }

@@ -383,6 +383,8 @@ impl Worker {
         let events = &mut self.control.events;
         let snapshot = self.control.snapshots.current();
         self.state.sweep(snapshot, now, |event| events.push(event).is_ok());
+        // What a deletion lets go of may hang on other workers' templates.
+        self.send_notes();
         self.state.is_sweeping()
     }
 

@@ -106,7 +106,7 @@ fn gather(
     let mtu = next_hop::path_mtu(state, hop_id).ok_or(DropReason::NextHopPending)?;
     let hop = *next_hop::get(state, hop_id).ok_or(DropReason::NextHopPending)?;
     let nic = snapshot.nics.get(hop.nic.index()).ok_or(DropReason::Internal)?;
-    if !fragment::gather(state, snapshot, slot)? {
+    if !fragment::gather(state, slot)? {
         return Ok(Verdict::Parked);
     }
     let link = pieces::Link { hop: &hop, nic, id: state.next_fragment_id() };

@@ -220,6 +220,14 @@ impl Datagrams {
         self.get(self.by_age.oldest).map(|_| self.by_age.oldest)
     }
 
+    /// Whether another one follows what this one did. Walks over all there are.
+    pub fn has(&self, fate: Fate) -> bool {
+        let entry = |at: u16| self.get(at);
+        let mut all =
+            std::iter::successors(entry(self.by_age.oldest), |this| entry(this.by_age.newer));
+        all.any(|datagram| datagram.fate == fate)
+    }
+
     /// Of which frames have waited longest, `besides` one.
     pub fn waits_longest(&self, besides: u16) -> Option<u16> {
         let first = self.by_wait.oldest;

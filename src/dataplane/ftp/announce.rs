@@ -161,6 +161,7 @@ fn open(
         decrements_ttl: core.decrements_ttl(),
         hop: core.hop(Direction::Inbound),
         flags: 0,
+        one_packet: false,
     };
     let id = admit::insert(state, &new).map_err(|_| {
         if new.mode == ForwardMode::FullNat {
