@@ -34,7 +34,9 @@ impl World {
         let talk = &self.talks[at];
         if nic == CLIENT {
             assert_eq!((to, about), (talk.client.0, [talk.client, talk.service_at()]));
-        } else if let Some(face) = talk.face.filter(|_| talk.fate == Fate::Open) {
+        } else if let Some(face) = talk.face.filter(|_| talk.fate == Fate::Open)
+            && !talk.service.one_packet
+        {
             assert_eq!((to, about), (face.dst.0, [face.dst, face.src]));
         }
     }
@@ -60,6 +62,7 @@ impl World {
         if talk.fate != Fate::Open {
             return;
         }
+        let is_one_way = talk.is_one_way();
         match (heard, &mut talk.tcp) {
             (Heard::Tcp(segment), Some(tcp)) => {
                 assert_eq!(segment.src, Some(tcp.peer));
@@ -70,6 +73,7 @@ impl World {
             }
             (Heard::Udp(src, _, payload), None) => {
                 assert_eq!(src, talk.service_at());
+                assert!(!is_one_way, "the answer to one packet was translated");
                 talk.hear(&payload);
                 if talk.is_over(None) {
                     talk.fate = Fate::Done;
@@ -92,16 +96,22 @@ impl World {
         self.talks[at].fate = if ports { Fate::Refused } else { Fate::Cut };
     }
 
-    pub(super) fn server_hears(&mut self, at: usize, bytes: &[u8]) {
+    /// A frame reaches a server: the one of that MAC address, or the director's own kernel.
+    pub(super) fn server_hears(&mut self, at: usize, (own, bytes): (Option<IpAddr>, &[u8])) {
         let Some(bytes) = &self.whole(SERVER, at, bytes) else { return };
+        let of_frame = |src: IpAddr| own.unwrap_or(rip(usize::from(src.is_ipv6()), bytes[5]));
         match hear(bytes) {
             Heard::Tcp(segment) => {
                 let (src, dst) = (segment.src.unwrap(), segment.dst.unwrap());
-                let server = rip(usize::from(src.0.is_ipv6()), bytes[5]);
-                self.tcp_server(at, Face { server, src, dst }, &segment);
+                self.tcp_server(at, Face { server: of_frame(src.0), src, dst }, &segment);
             }
             Heard::Udp(src, dst, payload) => {
-                let server = rip(usize::from(src.0.is_ipv6()), bytes[5]);
+                let server = of_frame(src.0);
+                let talk = &mut self.talks[at];
+                if talk.is_one_way() && talk.fate == Fate::Open {
+                    talk.hear(&payload);
+                    talk.fate = if talk.is_over(None) { Fate::Done } else { Fate::Open };
+                }
                 let echo = from_server(server, src.0);
                 // The server answers from the address that it was asked at.
                 let echo = if dst.0 == server { echo } else { from_vip(server, dst.0, src.0) };

@@ -11,10 +11,12 @@
 
 mod changes;
 mod checks;
+mod decisions;
 #[path = "../handshake/endpoint.rs"]
 mod endpoint;
 mod ends;
 mod link;
+mod local;
 mod plan;
 #[path = "../handshake/segment.rs"]
 mod segment;

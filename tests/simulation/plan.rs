@@ -12,7 +12,7 @@ pub const VIPS: [[&str; 3]; 2] =
 /// Outer source addresses of tunnels.
 pub const OUTER: [&str; 2] = ["10.2.0.1", "fd00:2::1"];
 pub const LIPS: [&str; 4] = ["10.2.0.2", "10.2.0.3", "fd00:2::2", "fd00:2::3"];
-/// Port of every service.
+/// Lowest port of every service.
 pub const PORT: u16 = 80;
 pub const TOA_KIND: u8 = 254;
 
@@ -67,10 +67,14 @@ pub struct Plan {
     pub seed: u64,
     pub workers: u8,
     pub services: Vec<ServiceSpec>,
+    /// Whether templates let go of servers of weight 0.
+    pub expires_quiescent: bool,
     /// Lowest and highest source port of the local addresses.
     pub ports: (u16, u16),
-    /// Conversations.
+    /// Conversations of one round.
     pub talks: u16,
+    /// Rounds: between two all flows end, and their slots are given out anew.
+    pub rounds: u64,
     /// Time in which they start.
     pub spread_us: u64,
     pub loss_per_mille: u64,
@@ -87,18 +91,26 @@ pub fn rip(family: usize, n: u8) -> IpAddr {
     }
 }
 
-/// A server of a service: the port is the service's own where the mode cannot change it, and a
-/// tunnel may lead to the other family, as FULLNAT may.
+/// The director's own addresses that a Local server may have.
+const OWN: [[&str; 2]; 2] = [["127.0.0.1", OUTER[0]], ["::1", OUTER[1]]];
+
+/// A server of a service: the port is the service's own where the mode cannot change it, and the
+/// client's where the service has several. Tunnels and FULLNAT may lead to the other family.
 pub fn server_of(spec: &ServiceSpec, n: u8, mode: ForwardMode, random: &mut Random) -> ServerSpec {
-    let port = if mode.sees_replies() { 8080 } else { PORT };
-    let family = usize::from(spec.key.vip().unwrap().is_ipv6());
-    let across = mode == ForwardMode::FullNat && random.one_in(3);
-    let family = if across { 1 - family } else { family };
-    if mode != ForwardMode::Tunnel {
-        return server((rip(family, n), port).into(), 1, mode);
+    let port = match spec.key.port() {
+        Some(_) if mode.maps_ports() => 8080,
+        own => own.unwrap_or(0),
+    };
+    let family = usize::from(!spec.is_ipv4());
+    let server = |address: IpAddr| server((address, port).into(), 1, mode);
+    match mode {
+        ForwardMode::Local => return server(OWN[family][usize::from(n % 2)].parse().unwrap()),
+        ForwardMode::FullNat if random.one_in(3) => return server(rip(1 - family, n)),
+        ForwardMode::Tunnel => {}
+        _ => return server(rip(family, n)),
     }
     let family = random.below(2) as usize;
-    let mut server = server((rip(family, n + 8 * family as u8), port).into(), 1, mode);
+    let mut server = server(rip(family, n + 8 * family as u8));
     server.tunnel = random.pick(&[
         Tunnel::Ipip,
         Tunnel::Gre { checksum: false },
@@ -110,9 +122,31 @@ pub fn server_of(spec: &ServiceSpec, n: u8, mode: ForwardMode, random: &mut Rand
     server
 }
 
-fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
-    let family = random.below(2) as usize;
-    let key = ServiceKey::new(protocol, VIPS[family][at].parse().unwrap(), PORT);
+/// Whether FULLNAT translates between the families here.
+pub fn crosses(spec: &ServiceSpec) -> bool {
+    let is_other = |server: &ServerSpec| server.address.is_ipv4() != spec.is_ipv4();
+    spec.servers.iter().any(|server| server.mode == ForwardMode::FullNat && is_other(server))
+}
+
+/// Where clients of a service may turn to.
+pub fn targets(spec: &ServiceSpec) -> Vec<(Protocol, (IpAddr, u16))> {
+    let all = spec.key.as_match().into_iter().chain(spec.matches.iter().copied());
+    let ports = |one: TrafficMatch| {
+        [PORT, PORT + 1, PORT + 2, 9_000].into_iter().filter(move |port| one.ports.contains(*port))
+    };
+    all.flat_map(|one| ports(one).map(move |port| (one.protocol, (one.prefix.address(), port))))
+        .collect()
+}
+
+/// One port, several, all or a group of TCP and UDP ports that are scheduled as one.
+fn service_key(random: &mut Random, vip: IpAddr, protocol: Protocol) -> ServiceSpec {
+    let kind = random.below(10);
+    let key = match kind {
+        0 => ServiceKey::group(&format!("at {vip}").replace([' ', '.', ':'], "-")).unwrap(),
+        1 => ServiceKey::new(protocol, vip, 0),
+        2 => ServiceKey::Address { protocol, vip, ports: Ports::range(PORT, PORT + 2).unwrap() },
+        _ => ServiceKey::new(protocol, vip, PORT),
+    };
     let scheduler = random.pick(&[
         SchedulerSpec::RoundRobin,
         SchedulerSpec::WeightedRoundRobin,
@@ -120,21 +154,33 @@ fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
         SchedulerSpec::Maglev { slots: 251 },
     ]);
     let mut spec = ServiceSpec::new(key, scheduler);
+    if kind == 0 {
+        let one = |(protocol, port)| ServiceKey::new(protocol, vip, port).as_match().unwrap();
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        spec.matches = [(tcp, PORT), (tcp, PORT + 1), (udp, PORT)].map(one).to_vec();
+    }
+    if kind < 2 || random.one_in(3) {
+        let client_bits = match vip {
+            IpAddr::V4(_) => random.pick(&[32, 31, 24, 16]),
+            IpAddr::V6(_) => random.pick(&[128, 126, 64]),
+        };
+        let timeout_ms = random.pick(&[1_000, 2_000, 50_000, 360_000]);
+        spec.persistence = Some(Persistence { timeout_ms, client_bits });
+    }
+    spec
+}
+
+fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
+    let family = random.below(2) as usize;
+    let mut spec = service_key(random, VIPS[family][at].parse().unwrap(), protocol);
     spec.pool = Some("pool".into());
     spec.ttl = random.pick(&[TtlPolicy::Keep, TtlPolicy::Decrement]);
-    let modes = random.pick(&[
-        &[ForwardMode::FullNat][..],
-        &[ForwardMode::DirectRoute],
-        &[ForwardMode::Nat],
-        &[ForwardMode::Nat, ForwardMode::FullNat],
-        &[ForwardMode::Nat, ForwardMode::DirectRoute, ForwardMode::FullNat],
-        &[ForwardMode::Tunnel],
-        &[ForwardMode::Tunnel, ForwardMode::DirectRoute, ForwardMode::Nat],
-    ]);
-    if modes.iter().all(|mode| mode.sees_replies()) && protocol == Protocol::Tcp {
+    spec.one_packet = spec.key.protocol() == Some(Protocol::Udp) && random.one_in(3);
+    let modes = if spec.one_packet { one_packet_modes(random) } else { some_modes(random) };
+    if modes.iter().all(|mode| mode.sees_replies()) && spec.key.protocol() != Some(Protocol::Udp) {
         spec.synproxy = random.one_in(2);
     }
-    if modes == [ForwardMode::FullNat] && protocol == Protocol::Tcp {
+    if modes == [ForwardMode::FullNat] && spec.key.protocol() == Some(Protocol::Tcp) {
         spec.client_address = random.pick(&[
             ClientAddress::None,
             ClientAddress::Toa { kind: TOA_KIND, on_syn: false },
@@ -146,16 +192,41 @@ fn service(random: &mut Random, at: usize, protocol: Protocol) -> ServiceSpec {
     for n in 11..12 + random.below(4) as u8 {
         let mode = random.pick(modes);
         let server = server_of(&spec, n, mode, random);
-        spec.servers.push(server);
+        if spec.servers.iter().all(|other| other.endpoint() != server.endpoint()) {
+            spec.servers.push(server);
+        }
     }
     spec
+}
+
+fn some_modes(random: &mut Random) -> &'static [ForwardMode] {
+    use ForwardMode::{DirectRoute, FullNat, Local, Nat, Tunnel};
+    random.pick(&[
+        &[FullNat][..],
+        &[FullNat],
+        &[DirectRoute],
+        &[Nat],
+        &[Nat, FullNat],
+        &[Nat, DirectRoute, FullNat],
+        &[Tunnel],
+        &[Tunnel, DirectRoute, Nat],
+        &[Local],
+        &[Local, DirectRoute, FullNat],
+    ])
+}
+
+/// Modes whose replies nobody has to translate; by NAT they leave as they are.
+fn one_packet_modes(random: &mut Random) -> &'static [ForwardMode] {
+    use ForwardMode::{DirectRoute, Nat, Tunnel};
+    random.pick(&[&[DirectRoute][..], &[Tunnel], &[Tunnel, DirectRoute], &[Nat]])
 }
 
 /// A FULLNAT service of one server.
 fn one_busy_server(random: &mut Random) -> ServiceSpec {
     loop {
         let mut spec = service(random, 0, Protocol::Tcp);
-        if spec.servers.iter().all(|server| server.mode == ForwardMode::FullNat) {
+        let is_tcp = spec.key.protocol() == Some(Protocol::Tcp);
+        if is_tcp && spec.servers.iter().all(|server| server.mode == ForwardMode::FullNat) {
             spec.servers.truncate(1);
             return spec;
         }
@@ -181,8 +252,10 @@ impl Plan {
             seed,
             workers,
             services,
+            expires_quiescent: random.one_in(2),
             ports: if few { (2000, 1999 + u16::from(workers)) } else { (2000, 2255) },
             talks: if few { 40 } else { 4 + random.below(14) as u16 },
+            rounds: if mix == Mix::Changes { 1 + random.below(2) } else { 1 },
             spread_us: if few { 600_000 } else { 60_000 },
             loss_per_mille: if bad { random.pick(&[0, 10, 30]) } else { 0 },
             jitter_us: if bad { random.pick(&[500, 5_000]) } else { 1 },

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use gyre::model::*;
 
 use crate::endpoint::{Endpoint, State};
-use crate::plan::{PORT, Plan, Random, TOA_KIND, client_stack};
+use crate::plan::{Plan, Random, TOA_KIND, client_stack, targets};
 use crate::support::*;
 
 /// Datagrams of a UDP conversation.
@@ -34,6 +34,9 @@ pub struct Face {
 /// See the module.
 pub struct Talk {
     pub service: ServiceSpec,
+    pub protocol: Protocol,
+    /// Where the client turns to.
+    to: (IpAddr, u16),
     pub client: (IpAddr, u16),
     pub starts_at_us: u64,
     pub fate: Fate,
@@ -54,14 +57,18 @@ pub struct Talk {
 impl Talk {
     pub fn new(plan: &Plan, at: u16, random: &mut Random) -> Self {
         let service = plan.services[random.below(plan.services.len() as u64) as usize].clone();
-        let client = match service.key.vip().unwrap() {
+        let (protocol, to) = random.pick(&targets(&service));
+        let client = match to.0 {
             IpAddr::V4(_) => IpAddr::from([10, 0, random.below(4) as u8, at as u8 % 5 + 7]),
             IpAddr::V6(_) => IpAddr::from([0xfd00, 0xc, 0, 0, 0, 0, 0, at % 5 + 7]),
         };
         let request_bytes = random.pick(&[1, 300, 1448, 3_000]);
         let response_bytes = random.pick(&[1, 900, 4_000]);
         Talk {
+            datagram_bytes: random.pick(&[40, 700, 3_000]),
             service,
+            protocol,
+            to,
             client: (client, 40_000 + at),
             starts_at_us: random.below(plan.spread_us),
             fate: Fate::Open,
@@ -73,16 +80,15 @@ impl Talk {
             sent: 0,
             echoed: 0,
             closes_at_once: random.one_in(3),
-            datagram_bytes: random.pick(&[40, 700, 3_000]),
         }
     }
 
     pub fn is_tcp(&self) -> bool {
-        self.service.key.protocol() == Some(Protocol::Tcp)
+        self.protocol == Protocol::Tcp
     }
 
     pub fn service_at(&self) -> (IpAddr, u16) {
-        (self.service.key.vip().unwrap(), PORT)
+        self.to
     }
 
     /// Sends the first packet.
@@ -135,7 +141,7 @@ impl Talk {
     }
 
     fn next_datagram(&mut self) -> Vec<Vec<u8>> {
-        if self.sent == DATAGRAMS || self.sent > self.echoed && !self.is_one_way() {
+        if self.sent == DATAGRAMS || self.sent > self.echoed {
             return Vec::new();
         }
         self.sent += 1;
@@ -151,8 +157,15 @@ impl Talk {
         payload
     }
 
-    fn is_one_way(&self) -> bool {
-        false
+    /// Whether the server's answers come untranslated, so that the client takes none of them: what
+    /// reaches the server counts.
+    pub fn is_one_way(&self) -> bool {
+        self.service.one_packet && self.service.forwarding == ForwardMode::Nat
+    }
+
+    /// Whether its datagrams are so large that they are sent in pieces.
+    pub fn is_in_pieces(&self) -> bool {
+        self.datagram_bytes > 1_000 && self.request.len() > 1_000
     }
 
     /// A datagram that came back.

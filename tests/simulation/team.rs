@@ -6,10 +6,11 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use gyre::counters::{DropReason, WorkerCounters};
 use gyre::dataplane::{
-    Burst, Errand, FlowId, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst,
+    Burst, Errand, FlowId, Note, RxMeta, TemplateId, Verdict, WorkerConfig, WorkerState,
+    process_burst,
 };
 use gyre::frame::Frame;
-use gyre::message::FlowRow;
+use gyre::message::{FlowFilter, FlowRow, Sweep, SweepAction};
 use gyre::model::*;
 use gyre::time::Nanos;
 
@@ -36,6 +37,14 @@ pub struct Waiting {
     pub errand: Errand,
 }
 
+/// What waits for a worker's turn, as in a ring: in order.
+#[derive(Clone, Debug)]
+pub enum Waits {
+    Frame(Waiting),
+    /// What another worker tells of a template.
+    Note(Note),
+}
+
 /// A decided frame.
 #[derive(Debug)]
 pub struct Decided {
@@ -57,7 +66,7 @@ pub struct Member {
     pub snapshot: Arc<Snapshot>,
     /// Published, not adopted yet, with the next hops that go before.
     pending: VecDeque<(Vec<HopUpdate>, Arc<Snapshot>)>,
-    pub inbox: VecDeque<Waiting>,
+    pub inbox: VecDeque<Waits>,
 }
 
 /// All workers.
@@ -98,6 +107,14 @@ impl Member {
         let flows = &self.state.flows;
         let ids = std::iter::successors(flows.next_live(0), |id| flows.next_live(id.0 + 1));
         ids.filter_map(move |id: FlowId| self.state.row(id, now))
+    }
+
+    /// All templates as people see them: none of the shadows.
+    pub fn templates(&self, now: Nanos) -> impl Iterator<Item = FlowRow> + '_ {
+        let state = &self.state;
+        let behind = |id: &TemplateId| state.next_template(id.0 + 1);
+        let ids = std::iter::successors(state.next_template(0), behind);
+        ids.filter_map(move |id| state.template_row(id, &self.snapshot, now))
     }
 
     /// Extra frames of the last burst or timers.
@@ -170,7 +187,13 @@ impl Team {
             member.adopt();
         }
         let count = (1 + random.below(burst_max) as usize).min(member.inbox.len());
-        let mut waiting: Vec<Waiting> = member.inbox.drain(..count).collect();
+        let mut waiting = Vec::new();
+        for waits in member.inbox.drain(..count) {
+            match waits {
+                Waits::Frame(frame) => waiting.push(frame),
+                Waits::Note(note) => member.state.hear(&note),
+            }
+        }
         let mut rest = Vec::new();
         let mut owners = Vec::new();
         // Fragments that waited for one of these follow it.
@@ -192,10 +215,50 @@ impl Team {
             }
             waiting = resumed;
         }
-        for (to, note) in self.members[at].state.notes.take() {
-            self.members[to.index()].state.hear(&note);
-        }
+        owners.extend(self.pass_notes(at));
         (rest, owners)
+    }
+
+    /// Passes on what a worker tells others of templates; who they are.
+    pub fn pass_notes(&mut self, from: usize) -> Vec<usize> {
+        let notes = self.members[from].state.notes.take();
+        let mut told = Vec::new();
+        for (to, note) in notes {
+            assert_ne!(to.index(), from, "told to itself");
+            self.members[to.index()].inbox.push_back(Waits::Note(note));
+            told.push(to.index());
+        }
+        told
+    }
+
+    /// Has every worker hear what there is to hear, and answer; nothing else waits.
+    pub fn settle_notes(&mut self) {
+        let is_quiet = |member: &Member| member.inbox.is_empty() && member.state.notes.is_empty();
+        while !self.members.iter().all(is_quiet) {
+            for at in 0..self.members.len() {
+                self.pass_notes(at);
+                let member = &mut self.members[at];
+                for waits in member.inbox.drain(..) {
+                    let Waits::Note(note) = waits else { panic!("{waits:?} is left") };
+                    member.state.hear(&note);
+                }
+            }
+        }
+    }
+
+    /// Asks every worker to walk over its tables.
+    pub fn start_sweep(&mut self, action: SweepAction) {
+        let filter = FlowFilter::default();
+        for member in &mut self.members {
+            member.state.start_sweep(Sweep { job: 1, action, filter, matches_max: u32::MAX });
+        }
+    }
+
+    /// Walks on over the tables of the workers that are asked to.
+    pub fn sweep(&mut self, now: Nanos) {
+        for member in self.members.iter_mut().filter(|member| member.state.is_sweeping()) {
+            member.state.sweep(&member.snapshot, now, |_| true);
+        }
     }
 
     fn hand_off(&mut self, from: usize, owner: WorkerId, waiting: Waiting, bytes: &[u8]) {
@@ -204,7 +267,8 @@ impl Team {
         let hops = waiting.hops + 1;
         assert!(hops <= hops_max(&waiting), "handed off {hops} times: {waiting:?}");
         self.hand_offs += 1;
-        self.members[owner.index()].inbox.push_back(Waiting { hops, resumed: false, ..waiting });
+        let waiting = Waiting { hops, resumed: false, ..waiting };
+        self.members[owner.index()].inbox.push_back(Waits::Frame(waiting));
     }
 
     /// Drops of a reason, all workers together.

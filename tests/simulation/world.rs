@@ -1,6 +1,6 @@
 //! The run of a plan: clients and servers around the director, time, and links between them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use gyre::counters::DropReason;
@@ -12,12 +12,13 @@ use gyre::time::Nanos;
 
 use crate::changes::Control;
 use crate::checks::{self, Meanings};
+use crate::decisions::Decisions;
 use crate::endpoint::Endpoint;
-use crate::link::{Heard, Piece, Reassembly, cut, decapsulate, hear, piece};
+use crate::link::{DatagramId, Heard, Piece, Reassembly, cut, decapsulate, hear, piece};
 use crate::plan::{Mix, OUTER, Plan, Random, rip};
 use crate::support::*;
 use crate::talk::{Face, Fate, Talk};
-use crate::team::{Decided, Team, Waiting, steering};
+use crate::team::{Decided, Team, Waiting, Waits, steering};
 
 const START_S: u64 = 1_000;
 const TICK_US: u64 = 10_000;
@@ -49,6 +50,11 @@ pub struct Outcome {
     pub changes: u64,
     pub frames: u64,
     pub takeovers: u64,
+    /// Client networks about which a template decided.
+    pub networks: u64,
+    /// Frames to servers of the director's own kernel.
+    pub local: u64,
+    pub hops_freed: u64,
 }
 
 impl Outcome {
@@ -60,6 +66,9 @@ impl Outcome {
         self.changes += other.changes;
         self.frames += other.frames;
         self.takeovers += other.takeovers;
+        self.networks += other.networks;
+        self.local += other.local;
+        self.hops_freed += other.hops_freed;
     }
 }
 
@@ -73,6 +82,9 @@ pub struct World {
     pub(super) team: Team,
     control: Control,
     meanings: Meanings,
+    decisions: Decisions,
+    /// When this round began.
+    round_us: u64,
     pub(super) talks: Vec<Talk>,
     pub(super) servers: HashMap<(usize, Face), Endpoint>,
     /// Connections that a server has ended, and holds in TIME_WAIT: next number, timestamp.
@@ -80,7 +92,9 @@ pub struct World {
     /// Fragments on their way through tunnels, and at the ends: clients', servers'.
     tunnels: Reassembly,
     pub(super) ends: [Reassembly; 2],
-    outcome: Outcome,
+    /// Which server the pieces of a datagram go to, by its name behind the director.
+    ways: HashMap<DatagramId, u8>,
+    pub(super) outcome: Outcome,
     /// Whether to tell what happens.
     tells: bool,
 }
@@ -105,7 +119,19 @@ fn nics() -> Vec<NicModel> {
 fn next_hops() -> NextHops {
     let link = |nic: NicModel| NicLink { nic: nic.id, interface: None, mac: nic.mac, mtu: nic.mtu };
     let mut hops = NextHops::new(nics().into_iter().map(link).collect());
-    let mut neighbours = Vec::new();
+    set_static(&mut hops, &HashSet::new());
+    hops
+}
+
+/// The routes, and whose MAC addresses are known: the routers' and these servers'.
+pub fn set_static(hops: &mut NextHops, servers: &HashSet<IpAddr>) {
+    let known = |address: &IpAddr| {
+        let mac = server_mac(*address).0;
+        StaticNeighbour { nic: SERVER, address: *address, mac }
+    };
+    let mut neighbours: Vec<_> = servers.iter().map(known).collect();
+    // A set has no order, a run has one.
+    neighbours.sort_unstable_by_key(|neighbour| neighbour.address);
     let mut routes = Vec::new();
     let routers: [IpAddr; 2] = ["192.168.100.254".parse().unwrap(), "fd00:64::fe".parse().unwrap()];
     let links = [["192.168.100.0/24", "10.2.0.0/24"], ["fd00:64::/64", "fd00:2::/64"]];
@@ -117,19 +143,13 @@ fn next_hops() -> NextHops {
         for (nic, prefix) in [CLIENT, SERVER].into_iter().zip(links[family]) {
             routes.push(StaticRoute { prefix: prefix.parse().unwrap(), nic, gateway: None });
         }
-        for n in 11..31 {
-            let address = rip(family, n);
-            let mac = server_mac(address).0;
-            neighbours.push(StaticNeighbour { nic: SERVER, address, mac });
-        }
     }
     hops.set_static(&neighbours, &routes);
-    hops
 }
 
 impl World {
     pub fn new(plan: Plan) -> Self {
-        let mut random = Random(plan.seed);
+        let random = Random(plan.seed);
         let now = Nanos::from_secs(START_S);
         let mut registry = Registry::new(RegistryConfig {
             servers_max: 40,
@@ -144,8 +164,7 @@ impl World {
         team.publish(&control.hops.all(), &snapshot);
         team.catch_up();
         let mut meanings = Meanings::default();
-        meanings.follow(&snapshot, &team);
-        let talks = (0..plan.talks).map(|at| Talk::new(&plan, at, &mut random)).collect();
+        meanings.follow(&snapshot, &team, now);
         World {
             random,
             now_us: START_S * 1_000_000,
@@ -154,18 +173,21 @@ impl World {
             team,
             control,
             meanings,
-            talks,
+            decisions: Decisions::new(&plan),
+            round_us: 0,
+            talks: Vec::new(),
             servers: HashMap::new(),
             time_wait: HashMap::new(),
             tunnels: Reassembly::default(),
             ends: Default::default(),
+            ways: HashMap::new(),
             outcome: Outcome::default(),
             tells: std::env::var_os("GYRE_SIMULATION_SEED").is_some(),
             plan,
         }
     }
 
-    fn now(&self) -> Nanos {
+    pub(super) fn now(&self) -> Nanos {
         Nanos(self.now_us * 1000)
     }
 
@@ -175,22 +197,16 @@ impl World {
         }
     }
 
-    /// Runs to the end of every conversation, then to that of every flow.
+    /// Runs to the end of every conversation and then to that of every flow, a few times; gives
+    /// everything back in the end.
     pub fn run(mut self) -> Outcome {
         self.tell(|| format!("{:#?}", self.plan));
-        let deadline = self.now_us + DEADLINE_US;
-        while self.talks.iter().any(|talk| talk.fate == Fate::Open) {
-            assert!(self.now_us < deadline, "stuck: {}", self.describe());
-            self.step();
+        for _ in 0..self.plan.rounds {
+            self.round();
+            let now = self.now();
+            self.control.reclaim_all(&mut self.team, now);
+            self.follow_slots();
         }
-        // What is still on its way arrives.
-        let until = self.now_us + 500_000;
-        while self.now_us < until {
-            self.step();
-        }
-        checks::tables(&self.team, &self.meanings, &steering(self.plan.workers), self.now());
-        self.expire_all();
-        checks::end(&self.team);
         let now = self.now();
         self.control.clear(&mut self.team, now);
         let mut outcome = self.outcome;
@@ -204,6 +220,7 @@ impl World {
         }
         outcome.hand_offs = self.team.hand_offs;
         outcome.changes = self.control.changes;
+        outcome.hops_freed = self.control.hops_freed;
         outcome.takeovers = self.team.count(|c| c.lips.iter().map(|lip| lip.reused.get()).sum());
         outcome
     }
@@ -221,15 +238,77 @@ impl World {
         open.collect::<Vec<_>>().join("\n")
     }
 
+    fn round(&mut self) {
+        self.round_us = self.now_us;
+        self.decisions = Decisions::new(&self.plan);
+        self.time_wait.clear();
+        let first = self.talks.len() as u16;
+        for at in first..first + self.plan.talks {
+            self.talks.push(Talk::new(&self.plan, at, &mut self.random));
+        }
+        let deadline = self.now_us + DEADLINE_US;
+        while self.talks.iter().any(|talk| talk.fate == Fate::Open) {
+            assert!(self.now_us < deadline, "stuck: {}", self.describe());
+            self.step();
+        }
+        // What is still on its way arrives.
+        let until = self.now_us + 500_000;
+        while self.now_us < until {
+            self.step();
+        }
+        self.check_tables();
+        self.outcome.networks += self.decisions.count();
+        self.expire_all();
+        checks::end(&self.team);
+    }
+
+    fn check_tables(&self) {
+        let now = self.now();
+        checks::tables(&self.team, &self.meanings, &steering(self.plan.workers), now);
+        self.decisions.hold(&self.team, &self.meanings, now);
+        self.no_flow_is_left_of_one_packet();
+    }
+
+    /// Nothing is remembered of a datagram that is scheduled by itself, but while it comes in
+    /// pieces.
+    fn no_flow_is_left_of_one_packet(&self) {
+        let is_one_packet = |row: &FlowRow| {
+            let key = self.meanings.service(row.service_id);
+            self.plan.services.iter().any(|spec| spec.one_packet && spec.key == key)
+        };
+        let all = self.team.members.iter().flat_map(|member| member.rows(self.now()));
+        for row in all.filter(is_one_packet) {
+            let talk = self.talks.iter().rfind(|talk| talk.client == row.client);
+            let is_due = talk.is_some_and(|talk| {
+                let is_under_way = talk.fate == Fate::Open || self.plan.mix != Mix::Calm;
+                talk.is_in_pieces() && is_under_way
+            });
+            assert!(is_due, "{row:?} is left of one packet");
+        }
+    }
+
+    /// No flow outlives this. Templates live as long as their flows, notes between workers or not.
     fn expire_all(&mut self) {
-        for _ in 0..40 {
-            self.now_us += 60_000_000;
-            let now = self.now();
-            for member in &mut self.team.members {
-                while member.state.expire(&member.snapshot, now) > 0 {}
-                member.drain();
+        for _ in 0..80 {
+            self.now_us += 30_000_000;
+            for worker in 0..self.team.members.len() {
+                self.expire(worker);
+                self.team.members[worker].drain();
+            }
+            self.team.settle_notes();
+            if self.team.members.iter().any(|member| !member.state.flows.is_empty()) {
+                self.check_tables();
             }
         }
+    }
+
+    /// A worker's timers; the workers that it told something.
+    fn expire(&mut self, worker: usize) -> Vec<usize> {
+        let now = self.now();
+        let member = &mut self.team.members[worker];
+        while member.state.expire(&member.snapshot, now) > 0 {}
+        self.decisions.after_timers((&self.team, worker), &self.meanings, now);
+        self.team.pass_notes(worker)
     }
 
     fn at(&mut self, delay_us: u64, event: Event) {
@@ -259,29 +338,35 @@ impl World {
                 let worker = self.random.below(u64::from(self.plan.workers)) as usize;
                 let (resumed, errand) = (false, Errand::None);
                 let waiting = Waiting { nic, bytes, talk, hops: 0, resumed, errand };
-                self.team.members[worker].inbox.push_back(waiting);
+                self.team.members[worker].inbox.push_back(Waits::Frame(waiting));
                 let delay = self.random.below(100);
                 self.at(delay, Event::Turn(worker));
             }
             Event::Turn(worker) => self.turn(worker),
             Event::Client(talk, bytes) => self.client_hears(talk, &bytes),
-            Event::Server(talk, bytes) => self.server_hears(talk, &bytes),
+            Event::Server(talk, bytes) => self.server_hears(talk, (None, &bytes)),
         }
     }
 
     fn tick(&mut self) {
         let (now, now_us) = (self.now(), self.now_us);
         for worker in 0..self.team.members.len() {
-            let member = &mut self.team.members[worker];
-            while member.state.expire(&member.snapshot, now) > 0 {}
-            for (nic, bytes) in member.drain() {
+            for told in self.expire(worker) {
+                self.at(0, Event::Turn(told));
+            }
+            for (nic, bytes) in self.team.members[worker].drain() {
                 self.sent(worker, nic, bytes, None);
             }
+            // Without frames a worker has turns as well.
+            if self.random.one_in(4) {
+                self.team.members[worker].adopt();
+            }
         }
+        self.team.sweep(now);
         if self.plan.mix == Mix::Changes && self.random.one_in(2) {
             self.change();
         }
-        let since = now_us - START_S * 1_000_000;
+        let since = now_us - self.round_us;
         for at in 0..self.talks.len() {
             let talk = &mut self.talks[at];
             let begun = talk.tcp.is_some() || talk.sent > 0;
@@ -300,16 +385,26 @@ impl World {
             }
             self.speak(at);
         }
-        checks::tables(&self.team, &self.meanings, &steering(self.plan.workers), now);
+        self.check_tables();
     }
 
     fn change(&mut self) {
+        let hops = if self.random.one_in(3) {
+            self.tell(|| "slots are reclaimed".into());
+            let now = self.now();
+            self.control.reclaim(&mut self.team, now)
+        } else {
+            let (said, hops) = self.control.random(&self.plan, &mut self.random);
+            self.tell(|| said);
+            hops
+        };
+        self.follow_slots();
+        self.team.publish(&hops, self.control.registry.snapshot());
+    }
+
+    fn follow_slots(&mut self) {
         let now = self.now();
-        let (said, hops) = self.control.random(&self.plan, &self.team, &mut self.random, now);
-        self.tell(|| said);
-        let snapshot = self.control.registry.snapshot().clone();
-        self.meanings.follow(&snapshot, &self.team);
-        self.team.publish(&hops, &snapshot);
+        self.meanings.follow(self.control.registry.snapshot(), &self.team, now);
     }
 
     /// A frame on its way to `nic` of the director, from one of the ends.
@@ -380,6 +475,7 @@ impl World {
         let now = self.now();
         let burst_max = self.plan.burst_max;
         let (decided, owners) = self.team.turn(worker, burst_max, &mut self.random, now);
+        self.decisions.after_turn((&self.team, worker), &self.meanings, now);
         for owner in owners {
             let delay = self.random.below(100);
             self.at(delay, Event::Turn(owner));
@@ -409,7 +505,12 @@ impl World {
             Verdict::Transmit(nic) => self.sent(worker, nic, bytes, Some(talk)),
             Verdict::Drop(reason) => self.dropped(worker, talk, reason, &came),
             // A stray segment: the kernel's reset would reach the client, or nobody.
-            Verdict::ToKernel(_) => self.left_to_kernel(worker, talk),
+            Verdict::ToKernel(nic) => {
+                match self.local_server(worker, talk).filter(|_| nic == CLIENT) {
+                    Some(server) => self.reaches_local_server((worker, server), talk, came, &bytes),
+                    None => self.left_to_kernel(worker, talk),
+                }
+            }
             Verdict::Parked => assert!(piece(&came).is_fragment()),
             Verdict::HandOff(..) | Verdict::AwaitNeighbour(_) | Verdict::AwaitAddress(..) => {
                 panic!("all neighbours are known, hand-offs are taken: {verdict:?}");
@@ -450,7 +551,11 @@ impl World {
             // Taken away with its service or by itself: this worker's snapshot must say so.
             DropReason::ServerRemoved => {
                 assert!(self.plan.mix == Mix::Changes, "nothing was removed");
-                self.talks[talk].fate = Fate::Cut;
+                // Before it has a flow the client tries again: one worker's snapshot lacks what
+                // another decided by its own.
+                if self.row_of(worker, talk).is_some() {
+                    self.talks[talk].fate = Fate::Cut;
+                }
             }
             // The first piece found no server, or its flow is gone.
             DropReason::FragmentRefused | DropReason::FragmentNoFlow
@@ -490,6 +595,8 @@ impl World {
         let lost = self.random.below(1000) < self.plan.loss_per_mille;
         let event = if let Some(found) = talk.filter(|_| piece(&bytes).is_fragment()) {
             self.decided_by(worker, found);
+            let way = *self.ways.entry(piece(&bytes).id).or_insert(bytes[5]);
+            assert_eq!(bytes[5], way, "a datagram is torn apart");
             self.goes_with_its_flow(nic, found, &bytes);
             if nic == CLIENT { Event::Client(found, bytes) } else { Event::Server(found, bytes) }
         } else if nic == CLIENT {
@@ -513,13 +620,13 @@ impl World {
         let (talk, to) = (&self.talks[at], piece(bytes).id.1);
         if nic == CLIENT {
             assert_eq!(to, talk.client.0);
-        } else if let Some(face) = talk.face {
+        } else if let Some(face) = talk.face.filter(|_| !talk.service.one_packet) {
             assert_eq!((to, bytes[5]), (face.dst.0, server_mac(face.server).0[5]));
         }
     }
 
     /// Both directions are one worker's.
-    fn decided_by(&mut self, worker: usize, at: usize) {
+    pub(super) fn decided_by(&mut self, worker: usize, at: usize) {
         let talk = &mut self.talks[at];
         let owner = *talk.owner.get_or_insert(worker);
         assert_eq!(owner, worker, "talk {at} has two owners");
@@ -556,16 +663,17 @@ impl World {
         let found = found.expect("no flow has this face");
         assert!(client(src).is_none_or(|talk| talk == found), "another client's address");
         let face = Face { server, src, dst };
-        let talk = &mut self.talks[found];
-        match talk.face {
-            None => talk.face = Some(face),
-            Some(old) if old == face => {}
-            Some(old) => {
-                let ended = talk.fate != Fate::Open || self.plan.mix == Mix::Changes;
-                assert!(ended, "talk {found} went to {old:?} and now to {face:?}");
-                talk.face = Some(face);
-            }
-        }
+        self.goes_to(found, face);
         found
+    }
+
+    /// A conversation has one server, a datagram that is scheduled by itself may have another.
+    pub(super) fn goes_to(&mut self, at: usize, face: Face) {
+        let talk = &mut self.talks[at];
+        if let Some(old) = talk.face.replace(face).filter(|old| *old != face) {
+            let ended = talk.fate != Fate::Open || self.plan.mix == Mix::Changes;
+            let spreads = talk.service.one_packet && talk.service.persistence.is_none();
+            assert!(ended || spreads, "talk {at} went to {old:?} and now to {face:?}");
+        }
     }
 }
