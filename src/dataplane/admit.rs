@@ -4,7 +4,7 @@ use super::burst::{Errand, Slot, Verdict};
 use super::flow::{NewFlow, flag};
 use super::flow_table::{FlowId, Hit};
 use super::persistence::{self, Choice, Chosen};
-use super::source_ports::{Grant, SpaceKey};
+use super::source_ports::{ALL_PORTS, Grant, SpaceKey, Wanted};
 use super::state::WorkerState;
 use super::{
     classify::Packet, client_address, defence, flow::Direction, ftp, pipeline, reply, synproxy,
@@ -200,6 +200,7 @@ fn make_entry(
         tunnel: server.tunnel,
         decrements_ttl: service.ttl.decrements(server.mode),
         hop: server.hop,
+        shares_ports: service.keeps_port(server, slot.packet.key.dst_port),
         flags: if server.mode.sees_replies() { 0 } else { flag::INPUT_ONLY },
         one_packet: is_one_packet(service, slot),
     };
@@ -230,7 +231,8 @@ pub(super) fn insert(state: &mut WorkerState, new: &NewFlow) -> Result<FlowId, D
 }
 
 fn space_key(new: &NewFlow, lip: IpAddr) -> SpaceKey {
-    let (server, server_port) = new.server_address;
+    let (server, own) = new.server_address;
+    let server_port = if new.shares_ports { ALL_PORTS } else { own };
     SpaceKey { lip, server, server_port, protocol: new.key.protocol }
 }
 
@@ -252,9 +254,10 @@ fn take_port<'s>(
     let first = state.next_local as usize % count;
     let mut refusal = DropReason::NoSourcePort;
     for local in locals.clone().cycle().skip(first).take(count) {
-        let key = space_key(new, local.address);
+        let (key, server_port) = (space_key(new, local.address), new.server_address.1);
+        let wanted = Wanted { key, server_port };
         let WorkerState { source_ports, flows, .. } = state;
-        match source_ports.take(local, &key, &snapshot.steering, flows) {
+        match source_ports.take(local, &wanted, &snapshot.steering, flows) {
             Ok(Grant::Free(port)) => {
                 count_lip(state, local, |lip| lip.used.add(1));
                 return Ok((local, port, None));

@@ -197,6 +197,8 @@ const MODE: u8 = 0b111;
 /// The bits of `FlowCore::mode` that say what wraps a packet (TUN).
 const TUNNEL_SHIFT: u32 = 3;
 const TUNNEL: u8 = 0b111 << TUNNEL_SHIFT;
+/// In FULLNAT, which has no tunnel: the source port's space is for all ports of the server.
+const SHARES_PORTS: u8 = 1 << TUNNEL_SHIFT;
 /// Bit of `FlowCore::mode` beside the mode itself.
 const DECREMENTS_TTL: u8 = 1 << 7;
 /// The bits of `FlowCore::state` that are the state itself.
@@ -269,6 +271,8 @@ pub struct NewFlow {
     pub decrements_ttl: bool,
     /// Next hop towards the server.
     pub hop: NextHopId,
+    /// Whether its source port is taken from a space for all ports of the server (FULLNAT).
+    pub shares_ports: bool,
     /// Initial flags.
     pub flags: u8,
     /// Whether it is for one datagram alone: no reply finds it.
@@ -285,7 +289,11 @@ impl NewFlow {
 impl FlowCore {
     /// A fresh entry without packets.
     pub fn new(new: &NewFlow) -> Self {
-        let (tunnel, tunnel_port) = tunnel_code(new.tunnel);
+        let (tunnel, tunnel_port) = match new.mode {
+            ForwardMode::Tunnel => tunnel_code(new.tunnel),
+            _ => (0, 0),
+        };
+        let shares = new.mode == ForwardMode::FullNat && new.shares_ports;
         let ttl = if new.decrements_ttl { DECREMENTS_TTL } else { 0 };
         FlowCore {
             server: new.server.0,
@@ -304,7 +312,10 @@ impl FlowCore {
                 Protocol::Udp => 17,
             },
             state: FlowState::None as u8 | if new.one_packet { ONE_PACKET } else { 0 },
-            mode: new.mode as u8 | tunnel << TUNNEL_SHIFT | ttl,
+            mode: new.mode as u8
+                | tunnel << TUNNEL_SHIFT
+                | if shares { SHARES_PORTS } else { 0 }
+                | ttl,
             flags: new.flags,
             packets: 0,
             in_delta: 0,
@@ -364,7 +375,12 @@ impl FlowCore {
         MODES.get(usize::from(self.mode & MODE)).copied().unwrap_or(ForwardMode::Local)
     }
 
-    /// What wraps packets, in TUN.
+    /// Whether its source port's space is for all ports of the server.
+    pub fn shares_ports(&self) -> bool {
+        self.mode() == ForwardMode::FullNat && self.mode & SHARES_PORTS != 0
+    }
+
+    /// What wraps packets, in TUN; in other modes without meaning.
     #[inline]
     pub fn tunnel(&self) -> Tunnel {
         tunnel_of((self.mode & TUNNEL) >> TUNNEL_SHIFT, self.local_port)

@@ -396,6 +396,7 @@ mod tests {
             tunnel: Tunnel::default(),
             decrements_ttl: true,
             hop: NextHopId(3),
+            shares_ports: false,
             flags: 0,
             one_packet: false,
         }

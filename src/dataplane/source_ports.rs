@@ -21,8 +21,10 @@ use crate::model::{LipId, LocalAddress, PORT_WORDS, Protocol, SourcePortMap, Ste
 /// End of a list of flows.
 const NOBODY: u32 = u32::MAX;
 
-/// Stands for every port that a server announces for data connections (FTP): one space for all.
-pub const DATA_PORTS: u16 = 0;
+/// Stands for every port of a server where one space does for all: those that it announces for data
+/// connections (FTP), and those of services that keep the client's destination port. A space each
+/// would let one client that asks for many ports use up the room for all others.
+pub const ALL_PORTS: u16 = 0;
 
 /// What a space is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,10 +33,28 @@ pub struct SpaceKey {
     pub lip: IpAddr,
     /// RIP.
     pub server: IpAddr,
-    /// Its port; `DATA_PORTS` for all that it announces.
+    /// Its port; `ALL_PORTS` where the space is for every port.
     pub server_port: u16,
     /// Transport protocol.
     pub protocol: Protocol,
+}
+
+/// What a source port is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The space that it is taken from.
+    pub key: SpaceKey,
+    /// The server's port that it goes to.
+    pub server_port: u16,
+}
+
+impl Wanted {
+    /// The space that has flows to the same port of the server too.
+    fn beside(&self) -> SpaceKey {
+        let server_port =
+            if self.key.server_port == ALL_PORTS { self.server_port } else { ALL_PORTS };
+        SpaceKey { server_port, ..self.key }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,30 +108,35 @@ impl SourcePorts {
         })
     }
 
-    /// A port of `local` towards the server of `key`. The caller makes the flow, or gives the
+    /// A port of `local` towards the server of `wanted`. The caller makes the flow, or gives the
     /// port back with `release`. `NoSourcePort` when all are live, `NoAddressPair` when no
     /// further pair of local address and server has room.
     pub fn take(
         &mut self,
         local: &LocalAddress,
-        key: &SpaceKey,
+        wanted: &Wanted,
         steering: &Steering,
         flows: &mut FlowTable,
     ) -> Result<Grant, DropReason> {
+        let key = &wanted.key;
         let at = self.open(local.id, key).ok_or(DropReason::NoAddressPair)?;
+        let beside = self.spaces.get(&wanted.beside()).filter(|beside| **beside != at);
         let ports = &*local.ports;
         let space = self.slots.get_mut(at as usize).ok_or(DropReason::Internal)?;
-        let bits = self.bits.get_mut(at).ok_or(DropReason::Internal)?;
+        let own = self.bits.get(at).ok_or(DropReason::Internal)?;
+        let used = Used { own, beside: beside.and_then(|beside| self.bits.get(*beside)) };
         if (space.used as usize) < ports.ports_of(self.worker).len() {
-            let search = Search { worker: self.worker, ports, key, steering };
-            if let Some(port) = search.near(space, bits).or_else(|| search.any(space, bits)) {
-                bits[usize::from(port) / 64] |= 1 << (port % 64);
+            let search = Search { worker: self.worker, ports, wanted, steering };
+            if let Some(port) = search.near(space, &used).or_else(|| search.any(space, &used)) {
                 space.used += 1;
+                let bits = self.bits.get_mut(at).ok_or(DropReason::Internal)?;
+                bits[usize::from(port) / 64] |= 1 << (port % 64);
                 return Ok(Grant::Free(port));
             }
         }
         let oldest = FlowId(space.oldest);
-        let Some(port) = flows.core(oldest).map(|core| core.local_port) else {
+        let port = flows.core(oldest).map(|core| core.local_port);
+        let Some(port) = port.filter(|port| !used.is_beside(*port)) else {
             self.close_if_empty(key, at);
             return Err(DropReason::NoSourcePort);
         };
@@ -194,19 +219,41 @@ impl SourcePorts {
     }
 }
 
+/// Ports that are not free.
+struct Used<'a> {
+    own: &'a Bits,
+    /// Of the space beside.
+    beside: Option<&'a Bits>,
+}
+
+impl Used<'_> {
+    fn is_beside(&self, port: u16) -> bool {
+        let word = self.beside.map_or(0, |bits| bits[usize::from(port) / 64]);
+        word >> (port % 64) & 1 == 1
+    }
+
+    fn word(&self, at: usize) -> u64 {
+        self.own[at] | self.beside.map_or(0, |bits| bits[at])
+    }
+
+    fn is_free(&self, port: u16) -> bool {
+        self.word(usize::from(port) / 64) >> (port % 64) & 1 == 0
+    }
+}
+
 /// What a search for a free port goes by.
 struct Search<'a> {
     worker: WorkerId,
     ports: &'a SourcePortMap,
-    key: &'a SpaceKey,
+    wanted: &'a Wanted,
     steering: &'a Steering,
 }
 
 impl Search<'_> {
     /// The next free port behind the cursor whose reply comes back to this worker's queue. Looks
     /// at a bounded number; the cursor stays where it ended, so the next search goes on there.
-    fn near(&self, space: &mut Space, bits: &Bits) -> Option<u16> {
-        let SpaceKey { lip, server, server_port, .. } = *self.key;
+    fn near(&self, space: &mut Space, used: &Used) -> Option<u16> {
+        let Wanted { key: SpaceKey { lip, server, .. }, server_port } = *self.wanted;
         let base = self.steering.hash(server, lip, server_port, 0);
         let comes_back = |group: u32| self.steering.worker_of_hash(base ^ group) == self.worker;
         let owned = self.ports.ports_of(self.worker);
@@ -220,7 +267,7 @@ impl Search<'_> {
             }
             let port = *owned.get(at)?;
             at += 1;
-            if bits[usize::from(port) / 64] >> (port % 64) & 1 == 0 {
+            if used.is_free(port) {
                 space.cursor = at as u32;
                 return Some(port);
             }
@@ -230,15 +277,15 @@ impl Search<'_> {
     }
 
     /// Any free port, wherever it is: 64 at a look, beginning at the cursor's.
-    fn any(&self, space: &Space, bits: &Bits) -> Option<u16> {
+    fn any(&self, space: &Space, used: &Used) -> Option<u16> {
         let at = self.ports.ports_of(self.worker).get(space.cursor as usize);
         let first = at.map_or(0, |port| usize::from(*port) / 64);
-        let words = self.ports.bits_of(self.worker).iter().zip(bits).enumerate();
+        let words = self.ports.bits_of(self.worker).iter().enumerate();
         let mut free = words
             .cycle()
             .skip(first)
             .take(PORT_WORDS)
-            .map(|(word, (owned, used))| (word, owned & !used))
+            .map(|(word, owned)| (word, owned & !used.word(word)))
             .filter(|(_, free)| *free != 0);
         free.next().map(|(word, free)| (word * 64) as u16 + free.trailing_zeros() as u16)
     }
@@ -261,6 +308,11 @@ mod tests {
         SpaceKey { lip, server, server_port, protocol }
     }
 
+    /// For the one port of the space.
+    fn wanted(key: SpaceKey) -> Wanted {
+        Wanted { key, server_port: key.server_port }
+    }
+
     fn flows() -> FlowTable {
         FlowTable::new(1, 1, 7, Nanos::from_secs(1)).unwrap()
     }
@@ -275,14 +327,14 @@ mod tests {
             let mut ports = SourcePorts::new(WorkerId(0), 4).unwrap();
             let all = local.ports.ports_of(WorkerId(0)).to_vec();
             for _ in &all {
-                let grant = ports.take(&local, &key, &steering, &mut flows);
+                let grant = ports.take(&local, &wanted(key), &steering, &mut flows);
                 assert!(matches!(grant, Ok(Grant::Free(_))), "{grant:?}");
             }
-            let none = ports.take(&local, &key, &steering, &mut flows);
+            let none = ports.take(&local, &wanted(key), &steering, &mut flows);
             assert_eq!(none, Err(DropReason::NoSourcePort));
             for at in [all.len() - 1, 0, all.len() / 2, 5000, 4999] {
                 ports.release(&key, all[at]);
-                let grant = ports.take(&local, &key, &steering, &mut flows);
+                let grant = ports.take(&local, &wanted(key), &steering, &mut flows);
                 assert_eq!(grant, Ok(Grant::Free(all[at])), "{workers} workers, place {at}");
             }
         }
@@ -294,10 +346,13 @@ mod tests {
         let local = local(&steering, 1024, 65535);
         let key = key(80, Protocol::Tcp);
         let mut flows = flows();
-        for worker in (0..3).map(WorkerId) {
+        let all_ports = SpaceKey { server_port: ALL_PORTS, ..key };
+        for (worker, space) in [(0, key), (1, key), (2, key), (1, all_ports)] {
+            let worker = WorkerId(worker);
             let mut ports = SourcePorts::new(worker, 4).unwrap();
+            let wanted = Wanted { key: space, server_port: 80 };
             for _ in 0..5000 {
-                let grant = ports.take(&local, &key, &steering, &mut flows);
+                let grant = ports.take(&local, &wanted, &steering, &mut flows);
                 let Ok(Grant::Free(port)) = grant else { panic!("{grant:?}") };
                 assert_eq!(local.ports.owner(port), Some(worker));
                 let hash = steering.hash(key.server, key.lip, key.server_port, port);
@@ -307,13 +362,35 @@ mod tests {
     }
 
     #[test]
+    fn a_space_for_all_ports_and_one_for_a_port_give_a_port_once() {
+        let steering = Steering::for_workers(1);
+        let local = local(&steering, 2000, 2007);
+        let mut flows = flows();
+        let mut ports = SourcePorts::new(WorkerId(0), 4).unwrap();
+        let all = |server_port| Wanted { key: key(ALL_PORTS, Protocol::Tcp), server_port };
+        let one = wanted(key(80, Protocol::Tcp));
+        let mut take = |wanted: &Wanted| ports.take(&local, wanted, &steering, &mut flows);
+        let mut seen = std::collections::HashSet::new();
+        for n in 0..8 {
+            let grant = if n % 2 == 0 { take(&one) } else { take(&all(80)) };
+            let Ok(Grant::Free(port)) = grant else { panic!("{grant:?}") };
+            assert!(seen.insert(port), "{port} twice towards one port");
+        }
+        assert_eq!(take(&one), Err(DropReason::NoSourcePort));
+        assert_eq!(take(&all(80)), Err(DropReason::NoSourcePort));
+        // Towards another port the first space's are free.
+        assert!((0..4).all(|_| matches!(take(&all(81)), Ok(Grant::Free(_)))));
+        assert_eq!(take(&all(81)), Err(DropReason::NoSourcePort));
+    }
+
+    #[test]
     fn pairs_beyond_the_room_are_refused_and_none_is_lost() {
         let steering = Steering::for_workers(1);
         let local = local(&steering, 1024, 1031);
         let mut flows = flows();
         let mut ports = SourcePorts::new(WorkerId(0), 2).unwrap();
         let mut take = |ports: &mut SourcePorts, server_port| {
-            ports.take(&local, &key(server_port, Protocol::Tcp), &steering, &mut flows)
+            ports.take(&local, &wanted(key(server_port, Protocol::Tcp)), &steering, &mut flows)
         };
         let first = take(&mut ports, 1);
         let Ok(Grant::Free(port)) = first else { panic!("{first:?}") };
@@ -340,7 +417,7 @@ mod tests {
             if let Some(oldest) = n.checked_sub(count) {
                 ports.release(&key(oldest), 1024);
             }
-            ports.take(&local, &key(n), &steering, &mut flows).unwrap();
+            ports.take(&local, &wanted(key(n)), &steering, &mut flows).unwrap();
             assert_eq!(ports.spaces.allocation_size(), room, "after {n}");
         }
     }

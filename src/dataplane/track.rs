@@ -4,7 +4,7 @@ use super::classify::Packet;
 use super::flow::{Direction, flag};
 use super::flow_table::{FlowId, Hit};
 use super::persistence;
-use super::source_ports::{DATA_PORTS, SpaceKey};
+use super::source_ports::{ALL_PORTS, SpaceKey};
 use super::state::WorkerState;
 use super::tcp_state;
 use crate::limits::{FRAME_BYTES_MAX, SOURCE_PORT_HOLD_MS};
@@ -233,11 +233,10 @@ fn answers_last_fin(state: &WorkerState, packet: &Packet, hit: Hit) -> bool {
 /// The source-port space of a FULLNAT flow.
 pub(super) fn space_key(state: &WorkerState, id: FlowId) -> Option<SpaceKey> {
     let (core, addresses) = (state.flows.core(id)?, state.flows.addresses(id)?);
-    let is_data = core.is_helped() && state.ftp.is_data(id);
     (core.mode() == ForwardMode::FullNat).then_some(SpaceKey {
         lip: addresses.local,
         server: addresses.server,
-        server_port: if is_data { DATA_PORTS } else { core.server_port },
+        server_port: if core.shares_ports() { ALL_PORTS } else { core.server_port },
         protocol: core.protocol(),
     })
 }

@@ -300,8 +300,13 @@ impl VirtualService {
     /// Port on `server` for a packet that came to `port`.
     #[inline]
     pub fn server_port(&self, server: &RealServer, port: u16) -> u16 {
+        if self.keeps_port(server, port) { port } else { server.port }
+    }
+
+    /// Whether connections to `port` reach the server by that port, whichever it is.
+    pub fn keeps_port(&self, server: &RealServer, port: u16) -> bool {
         let is_data = self.key.port().is_some_and(|own| own != port);
-        if server.port == 0 || is_data { port } else { server.port }
+        server.port == 0 || is_data
     }
 
     /// Whether connections to `port` are its own to schedule. An FTP service is found by the free

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::super::flow::{Addresses, Direction, FlowCore, FlowKey, NewFlow};
 use super::super::flow_table::{FlowId, Hit};
-use super::super::source_ports::{DATA_PORTS, Grant, SpaceKey};
+use super::super::source_ports::{ALL_PORTS, Grant, SpaceKey, Wanted};
 use super::super::state::WorkerState;
 use super::super::{admit, tcp_state, track};
 use super::text::{self, Announcement, Text};
@@ -146,7 +146,7 @@ fn open(
     let local = match core.mode() {
         ForwardMode::FullNat => {
             let lip = control.addresses.local;
-            (lip, take_port(state, snapshot, (lip, server.0)).ok_or(HelperEvent::Full)?)
+            (lip, take_port(state, snapshot, lip, server).ok_or(HelperEvent::Full)?)
         }
         _ => (key.src, key.src_port),
     };
@@ -160,6 +160,7 @@ fn open(
         tunnel: core.tunnel(),
         decrements_ttl: core.decrements_ttl(),
         hop: core.hop(Direction::Inbound),
+        shares_ports: true,
         flags: 0,
         one_packet: false,
     };
@@ -180,7 +181,7 @@ fn open(
 
 /// The ports of a local address towards all data ports of a server.
 fn data_space(lip: IpAddr, server: IpAddr) -> SpaceKey {
-    SpaceKey { lip, server, server_port: DATA_PORTS, protocol: Protocol::Tcp }
+    SpaceKey { lip, server, server_port: ALL_PORTS, protocol: Protocol::Tcp }
 }
 
 /// A source port on the control connection's own local address: servers check that both
@@ -188,12 +189,13 @@ fn data_space(lip: IpAddr, server: IpAddr) -> SpaceKey {
 fn take_port(
     state: &mut WorkerState,
     snapshot: &Snapshot,
-    (lip, server): (IpAddr, IpAddr),
+    lip: IpAddr,
+    server: (IpAddr, u16),
 ) -> Option<u16> {
     let local = snapshot.lips.get(&lip)?;
-    let key = data_space(lip, server);
+    let wanted = Wanted { key: data_space(lip, server.0), server_port: server.1 };
     let WorkerState { source_ports, flows, .. } = state;
-    match source_ports.take(local, &key, &snapshot.steering, flows).ok()? {
+    match source_ports.take(local, &wanted, &snapshot.steering, flows).ok()? {
         Grant::Free(port) => {
             admit::count_lip(state, local, |lip| lip.used.add(1));
             Some(port)

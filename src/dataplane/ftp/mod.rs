@@ -83,11 +83,6 @@ impl Ftp {
         self.controls.get(&id.0).is_some_and(|control| control.data > 0)
     }
 
-    /// Whether a flow is a data connection.
-    pub fn is_data(&self, id: FlowId) -> bool {
-        self.data.contains_key(&id.0)
-    }
-
     /// A flow with a helper ends.
     pub fn ended(&mut self, id: FlowId) {
         self.controls.remove(&id.0);

@@ -12,6 +12,7 @@ use hashbrown::HashSet;
 use super::{Entry, Registry};
 use crate::model::family::Family;
 use crate::model::service::{ForwardMode, Protocol};
+use crate::model::service_key::FTP_PORT;
 use crate::model::spec::{Desired, Place, PoolSpec, ProblemKind, ServiceSpec, SpecProblem};
 
 /// What shares its ports with nobody else: a pool and a server.
@@ -35,9 +36,13 @@ pub fn address_pairs<'s>(
                 let is_new = seen.insert((name, server.endpoint(), *protocol));
                 pairs += if is_new { lips } else { 0 };
             }
-            // The ports that a server announces are one more.
+            // All the ports that data connections go to are one more.
             let data = SocketAddr::new(server.address, 0);
-            if service.helper.is_some() && seen.insert((name, data, Protocol::Tcp)) {
+            let follows_data =
+                service.persistence.is_some() && service.key.port() == Some(FTP_PORT);
+            if (service.helper.is_some() || follows_data)
+                && seen.insert((name, data, Protocol::Tcp))
+            {
                 pairs += lips;
             }
         }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Change, Destination, ForwardMode, Ports, Protocol, SchedulerSpec, TrafficMatch,
+    Change, Destination, ForwardMode, Persistence, Ports, Protocol, SchedulerSpec, TrafficMatch,
 };
 
 fn key(port: u16) -> ServiceKey {
@@ -266,7 +266,6 @@ fn refusals_say_what_kind_they_are() {
     assert_eq!(registry.snapshot().revision, revision);
 }
 
-/// A worker holds ports for so many pairs; the same server in two services is one.
 fn group(name: &str, port: u16, mark: u32) -> ServiceSpec {
     let (protocol, prefix) = (Protocol::Tcp, "192.0.2.80/32".parse().unwrap());
     let one = TrafficMatch { protocol, prefix, ports: Ports::one(port) };
@@ -346,6 +345,7 @@ fn a_match_at_a_servers_address_is_refused_when_it_comes_later() {
     );
 }
 
+/// A worker holds ports for so many pairs; the same server in two services is one.
 #[test]
 fn pairs_of_local_address_and_server_are_bounded() {
     let bounds = RegistryConfig::new(Arc::clone(&STEERING));
@@ -362,6 +362,13 @@ fn pairs_of_local_address_and_server_are_bounded() {
     assert!(problems[0].what.starts_with("8 pairs of local address and server, room for 6"));
     let all = vec![service(80, &[(11, 1), (12, 1), (13, 1), (14, 1)])];
     assert_eq!(registry.apply(&desired(all), &mut hop).unwrap_err(), problems);
+    // FTP's data ports, which a persistent service has too, are one pair more, however many.
+    let plain = service(21, &[(11, 1)]);
+    let persistence = Some(Persistence { timeout_ms: 60_000, client_bits: 32 });
+    let persistent = ServiceSpec { persistence, ..plain.clone() };
+    let pools = desired(vec![]).pools;
+    assert_eq!(address_pairs(&pools, std::iter::once(&plain)), lips);
+    assert_eq!(address_pairs(&pools, std::iter::once(&persistent)), 2 * lips);
 }
 
 /// One random operation.
