@@ -10,7 +10,8 @@ use super::types::{
 };
 use crate::limits::{NICS_MAX, WORKERS_MAX};
 use crate::model::{
-    Desired, NicId, NicModel, Place, SpecProblem, address_pairs, check_addresses, validate,
+    Desired, NicId, NicModel, Place, SpecProblem, address_pairs, check_addresses, check_steering,
+    validate,
 };
 
 /// Adds what is wrong with `config`, which `walk` left over, and gives what it wants.
@@ -24,8 +25,12 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
         options(service, &path, walk);
     }
     let desired = config.desired();
-    let mut problems = validate(&desired, config.runtime.worker_count());
+    let workers = config.runtime.worker_count();
+    let mut problems = validate(&desired, workers);
     problems.extend(addresses(config, &desired, walk));
+    if !walk.any_dropped_in("service") {
+        problems.extend(check_steering(&desired, workers));
+    }
     for problem in problems {
         if !follows_in_file(problem.place, &desired, walk) {
             let path = path_of(problem.place, &desired, walk);
@@ -366,6 +371,7 @@ fn follows_from_another(place: Place, written: &Written, walk: &Walk) -> bool {
                 dropped(field) || dropped("protocol") || forwarding_unknown()
             }
             "address" => dropped("protocol") || dropped("persistence_timeout"),
+            "forwarding" => dropped("helper") || forwarding_unknown(),
             _ => dropped(field),
         },
         Place::Server(_, at, field) => match field {

@@ -31,6 +31,7 @@ pub use maglev::{MaglevTable, MaglevTableError};
 pub use prefix::{Prefix, PrefixError, PrefixSet};
 pub use registry::{
     Applied, HopFor, Registry, RegistryConfig, Usage, address_pairs, check_addresses,
+    check_steering,
 };
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use semantics::{ConnReuse, Defence, Semantics};

@@ -62,6 +62,11 @@ impl Prefix {
         self.bits
     }
 
+    /// Whether some address lies in both.
+    pub fn overlaps(&self, other: &Prefix) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+
     /// Whether `address` lies inside.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4()

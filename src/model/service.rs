@@ -9,7 +9,7 @@ use super::id::{NextHopId, ServerId, ServiceId, WorkerId};
 use super::kernel_maglev::KernelMaglevTable;
 use super::maglev::MaglevTable;
 use super::prefix::PrefixSet;
-use super::service_key::{ServiceKey, TrafficMatch};
+use super::service_key::{FTP_PORT, ServiceKey, TrafficMatch};
 use super::snapshot::LocalAddress;
 use super::steering::KeyKind;
 use super::timeouts::TimeoutOverrides;
@@ -317,6 +317,12 @@ impl VirtualService {
         self.persistence.is_some() || self.key.port().is_none_or(|own| own == port)
     }
 
+    /// What comes to its VIP's free ports and may be its: FTP's data connections.
+    pub fn data_traffic(&self) -> impl Iterator<Item = TrafficMatch> {
+        let data = takes_data(&self.key, self.helper, self.persistence);
+        data.then(|| self.key.data_ports()).into_iter().flatten()
+    }
+
     /// The part of `connections_max` that one of `workers` may hold. Shares add up to the limit:
     /// exact with one worker; with several, a service whose clients hash unevenly is refused
     /// when one share is used up, before the whole is.
@@ -330,6 +336,17 @@ impl VirtualService {
 pub(super) fn is_ipv4(key: &ServiceKey, matches: &[TrafficMatch]) -> bool {
     let of_group = || matches.first().is_none_or(|one| one.prefix.address().is_ipv4());
     key.vip().map_or_else(of_group, |vip| vip.is_ipv4())
+}
+
+/// Whether a service takes FTP's data connections: those that its helper expects, or, being
+/// persistent at FTP's own port, all of them (the kernel's rule).
+pub(super) fn takes_data(
+    key: &ServiceKey,
+    helper: Option<Helper>,
+    persistence: Option<Persistence>,
+) -> bool {
+    let is_ftp = (key.protocol(), key.port()) == (Some(Protocol::Tcp), Some(FTP_PORT));
+    helper.is_some() || is_ftp && persistence.is_some()
 }
 
 /// A virtual service.

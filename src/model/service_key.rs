@@ -64,6 +64,11 @@ impl Ports {
         self.first <= port && port <= self.last
     }
 
+    /// Whether some port is among both.
+    pub const fn overlap(self, other: Ports) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
     fn width(self) -> u32 {
         u32::from(self.last) - u32::from(self.first)
     }
@@ -161,6 +166,20 @@ impl ServiceKey {
         }
     }
 
+    /// Where FTP's data connections to the VIP come in: port 20 and those that need no privilege.
+    pub fn data_ports(&self) -> impl Iterator<Item = TrafficMatch> + use<> {
+        let unprivileged = Ports { first: UNPRIVILEGED_PORT, last: u16::MAX };
+        let at = |vip| {
+            let prefix = Prefix::host(vip);
+            [Ports::one(FTP_DATA_PORT), unprivileged].map(|ports| TrafficMatch {
+                protocol: Protocol::Tcp,
+                prefix,
+                ports,
+            })
+        };
+        self.vip().map(at).into_iter().flatten()
+    }
+
     /// The match that an address is; none for a group, which lists its own.
     pub fn as_match(&self) -> Option<TrafficMatch> {
         let ServiceKey::Address { protocol, vip, ports } = *self else { return None };
@@ -197,6 +216,13 @@ impl TrafficMatch {
     /// The one address, unless it is a prefix.
     pub fn vip(&self) -> Option<IpAddr> {
         (Prefix::host(self.prefix.address()) == self.prefix).then(|| self.prefix.address())
+    }
+
+    /// Whether some packet belongs to both.
+    pub fn overlaps(&self, other: &TrafficMatch) -> bool {
+        self.protocol == other.protocol
+            && self.ports.overlap(other.ports)
+            && self.prefix.overlaps(&other.prefix)
     }
 }
 

@@ -176,6 +176,13 @@ impl ServiceSpec {
         self.key.vip().into_iter().chain(self.matches.iter().filter_map(TrafficMatch::vip))
     }
 
+    /// All that may be its, FTP's data connections included.
+    pub fn traffic(&self) -> impl Iterator<Item = TrafficMatch> {
+        let data = service::takes_data(&self.key, self.helper, self.persistence);
+        let data = data.then(|| self.key.data_ports()).into_iter().flatten();
+        self.key.as_match().into_iter().chain(self.matches.iter().copied()).chain(data)
+    }
+
     /// Whether a server uses NAT, or is meant to unless it says otherwise.
     pub fn may_use_nat(&self) -> bool {
         let nat = ForwardMode::Nat;

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gyre::message::FromWorker;
-use gyre::model::{Protocol, ServerState, ServiceKey, Snapshot, VirtualService, WorkerId};
+use gyre::model::{
+    Protocol, Semantics, ServerState, ServiceKey, Snapshot, VirtualService, WorkerId,
+};
 use serde_json::{Value, json};
 
 use crate::support::{CONFIG, Gyre};
@@ -189,6 +191,140 @@ fn a_configuration_is_applied_whole_or_not_at_all() {
     assert_eq!(lines, wanted);
     let again = gyre.call("config.apply", json!({"config": text}));
     assert_eq!(again["changes"], json!([]));
+}
+
+/// Services that cannot be.
+const IMPOSSIBLE: &str = r#"
+[[service]]
+address = "192.0.2.81:80"
+server = [
+  { address = "192.0.2.21:8080" },
+  { address = "192.0.2.22:8080", forwarding = "tun" },
+  { address = "[2001:db8::23]:80" },
+  { address = "[2001:db8::24]:80", forwarding = "nat" },
+  { address = "192.0.2.25", weight = 65536 },
+  { address = "192.0.2.26", forwarding = "fullnat" },
+]
+
+[[service]]
+address = "192.0.2.82:80"
+scheduler = "rr"
+scheduler_flags = ["mh-port"]
+
+[[service]]
+address = "192.0.2.83:0"
+"#;
+
+/// Whatever is wrong is told at once, each with its place, reason and remedy; nothing changes.
+#[test]
+fn everything_that_a_service_cannot_be_is_one_list() {
+    let gyre = Gyre::start();
+    let before = gyre.call("status", json!({}))["revision"].clone();
+    let text = CONFIG.to_owned() + IMPOSSIBLE;
+    let expected = [
+        "service[1].local_addresses: FULLNAT needs source addresses; name a pool:",
+        "service[1].server[0].address: DR cannot change port 80 to 8080; use the service's port,",
+        "service[1].server[1].address: TUN cannot change port 80 to 8080; use the service's port,",
+        "service[1].server[1].address: no port has an IPv4 address to send tunnels from; list the",
+        "service[1].server[2].address: DR cannot carry packets from one address family to the \
+         other; use a server of",
+        "service[1].server[3].address: NAT cannot carry packets from one address family to the \
+         other; use a server of",
+        "service[1].server[4].weight: 65536 is out of range; use 0 to 65535",
+        "service[2].scheduler_flags: the scheduler rr has no flag mh-port; set scheduler = \"mh\"",
+        "service[3].address: port 0 (all ports) needs persistence; set persistence_timeout, or",
+    ];
+    let (code, error) = gyre.refuse("config.apply", json!({"config": text}));
+    assert_eq!(code, "invalid_config");
+    let problems = error["data"]["problems"].as_array().unwrap();
+    let mut told: Vec<&str> = problems.iter().map(|line| line.as_str().unwrap()).collect();
+    // LINE:COLUMN: comes first.
+    told.iter_mut().for_each(|line| *line = line.split_once(": ").unwrap().1);
+    told.sort_unstable();
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.starts_with(expected), "{told}\n{expected}");
+    }
+    assert_eq!(gyre.call("status", json!({}))["revision"], before);
+
+    // One service by itself is told by its address and its servers'.
+    let service = json!({"service": {"address": "192.0.2.83:0", "scheduler": "rr", "server": [
+        {"address": "192.0.2.21:8080"},
+        {"address": "192.0.2.22:8080", "forwarding": "tun"},
+        {"address": "2001:db8::23"},
+        {"address": "192.0.2.26", "forwarding": "fullnat"},
+    ]}});
+    let (_, error) = gyre.refuse("service.add", service);
+    let told = error["data"]["problems"].to_string();
+    for part in [
+        "tcp 192.0.2.83:0: port 0 (all ports) needs persistence; set",
+        "tcp 192.0.2.83:0: FULLNAT needs source addresses; name a pool",
+        "tcp 192.0.2.83:0, server 192.0.2.21:8080: DR cannot change ports to 8080; leave",
+        "tcp 192.0.2.83:0, server 192.0.2.22:8080: TUN cannot change ports to 8080; leave",
+        "tcp 192.0.2.83:0, server [2001:db8::23]:0: DR cannot carry packets from one",
+    ] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+    assert_eq!(gyre.call("status", json!({}))["revision"], before);
+    assert_eq!(gyre.call("service.list", json!({}))["services"].as_array().unwrap().len(), 1);
+}
+
+/// With two workers, since a change of one service would move the other's flows.
+#[test]
+fn services_that_overlap_or_share_a_nat_server_are_steered_alike() {
+    let gyre = Gyre::start();
+    let range = |forwarding: &str| {
+        json!({"service": {"address": "192.0.2.80:80-90", "forwarding": forwarding,
+            "server": [{"address": "192.0.2.13"}]}})
+    };
+    let (code, error) = gyre.refuse("service.add", range("nat"));
+    assert_eq!(code, "invalid_config");
+    let told = error["message"].as_str().unwrap();
+    let start = "tcp 192.0.2.80:80-90: tcp 192.0.2.80:80 has packets to tcp 192.0.2.80:80 too, and \
+                 its flows are spread over workers by client and service";
+    assert!(
+        told.starts_with(start) && told.contains("; set forwarding = \"nat\" for both"),
+        "{told}"
+    );
+    gyre.call("service.add", range("dr"));
+    let ftp = |address: &str, helper: Option<&str>| {
+        let mut service = json!({"address": address, "forwarding": "nat",
+            "server": [{"address": "192.0.2.14:21"}]});
+        if let Some(helper) = helper {
+            service["helper"] = helper.into();
+        }
+        json!({"service": service})
+    };
+    gyre.call("service.add", ftp("192.0.2.84:21", Some("ftp")));
+    let (_, error) = gyre.refuse("service.add", ftp("192.0.2.85:21", None));
+    let told = error["message"].as_str().unwrap();
+    let start = "tcp 192.0.2.85:21, server 192.0.2.14:21: it is a NAT server of tcp 192.0.2.84:21";
+    assert!(told.starts_with(start), "{told}");
+    // In a file the place is told, by whoever reads it.
+    let both = "\n[[service]]\naddress = \"192.0.2.80:80-90\"\nforwarding = \"nat\"\n";
+    let (_, error) = gyre.refuse("config.apply", json!({"config": CONFIG.to_owned() + both}));
+    let told = error["message"].as_str().unwrap();
+    assert!(told.contains(": service[1].forwarding: tcp 192.0.2.80:80 has packets to"), "{told}");
+}
+
+#[test]
+fn switches_change_with_the_configuration() {
+    let gyre = Gyre::start();
+    let text = CONFIG.to_owned()
+        + "\n[semantics]\nsloppy_tcp = true\nconn_reuse_mode = 0\n\
+           [semantics.timeouts]\nestablished = 700\n";
+    let (snapshot, lines) = change(&gyre, "config.apply", json!({"config": text}));
+    assert_ne!(lines, json!([]));
+    let semantics = &snapshot.semantics;
+    assert!(semantics.sloppy_tcp && !semantics.expire_nodest_conn);
+    assert_ne!(semantics.conn_reuse, Semantics::default().conn_reuse);
+    assert_eq!(semantics.timeouts.established_ms, 700_000);
+    let shown = gyre.call("config.get", json!({"format": "toml"}))["config"].to_string();
+    assert!(shown.contains("sloppy_tcp = true"), "{shown}");
+    let (snapshot, _) = change(&gyre, "config.apply", json!({"config": CONFIG}));
+    assert_eq!(snapshot.semantics, Semantics::default());
 }
 
 #[test]

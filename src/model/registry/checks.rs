@@ -184,6 +184,7 @@ impl Registry {
         let mut problems = validate_beside(&desired, self.steering.workers(), &self.snapshot.vips);
         self.check_others(spec, &mut problems);
         self.check_live(&desired, &mut problems);
+        self.check_steering(&desired, Beside::Others, &mut problems);
         problems.extend(check_addresses(&desired, &self.snapshot.nics));
         self.check_room(&desired, &mut problems);
         self.check_pairs(&desired, Beside::Others, &mut problems);

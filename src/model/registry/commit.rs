@@ -23,7 +23,6 @@ use crate::model::service_key::{ServiceKey, Traffic};
 use crate::model::snapshot::Snapshot;
 use crate::model::source_hash::{destination_hash_table, source_hash_table};
 use crate::model::spec::{Removal, SchedulerSpec, ServerSpec, ServiceSpec, SpecProblem};
-use crate::model::steering::KeyKind;
 use crate::model::timeouts::TimeoutOverrides;
 use crate::time::Nanos;
 
@@ -35,7 +34,7 @@ impl Registry {
         hop_for: HopFor,
     ) -> Result<Applied, Vec<SpecProblem>> {
         self.check_one(&spec)?;
-        let mut round = Round::default();
+        let mut round = Round { helped: self.helped(&[&spec]), ..Round::default() };
         self.commit(&spec, removal, hop_for, &mut round);
         Ok(self.publish(round))
     }
@@ -166,19 +165,19 @@ impl Registry {
         round.services[usize::from(known)] += 1;
         let timeouts = self.services.get(&spec.key).map(|entry| entry.spec.timeouts);
         round.timeouts_changed |= timeouts.unwrap_or_default() != spec.timeouts;
-        let same_matches =
-            |entry: &Entry| entry.spec.matches == spec.matches && entry.spec.helper == spec.helper;
-        round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_matches);
+        let same_traffic = |entry: &Entry| entry.spec.traffic().eq(spec.traffic());
+        round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_traffic);
         spec.servers = specs_of(&draft.servers);
         let known = self.services.get(&spec.key).filter(|known| known.service.id == draft.service);
         let same = known.filter(|known| known.spec.scheduler == spec.scheduler);
         let was_limited = known.is_some_and(|known| known.service.is_limited);
         let has_threshold = |server: &RealServer| server.upper_threshold > 0;
-        let key_kind = self.key_kind(&spec);
-        self.key_kinds.insert(spec.key, key_kind);
+        let steered = self.steered(&spec, &round.helped);
         for server in &draft.servers {
-            self.servers.note_mode(&spec.key, key_kind, server);
+            self.servers.note_mode(&spec.key, &steered, server);
         }
+        let key_kind = steered.kind;
+        self.steered.insert(spec.key, steered);
         let service = Arc::new(VirtualService {
             id: draft.service,
             name: spec.name.clone(),
@@ -207,27 +206,6 @@ impl Registry {
         });
         round.touched.push((service.id, Some(Arc::clone(&service))));
         self.services.insert(spec.key, Entry { spec, service });
-    }
-
-    /// What steers a service. Once a server may have used NAT, or the service a helper, it stays so
-    /// while the service lives, and if it comes back while flows do: a change would have flows
-    /// looked for at workers that do not have them.
-    pub(super) fn key_kind(&self, spec: &ServiceSpec) -> KeyKind {
-        let before = self.key_kinds.get(&spec.key).copied();
-        if before == Some(KeyKind::ClientAddress) || spec.helper.is_some() {
-            return KeyKind::ClientAddress;
-        }
-        let nat = before == Some(KeyKind::ClientAddressPort) || spec.may_use_nat();
-        if nat { KeyKind::ClientAddressPort } else { KeyKind::ClientTuple }
-    }
-
-    /// Whether `spec` would have other workers own the flows that the service has, or those that
-    /// servers which left it may have.
-    pub(super) fn moves_flows(&self, spec: &ServiceSpec) -> bool {
-        let listed = self.services.get(&spec.key).is_some_and(|e| !e.service.servers.is_empty());
-        let may_have_flows = listed || self.servers.left_behind(&spec.key);
-        let before = self.key_kinds.get(&spec.key).copied();
-        may_have_flows && before.is_some_and(|before| before != self.key_kind(spec))
     }
 
     /// The slot of a service that joins: its old one while flows still know it by that.

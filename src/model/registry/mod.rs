@@ -14,6 +14,7 @@ mod lips;
 mod pairs;
 mod server_ids;
 mod slots;
+mod steered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -26,12 +27,12 @@ use super::id::{LipId, NextHopId, ServerId, ServiceId};
 use super::route::RouteTable;
 use super::semantics::Semantics;
 use super::service::{ForwardMode, ServerState, VirtualService};
-use super::service_key::ServiceKey;
+use super::service_key::{ServiceKey, TrafficMatch};
 use super::snapshot::{NicModel, Snapshot};
 use super::spec::{
     Desired, PoolSpec, ProblemKind, Removal, ServerSpec, ServiceSpec, SpecProblem, validate,
 };
-use super::steering::{KeyKind, Steering};
+use super::steering::Steering;
 use crate::limits::{LIPS_MAX, SERVERS_MAX, SERVICES_MAX, SOURCE_PORT_SPACES_DEFAULT};
 use crate::time::Nanos;
 pub use checks::check_addresses;
@@ -42,6 +43,8 @@ use pairs::Beside;
 pub use pairs::address_pairs;
 use server_ids::ServerIds;
 use slots::Slots;
+use steered::Steered;
+pub use steered::check_steering;
 
 /// What a registry is made for; fixed while the process lives.
 #[derive(Clone, Debug)]
@@ -127,6 +130,8 @@ struct Round {
     fresh_services: Vec<ServiceId>,
     fresh_servers: Vec<ServerId>,
     fresh_lips: Vec<LipId>,
+    /// What services with a helper take.
+    helped: Vec<TrafficMatch>,
     semantics: Option<Semantics>,
     timeouts_changed: bool,
 }
@@ -142,7 +147,7 @@ pub struct Registry {
     service_slots: Slots,
     retired_services: HashMap<ServiceKey, RetiredService>,
     /// What steers each service's flows, for as long as the service lives or is retired.
-    key_kinds: HashMap<ServiceKey, KeyKind>,
+    steered: HashMap<ServiceKey, Steered>,
     /// Logs of slots without a service: numbers go on, so that a cursor sees the new steps.
     logs: HashMap<ServiceId, ChangeLog>,
     servers: ServerIds,
@@ -161,7 +166,7 @@ impl Registry {
             leaving: BTreeSet::new(),
             service_slots: Slots::new(config.services_max),
             retired_services: HashMap::new(),
-            key_kinds: HashMap::new(),
+            steered: HashMap::new(),
             logs: HashMap::new(),
             servers: ServerIds::new(config.servers_max),
             lips: Lips::new(config.steering, config.lips_max),
@@ -225,6 +230,7 @@ impl Registry {
     pub fn check(&self, desired: &Desired) -> Result<(), Vec<SpecProblem>> {
         let mut problems = validate(desired, self.steering.workers());
         self.check_live(desired, &mut problems);
+        self.check_steering(desired, Beside::Nothing, &mut problems);
         problems.extend(check_addresses(desired, &self.snapshot.nics));
         self.check_room(desired, &mut problems);
         self.check_pairs(desired, Beside::Nothing, &mut problems);
@@ -240,7 +246,8 @@ impl Registry {
         hop_for: HopFor,
     ) -> Result<Applied, Vec<SpecProblem>> {
         self.check(desired)?;
-        let mut round = Round { semantics: Some(desired.semantics), ..Round::default() };
+        let helped = self.helped(&desired.services.iter().collect::<Vec<_>>());
+        let mut round = Round { semantics: Some(desired.semantics), helped, ..Round::default() };
         if desired.pools != self.lips.pools() {
             round.fresh_lips = self.lips.set(&desired.pools, self.snapshot.revision + 1);
             round.lips_changed = true;
@@ -354,13 +361,13 @@ impl Registry {
         now: Nanos,
     ) -> Option<Applied> {
         self.servers.reclaim(&|id| usage.flows_of_server(id), oldest_adopted_revision);
-        let (slots, key_kinds) = (&mut self.service_slots, &mut self.key_kinds);
+        let (slots, steered) = (&mut self.service_slots, &mut self.steered);
         self.retired_services.retain(|key, retired| {
             let held = retired.revision > oldest_adopted_revision
                 || usage.flows_of_service(retired.id) > 0;
             if !held {
                 slots.free(retired.id.0);
-                key_kinds.remove(key);
+                steered.remove(key);
             }
             held
         });
@@ -383,5 +390,7 @@ impl Registry {
     }
 }
 
+#[cfg(test)]
+mod steered_tests;
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::slots::Slots;
+use super::steered::Steered;
 use crate::model::id::ServerId;
 use crate::model::service::{ForwardMode, Protocol, RealServer};
 use crate::model::service_key::ServiceKey;
@@ -17,9 +18,11 @@ type NatServers = HashMap<(Protocol, IpAddr, u16), KeyKind>;
 /// A server that uses NAT, and what steers its service.
 #[derive(Clone, Copy, Debug)]
 struct NatServer {
-    protocol: Option<Protocol>,
+    service: ServiceKey,
     endpoint: SocketAddr,
     key_kind: KeyKind,
+    /// Whether it may have FTP's data connections, which are on any port.
+    has_data: bool,
 }
 
 /// What makes a server the same server.
@@ -88,6 +91,11 @@ impl ServerIds {
         self.retired.contains_key(key)
     }
 
+    /// Services that servers left which flows may still hold.
+    pub(super) fn services_left(&self) -> HashSet<ServiceKey> {
+        self.retired.keys().map(|key| key.service).collect()
+    }
+
     /// Whether servers left this service that flows may still hold.
     pub(super) fn left_behind(&self, service: &ServiceKey) -> bool {
         self.retired.keys().any(|key| key.service == *service)
@@ -137,27 +145,33 @@ impl ServerIds {
 
     /// Takes note of a server that is listed: what it sends may be a NAT flow's reply from now on,
     /// until its slot is free, whatever its mode becomes.
-    pub(super) fn note_mode(&mut self, key: &ServiceKey, kind: KeyKind, server: &RealServer) {
+    pub(super) fn note_mode(&mut self, key: &ServiceKey, by: &Steered, server: &RealServer) {
         if server.mode == ForwardMode::Nat {
             let endpoint = SocketAddr::new(server.address, server.port);
-            let nat = NatServer { protocol: key.protocol(), endpoint, key_kind: kind };
-            self.nat.insert(server.id, nat);
+            let (key_kind, has_data) = (by.kind, by.is_helped);
+            self.nat.insert(server.id, NatServer { service: *key, endpoint, key_kind, has_data });
         }
+    }
+
+    /// Where NAT flows' replies come from: service, server, what steers them.
+    pub(super) fn nat(&self) -> impl Iterator<Item = (ServiceKey, SocketAddr, KeyKind)> {
+        self.nat.values().map(|nat| (nat.service, nat.endpoint, nat.key_kind))
     }
 
     /// `Snapshot::nat_servers`, shared with `before` when nothing changed.
     pub(super) fn nat_servers(&self, before: &Arc<NatServers>) -> Arc<NatServers> {
         let mut now = NatServers::new();
-        for NatServer { protocol, endpoint, key_kind } in self.nat.values() {
+        for NatServer { service, endpoint, key_kind, .. } in self.nat.values() {
             // A group may be of both protocols.
             let all = [Protocol::Tcp, Protocol::Udp].into_iter();
-            for one in all.filter(|one| protocol.is_none_or(|protocol| protocol == *one)) {
-                now.entry((one, endpoint.ip(), endpoint.port())).or_insert(*key_kind);
+            let of = service.protocol();
+            for one in all.filter(|one| of.is_none_or(|protocol| protocol == *one)) {
+                // One that steers otherwise is refused.
+                now.insert((one, endpoint.ip(), endpoint.port()), *key_kind);
             }
         }
-        // Data connections, which an FTP server has on any port, go after what is known exactly.
-        for nat in self.nat.values().filter(|nat| nat.key_kind == KeyKind::ClientAddress) {
-            now.insert((Protocol::Tcp, nat.endpoint.ip(), nat.endpoint.port()), nat.key_kind);
+        // What is known exactly goes before data connections.
+        for nat in self.nat.values().filter(|nat| nat.has_data) {
             now.insert((Protocol::Tcp, nat.endpoint.ip(), 0), nat.key_kind);
         }
         if now == **before { Arc::clone(before) } else { Arc::new(now) }

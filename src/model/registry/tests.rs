@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Change, Destination, ForwardMode, Persistence, Ports, Protocol, SchedulerSpec, TrafficMatch,
+    Change, Destination, ForwardMode, KeyKind, Persistence, Ports, Protocol, SchedulerSpec,
+    TrafficMatch,
 };
 
 fn key(port: u16) -> ServiceKey {
@@ -27,7 +28,7 @@ fn service(port: u16, servers: &[(u8, u32)]) -> ServiceSpec {
     }
 }
 
-fn desired(services: Vec<ServiceSpec>) -> Desired {
+pub(super) fn desired(services: Vec<ServiceSpec>) -> Desired {
     let addresses = vec![[192, 0, 2, 8].into(), [192, 0, 2, 9].into()];
     let pools = vec![PoolSpec { name: "p".into(), addresses, ports: (1024, 1055) }];
     Desired { pools, services, semantics: Semantics::default(), removal: DRAIN }
@@ -47,7 +48,7 @@ fn registry() -> Registry {
     })
 }
 
-fn hop(address: IpAddr) -> NextHopId {
+pub(super) fn hop(address: IpAddr) -> NextHopId {
     match address {
         IpAddr::V4(v4) => NextHopId(u16::from(v4.octets()[3])),
         IpAddr::V6(_) => NextHopId::NONE,
@@ -64,9 +65,9 @@ fn ids(snapshot: &Snapshot, port: u16) -> Vec<u32> {
 
 /// Flows by server, service, local address.
 #[derive(Default, Debug)]
-struct Flows {
+pub(super) struct Flows {
     servers: StdMap<u32, u64>,
-    services: StdMap<u32, u64>,
+    pub(super) services: StdMap<u32, u64>,
     lips: StdMap<u16, u64>,
 }
 
