@@ -10,7 +10,8 @@ BUILD_PACKAGES=(ca-certificates gcc libc6-dev pkg-config libdpdk-dev clang libcl
 # What the demo and the soak run. netbase: wrk looks up "http" in /etc/services.
 DEMO_PACKAGES=(iproute2 procps ethtool netbase nftables nginx curl wrk python3)
 # What black-box tests run besides.
-TEST_PACKAGES=(haproxy bird2 iputils-ping vsftpd tshark dpdk-dev iperf3)
+TEST_PACKAGES=(haproxy bird2 iputils-ping vsftpd tshark dpdk-dev iperf3 dnsmasq-base
+    bind9-dnsutils)
 
 if [ -t 1 ]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'

@@ -6,7 +6,7 @@ mod support;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use gyre::counters::{HelperEvent, WorkerCounters};
+use gyre::counters::{HelperEvent, ReplyKind, WorkerCounters};
 use gyre::dataplane::{Burst, RxMeta, Verdict, WorkerConfig, WorkerState, process_burst};
 use gyre::frame::Frame;
 use gyre::model::*;
@@ -73,7 +73,16 @@ struct Team {
 
 impl Team {
     fn new(mode: ForwardMode, family: usize, count: u8) -> Self {
-        let mut director = Director::new(KernelMode::Tap);
+        Team::beside(KernelMode::Tap, (mode, family, count), Vec::new())
+    }
+
+    /// Ports with that kernel beside them, and further services.
+    fn beside(
+        kernel: KernelMode,
+        (mode, family, count): (ForwardMode, usize, u8),
+        more: Vec<ServiceSpec>,
+    ) -> Self {
+        let mut director = Director::new(kernel);
         let steering = Arc::new(Steering::for_workers(count));
         director.registry = Registry::new(RegistryConfig::new(steering));
         director.registry.set_nics(director.snapshot.nics.as_ref().clone());
@@ -85,7 +94,7 @@ impl Team {
         spec.pool = (mode == ForwardMode::FullNat).then(|| "pool".into());
         let rips = RIPS.map(|rips| server((ip(rips[family]), FTP_PORT).into(), 1, mode));
         spec.servers = rips.to_vec();
-        let wanted = desired(vec![spec]);
+        let wanted = desired([vec![spec], more].concat());
         director.change(|registry, hops| registry.apply(&wanted, hops)).unwrap();
         let worker = |worker: u8| {
             let config = WorkerConfig {
@@ -107,7 +116,7 @@ impl Team {
         Team { workers, snapshot: director.snapshot.clone(), now: director.now, turn: 0, family }
     }
 
-    /// The segment comes in by `nic`; what leaves by the other port, if it does.
+    /// The segment comes in by `nic`; what leaves by the other port, or what became of it instead.
     fn pass(&mut self, nic: NicId, segment: &Segment) -> Result<Segment, Verdict> {
         let build = if nic == CLIENT { from_client } else { from_server };
         let tcp = build(segment.src.ip(), segment.dst.ip());
@@ -130,8 +139,7 @@ impl Team {
             };
             match verdict {
                 Verdict::HandOff(owner, _) => at = owner.index(),
-                Verdict::Transmit(out) => {
-                    assert_ne!(out, nic);
+                Verdict::Transmit(out) if out != nic => {
                     return Ok(read(&buffer[start..end]));
                 }
                 verdict => return Err(verdict),
@@ -194,8 +202,12 @@ struct Talk {
 const PUSH: TcpFlags = TcpFlags::ACK.union(TcpFlags::PSH);
 
 fn connect(team: &mut Team, client_port: u16) -> Talk {
+    connect_to(team, client_port, FTP_PORT)
+}
+
+fn connect_to(team: &mut Team, client_port: u16, port: u16) -> Talk {
     let f = team.family;
-    let (own, peer) = ((ip(CIPS[f]), client_port).into(), (ip(VIPS[f]), FTP_PORT).into());
+    let (own, peer) = ((ip(CIPS[f]), client_port).into(), (ip(VIPS[f]), port).into());
     let mut client = End { own, peer, seq: 5000, ack: 0 };
     let syn = client.says(TcpFlags::SYN, "");
     let at_server = team.pass(CLIENT, &syn).unwrap();
@@ -425,6 +437,47 @@ fn a_control_connection_outlives_its_data_and_everything_is_given_back() {
             assert!(worker.counters.servers.iter().all(|s| s.flows.get() == 0));
         }
     });
+}
+
+#[test]
+fn a_plain_service_of_a_helpers_server_is_not_read() {
+    for family in 0..2 {
+        let key = ServiceKey::new(Protocol::Tcp, ip(VIPS[family]), 121);
+        let mut plain = ServiceSpec::new(key, SchedulerSpec::RoundRobin);
+        plain.forwarding = ForwardMode::Nat;
+        plain.servers = vec![server((ip(RIPS[0][family]), FTP_PORT).into(), 1, ForwardMode::Nat)];
+        let place = (ForwardMode::Nat, family, 1);
+        let mut team = Team::beside(KernelMode::Tap, place, vec![plain]);
+        let mut helped = connect(&mut team, 900);
+        let mut unread = connect_to(&mut team, 901, 121);
+        let (question, said, _) = unread.passive(30_000);
+        let (_, answered) = unread.ask(&mut team, question, &said);
+        assert_eq!(answered.text, said);
+        assert_eq!((team.flows(), team.helped(HelperEvent::Announced)), (2, 0));
+        let (question, said, wanted) = helped.passive(30_000);
+        let (_, answered) = helped.ask(&mut team, question, &said);
+        assert_eq!(answered.text, wanted);
+        assert_eq!((team.flows(), team.helped(HelperEvent::Announced)), (3, 1));
+    }
+}
+
+/// Rules keep the VIP's free ports from the kernel there, so gyre resets what nobody announced.
+#[test]
+fn what_nobody_announced_is_reset_on_shared_ports() {
+    let place = (ForwardMode::Nat, 0, 2);
+    let mut team = Team::beside(KernelMode::Shared, place, Vec::new());
+    let to = |port| syn((ip(CIPS[0]), 1901).into(), (ip(VIPS[0]), port).into());
+    for port in [20, 30_000] {
+        assert_eq!(team.pass(CLIENT, &to(port)), Err(Verdict::Transmit(CLIENT)), "port {port}");
+    }
+    let resets =
+        team.workers.iter().map(|w| w.counters.replies[ReplyKind::TcpReset as usize].get());
+    assert_eq!(resets.sum::<u64>(), 2);
+    assert_eq!(team.pass(CLIENT, &to(80)), Err(Verdict::ToKernel(CLIENT)));
+    let mut talk = connect(&mut team, 900);
+    let (question, said, _) = talk.passive(30_000);
+    talk.ask(&mut team, question, &said);
+    assert!(team.pass(CLIENT, &to(30_000)).is_ok());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gyre::model::{KeyKind, Protocol, ServiceId, ServiceKey, Snapshot, Traffic};
+use gyre::model::*;
 use gyre::runtime::kernel_interface::addresses::{AddressFile, AddressOn, KernelInterfaceSubnets};
 use gyre::runtime::kernel_interface::keeper::{Keeper, KeeperConfig};
 use gyre::runtime::kernel_interface::nftables::Instance;
@@ -282,6 +282,69 @@ fn replies_of_nat_servers_are_kept_from_the_kernel_but_not_answers_to_the_direct
     });
 }
 
+/// nft refuses sets whose elements overlap, and with them all rules.
+fn overlapping_services_are_guarded() {
+    in_namespace(|| {
+        let vip: IpAddr = "192.0.2.80".parse().unwrap();
+        let ports = |first, last| {
+            let (protocol, ports) = (Protocol::Tcp, Ports::range(first, last).unwrap());
+            ServiceSpec::new(
+                ServiceKey::Address { protocol, vip, ports },
+                SchedulerSpec::RoundRobin,
+            )
+        };
+        let group = |name: &str, prefix: &str| {
+            let key = ServiceKey::group(name).unwrap();
+            let (protocol, ports) = (Protocol::Tcp, Ports::range(80, 90).unwrap());
+            let one = TrafficMatch { protocol, prefix: prefix.parse().unwrap(), ports };
+            ServiceSpec { matches: vec![one], ..ServiceSpec::new(key, SchedulerSpec::RoundRobin) }
+        };
+        let nat =
+            |host: u8, port| ServerSpec::new(([192, 0, 2, host], port).into(), 1, ForwardMode::Nat);
+        let mut ftp = ports(21, 21);
+        (ftp.helper, ftp.forwarding) = (Some(Helper::Ftp), ForwardMode::Nat);
+        ftp.servers = vec![nat(11, 21)];
+        let services = vec![
+            ports(1000, 2000),
+            ports(1500, 3000),
+            ports(1500, 1500),
+            ftp,
+            group("wide", "192.0.0.0/16"),
+            group("narrow", "192.0.0.0/24"),
+        ];
+        let mut registry = Registry::new(RegistryConfig::new(Arc::new(Steering::for_workers(1))));
+        let desired = Desired {
+            pools: Vec::new(),
+            services,
+            semantics: Semantics::default(),
+            removal: Removal::Now,
+        };
+        registry.apply(&desired, &mut |_| NextHopId::NONE).unwrap();
+        let place = Place::new("overlapping");
+        let keeper = Keeper::start(place.shared()).unwrap();
+        let kernel_side = keeper.kernel_side();
+        let _ = kernel_side(registry.snapshot()).blocking_recv();
+        let now = rules();
+        for part in [
+            "192.0.2.80 . tcp . 20-21",
+            "192.0.2.80 . tcp . 1000-65535",
+            "ip daddr 192.0.0.0/16 tcp dport 80-90 drop",
+            "ip daddr 192.0.0.0/24 tcp dport 80-90 drop",
+            "192.0.2.11 . tcp . 0-65535",
+        ] {
+            assert!(now.contains(part), "{part} {now}");
+        }
+        // A server that joins is told although the services are as they were.
+        let key = ServiceKey::new(Protocol::Tcp, vip, 1500);
+        registry.add_server(&key, &nat(12, 8080), &mut |_| NextHopId::NONE).unwrap();
+        let _ = kernel_side(registry.snapshot()).blocking_recv();
+        assert!(rules().contains("192.0.2.12 . tcp . 8080"), "{}", rules());
+        // The keeper goes on as long as somebody may ask it.
+        drop(kernel_side);
+        drop(keeper);
+    });
+}
+
 fn main() {
     harness::run(cases!(&[namespaces];
         services_are_guarded_and_their_vips_held_while_they_are_served,
@@ -289,5 +352,6 @@ fn main() {
         what_a_killed_predecessor_left_is_removed,
         a_port_with_a_tap_has_its_lower_interface_shut,
         replies_of_nat_servers_are_kept_from_the_kernel_but_not_answers_to_the_director,
+        overlapping_services_are_guarded,
     ))
 }

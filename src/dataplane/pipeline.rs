@@ -10,7 +10,7 @@ use super::reuse::{self, Fate};
 use super::state::WorkerState;
 use super::{forward, fragment, ftp, icmp_error, steer, synproxy, track};
 use crate::counters::{DropReason, ReplyKind};
-use crate::model::{KernelMode, NicModel, Snapshot};
+use crate::model::{KernelMode, NicModel, Snapshot, VirtualService};
 use crate::time::Nanos;
 use crate::wire::tcp::TcpFlags;
 
@@ -80,11 +80,25 @@ pub(super) fn transport(
     match snapshot.match_service(&steer::destination(&slot.packet.key)) {
         // The kernel: "packets destined for other services on the VIP may get here".
         Some(service) if !service.schedules(slot.packet.key.dst_port) => {
-            Ok(Verdict::ToKernel(slot.rx.nic))
+            unannounced(state, snapshot, service, slot)
         }
         Some(service) => admit(state, snapshot, service, slot, now),
         None => unmatched(state, snapshot, slot),
     }
+}
+
+/// A packet to a free port of an FTP service's VIP that nobody announced: the host's. Where the
+/// service has a helper the rules on shared ports keep these ports from the kernel.
+fn unannounced(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    service: &VirtualService,
+    slot: &mut Slot,
+) -> Result<Verdict, DropReason> {
+    if service.data_traffic().next().is_none() {
+        return Ok(Verdict::ToKernel(slot.rx.nic));
+    }
+    leave_to_kernel(state, snapshot, slot, DropReason::Unclassified)
 }
 
 /// A packet of a known flow: forwarded, unless its server has yet to be heard of.

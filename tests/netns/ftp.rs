@@ -14,6 +14,8 @@ pub const CASES: &[Case] = &[
     ("ftp_through_nat", ftp_through_nat),
     ("ftp_through_fullnat", ftp_through_fullnat),
     ("ftp_through_fullnat_from_any_port", ftp_through_fullnat_from_any_port),
+    ("ftp_through_nat_on_shared_ports", ftp_through_nat_on_shared_ports),
+    ("ftp_through_fullnat_on_shared_ports", ftp_through_fullnat_on_shared_ports),
 ];
 
 const FTP: u16 = 21;
@@ -84,20 +86,30 @@ fn forms(v6: bool) -> Vec<(&'static str, Vec<&'static str>)> {
 }
 
 fn ftp_through_nat() {
-    ftp("nat", 20);
+    ftp("nat", 20, "tap");
 }
 
 fn ftp_through_fullnat() {
-    ftp("fullnat", 20);
+    ftp("fullnat", 20, "tap");
 }
 
 fn ftp_through_fullnat_from_any_port() {
-    ftp("fullnat", 0);
+    ftp("fullnat", 0, "tap");
 }
 
-fn ftp(mode: &str, data_port: u16) {
+/// The kernel has a copy of every frame there, and would reset data connections that it saw.
+fn ftp_through_nat_on_shared_ports() {
+    ftp("nat", 20, "shared");
+}
+
+fn ftp_through_fullnat_on_shared_ports() {
+    ftp("fullnat", 20, "shared");
+}
+
+fn ftp(mode: &str, data_port: u16, kernel: &'static str) {
     let services = [VIP4, VIP6].map(|vip| service(mode, vip));
-    let site = Site::build(&Plan::new(Layout::TwoSegments, services.concat()));
+    let plan = Plan { kernel, ..Plan::new(Layout::TwoSegments, services.concat()) };
+    let site = Site::build(&plan);
     let mut running = Vec::new();
     for server in &site.servers {
         if mode == "nat" {

@@ -48,8 +48,10 @@ pub fn missing_privilege() -> Option<String> {
     if !nix::unistd::Uid::effective().is_root() {
         return Some("needs root: network namespaces and packet sockets".into());
     }
-    let tools =
-        ["ip", "nft", "ethtool", "nginx", "haproxy", "bird", "curl", "wrk", "ping", "iperf3"];
+    let tools = [
+        "ip", "nft", "ethtool", "nginx", "haproxy", "bird", "curl", "wrk", "ping", "iperf3",
+        "dnsmasq", "dig",
+    ];
     if let Some(tool) = tools.iter().find(|tool| !is_installed(tool)) {
         return Some(format!("needs `{tool}`: scripts/test installs it"));
     }

@@ -9,6 +9,7 @@ mod bad_frames;
 mod bulk;
 mod client_address;
 mod director;
+mod dns;
 mod field;
 mod forwarding;
 mod ftp;
@@ -61,6 +62,7 @@ fn main() {
         modes::CASES,
         path_mtu::CASES,
         ftp::CASES,
+        dns::CASES,
         client_address::CASES,
         server_set::CASES,
         synproxy::CASES,

@@ -89,6 +89,7 @@ fn serves_the_same(old: &Snapshot, new: &Snapshot) -> bool {
     Arc::ptr_eq(&old.traffic, &new.traffic)
         && Arc::ptr_eq(&old.vips, &new.vips)
         && Arc::ptr_eq(&old.lips, &new.lips)
+        && Arc::ptr_eq(&old.nat_servers, &new.nat_servers)
 }
 
 impl Drop for Keeper {

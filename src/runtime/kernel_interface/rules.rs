@@ -18,7 +18,7 @@ const PRIORITY: i32 = -500;
 /// What is gyre's and not the kernel's, on shared ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guarded {
-    /// What virtual services take.
+    /// What virtual services take, FTP's data connections included.
     pub services: BTreeSet<TrafficMatch>,
     /// Local addresses with first and last source port.
     pub local: BTreeSet<(IpAddr, u16, u16)>,
@@ -29,8 +29,9 @@ pub struct Guarded {
 impl Guarded {
     /// All that `snapshot` serves.
     pub fn of(snapshot: &Snapshot) -> Self {
+        let data = snapshot.services.iter().flatten().flat_map(|service| service.data_traffic());
         Guarded {
-            services: snapshot.traffic.all().iter().copied().collect(),
+            services: snapshot.traffic.all().iter().copied().chain(data).collect(),
             local: snapshot
                 .lips
                 .values()
@@ -78,7 +79,7 @@ pub fn replace_table(table: &str, interfaces: &GuardedInterfaces, guarded: &Guar
     }
     if !interfaces.shared.is_empty() {
         sets(&mut body, guarded);
-        let mut rules = SHARED_RULES.to_owned();
+        let mut rules = SHARED_RULES.to_owned() + &prefix_rules(&guarded.services);
         if !guarded.nat.is_empty() {
             rules.push_str(NAT_RULES);
         }
@@ -103,6 +104,17 @@ const SHARED_RULES: &str = "\
     meta l4proto { tcp, udp } ip6 daddr . th dport @local_v6 drop
 ";
 
+/// Rules for groups that match whole prefixes: elements of one set must not overlap.
+fn prefix_rules(services: &BTreeSet<TrafficMatch>) -> String {
+    let wide = services.iter().filter(|one| one.vip().is_none());
+    wide.fold(String::new(), |mut rules, one| {
+        let family = if one.prefix.address().is_ipv4() { "ip" } else { "ip6" };
+        let (protocol, ports) = (one.protocol, in_ports(one.ports.first(), one.ports.last()));
+        let _ = writeln!(rules, "    {family} daddr {} {protocol} dport {ports} drop", one.prefix);
+        rules
+    })
+}
+
 /// What a NAT server sends to others than the director: replies, which the kernel would route on
 /// untranslated. What it sends to the director, answers to health checks, passes.
 const NAT_RULES: &str = "\
@@ -125,35 +137,46 @@ fn chain(body: &mut String, interface: &str, policy: &str, rules: &str) {
 
 fn sets(body: &mut String, guarded: &Guarded) {
     for (suffix, family, is_ipv4) in [("v4", "ipv4_addr", true), ("v6", "ipv6_addr", false)] {
-        let of_family = |one: &&TrafficMatch| one.prefix.address().is_ipv4() == is_ipv4;
-        let services = guarded.services.iter().filter(of_family).map(element);
         let interval = (". inet_proto ", "    flags interval;\n");
-        set(body, &format!("services_{suffix}"), family, interval, services);
+        let hosts = guarded.services.iter().filter_map(|one| Some((one.vip()?, one)));
+        let hosts = hosts.filter(|(vip, _)| vip.is_ipv4() == is_ipv4);
+        let hosts = hosts.map(|(vip, one)| (vip, one.protocol, one.ports));
+        set(body, &format!("services_{suffix}"), family, interval, elements(hosts));
         let local = guarded.local.iter().filter(|(address, ..)| address.is_ipv4() == is_ipv4);
-        let local = local.map(|(address, first, last)| match first == last {
-            true => format!("{address} . {first}"),
-            false => format!("{address} . {first}-{last}"),
-        });
+        let local =
+            local.map(|(address, first, last)| format!("{address} . {}", in_ports(*first, *last)));
         let interval = ("", "    flags interval;\n");
         set(body, &format!("local_{suffix}"), family, interval, local);
         let nat = guarded.nat.iter().filter(|(_, address, _)| address.is_ipv4() == is_ipv4);
-        let nat = nat.map(|(protocol, address, src_port)| match src_port {
-            0 => format!("{address} . {protocol} . 0-65535"),
-            src_port => format!("{address} . {protocol} . {src_port}"),
-        });
+        let nat = nat.map(|(protocol, address, port)| (*address, *protocol, Ports::one(*port)));
         let interval = (". inet_proto ", "    flags interval;\n");
-        set(body, &format!("nat_{suffix}"), family, interval, nat);
+        set(body, &format!("nat_{suffix}"), family, interval, elements(nat));
     }
 }
 
-/// A match as an element of an interval set.
-fn element(one: &TrafficMatch) -> String {
-    let addresses = one.vip().map_or_else(|| one.prefix.to_string(), |vip| vip.to_string());
-    let ports = match (one.ports, one.ports.single()) {
-        (Ports::ALL, _) => "0-65535".to_owned(),
-        (ports, _) => ports.to_string(),
-    };
-    format!("{addresses} . {} . {ports}", one.protocol)
+fn in_ports(first: u16, last: u16) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
+}
+
+/// Elements of an interval set. nft refuses elements that overlap, and services may: ranges that
+/// touch are put together.
+fn elements(
+    parts: impl Iterator<Item = (IpAddr, Protocol, Ports)>,
+) -> impl Iterator<Item = String> {
+    let mut parts: Vec<_> = parts
+        .map(|(address, protocol, ports)| (address, protocol, ports.first(), ports.last()))
+        .collect();
+    parts.sort_unstable();
+    parts.dedup_by(|next, kept| {
+        let touches = (next.0, next.1) == (kept.0, kept.1) && next.2 <= kept.3.saturating_add(1);
+        if touches {
+            kept.3 = kept.3.max(next.3);
+        }
+        touches
+    });
+    parts.into_iter().map(|(address, protocol, first, last)| {
+        format!("{address} . {protocol} . {}", in_ports(first, last))
+    })
 }
 
 fn set(
@@ -212,6 +235,35 @@ mod tests {
         assert!(text.contains("device \"eth0\" priority -500; policy drop;"), "{text}");
         assert!(text.contains("device \"eth2.100\" priority -500; policy accept;"), "{text}");
         assert_eq!(text.matches("@services_v4 drop").count(), 2);
+    }
+
+    #[test]
+    fn what_overlaps_is_one_element_and_prefixes_have_rules() {
+        let vip = |first, last| {
+            let (protocol, vip) = (Protocol::Tcp, "192.0.2.80".parse().unwrap());
+            let ports = Ports::range(first, last).unwrap();
+            ServiceKey::Address { protocol, vip, ports }.as_match().unwrap()
+        };
+        let wide =
+            |text: &str, one: TrafficMatch| TrafficMatch { prefix: text.parse().unwrap(), ..one };
+        let all = key(Protocol::Udp, "192.0.2.80", 0);
+        let services = [vip(1000, 2000), vip(1024, 65535), vip(80, 80), vip(81, 81), all];
+        let prefixes = [wide("10.0.0.0/8", vip(80, 90)), wide("fd00::/8", vip(5, 5))];
+        let nat = [(0, Protocol::Tcp), (21, Protocol::Tcp), (53, Protocol::Udp)];
+        let guarded = Guarded {
+            services: services.into_iter().chain(prefixes).collect(),
+            nat: nat.map(|(port, one)| (one, "192.0.2.11".parse().unwrap(), port)).into(),
+            ..Guarded::default()
+        };
+        let shared = vec!["eth1".to_owned()];
+        let interfaces = GuardedInterfaces { shut: Vec::new(), shared };
+        let text = replace_table("gyre_x", &interfaces, &guarded);
+        let elements = "192.0.2.80 . tcp . 80-81, 192.0.2.80 . tcp . 1000-65535, \
+                        192.0.2.80 . udp . 0-65535 }";
+        assert!(text.contains(elements), "{text}");
+        assert!(text.contains("192.0.2.11 . tcp . 0-65535, 192.0.2.11 . udp . 53 }"), "{text}");
+        assert!(text.contains("    ip daddr 10.0.0.0/8 tcp dport 80-90 drop\n"), "{text}");
+        assert!(text.contains("    ip6 daddr fd00::/8 tcp dport 5 drop\n"), "{text}");
     }
 
     #[test]
