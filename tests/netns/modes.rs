@@ -55,9 +55,11 @@ fn streams(field: &Field, vip: &str, shift: u16) {
     for way in [&[][..], &["-R"]] {
         let tcp = iperf(field, to, &[&["-n", "4M"], way].concat());
         assert!(tcp.bytes >= 1_000_000, "{vip} {way:?}: {tcp:?}");
-        let udp =
-            iperf(field, to, &[&["-u", "-b", "10M", "-n", "200K", "-l", "1000"], way].concat());
-        assert!(udp.sent >= 150 && udp.lost * 2 < udp.sent, "{vip} {way:?}: {udp:?}");
+        // A datagram each 4 ms: no queue on the way fills up, so one that is missing was dropped.
+        let arguments = [&["-u", "-b", "2M", "-n", "200K", "-l", "1000"], way].concat();
+        let udp = iperf(field, to, &arguments);
+        let drops = field.director.drops();
+        assert!(udp.sent >= 200 && udp.lost * 100 <= udp.sent, "{vip} {way:?}: {udp:?} {drops:?}");
     }
 }
 
