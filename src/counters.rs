@@ -330,6 +330,8 @@ pub struct WorkerCounters {
     pub turns: CachePadded<Counter>,
     /// Turns that had no frame and no other work.
     pub idle_turns: Counter,
+    /// Frames forwarded on the fast path: of established flows, with nothing to do but rewrite.
+    pub fast_frames: Counter,
     /// Gauge: live flows, IPv4 and IPv6.
     pub flows: Counter,
     /// Flows created.
@@ -382,6 +384,7 @@ impl WorkerCounters {
         WorkerCounters {
             turns: CachePadded::default(),
             idle_turns: Counter::default(),
+            fast_frames: Counter::default(),
             flows: Counter::default(),
             flows_created: Counter::default(),
             flows_expired: Counter::default(),

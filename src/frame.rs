@@ -4,7 +4,7 @@
 //! knows which. The window `start..end` moves; the buffer does not.
 
 /// One Ethernet frame inside a larger buffer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Frame<'a> {
     buffer: &'a mut [u8],
     start: usize,

@@ -68,26 +68,42 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
-/// A frame on its way through the stages.
+/// A frame of a burst.
 #[derive(Debug)]
-pub struct Slot<'f> {
+pub struct Arrival<'f> {
     /// The bytes.
     pub frame: Frame<'f>,
     /// What the port said.
     pub rx: RxMeta,
-    /// What classification found; meaningful while no verdict is set.
+    /// Set once decided.
+    pub verdict: Option<Verdict>,
+}
+
+/// A frame on its way through the stages of the general path.
+#[derive(Debug)]
+pub(super) struct Slot<'f> {
+    /// The bytes.
+    pub frame: Frame<'f>,
+    /// What the port said.
+    pub rx: RxMeta,
+    /// What classification found.
     pub packet: Packet,
     /// What the look-up's first pass found.
     pub probe: Probe,
-    /// Set once decided.
-    pub verdict: Option<Verdict>,
 }
 
 /// Frames of one rx poll, in order.
 #[derive(Debug, Default)]
 pub struct Burst<'f> {
     /// The frames.
-    pub slots: ArrayVec<Slot<'f>, BURST_FRAMES_MAX>,
+    pub slots: ArrayVec<Arrival<'f>, BURST_FRAMES_MAX>,
+}
+
+impl<'f> Slot<'f> {
+    /// A frame of which nothing is known yet.
+    pub fn new(frame: Frame<'f>, rx: RxMeta) -> Self {
+        Slot { frame, rx, packet: Packet::UNSET, probe: Probe::default() }
+    }
 }
 
 impl<'f> Burst<'f> {
@@ -97,21 +113,13 @@ impl<'f> Burst<'f> {
     }
 
     /// Adds a frame; the burst is full after `BURST_FRAMES_MAX`, and then gives it back.
-    // Inlined and without a slot on the error path, so that the slot, four cache lines, is built
-    // at its place instead of being copied there.
     #[inline(always)]
     pub fn push(&mut self, frame: Frame<'f>, rx: RxMeta) -> Result<(), Frame<'f>> {
         if self.slots.is_full() {
             return Err(frame);
         }
-        let (packet, probe) = (Packet::UNSET, Probe::default());
-        self.slots.push(Slot { frame, rx, packet, probe, verdict: None });
+        self.slots.push(Arrival { frame, rx, verdict: None });
         Ok(())
-    }
-
-    /// Frames without a verdict yet.
-    pub fn open_slots(&mut self) -> impl Iterator<Item = &mut Slot<'f>> {
-        self.slots.iter_mut().filter(|slot| slot.verdict.is_none())
     }
 
     /// The verdict of each frame. After `process_burst` none is missing.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use super::burst::{Burst, RxMeta};
+use super::burst::{RxMeta, Slot};
 use super::flow::FlowKey;
 use crate::counters::DropReason;
 use crate::frame::Frame;
@@ -115,17 +115,10 @@ impl Packet {
     }
 }
 
-/// Classifies every frame of the burst.
-pub fn all(burst: &mut Burst, snapshot: &Snapshot) {
-    for slot in &mut burst.slots {
-        let outcome = match snapshot.nics.get(slot.rx.nic.index()) {
-            Some(nic) => one(&mut slot.frame, &slot.rx, nic, &mut slot.packet),
-            None => Err(DropReason::Internal),
-        };
-        if let Err(reason) = outcome {
-            slot.verdict = Some(super::Verdict::Drop(reason));
-        }
-    }
+/// Finds out what a frame is.
+pub(super) fn frame(slot: &mut Slot, snapshot: &Snapshot) -> Result<(), DropReason> {
+    let nic = snapshot.nics.get(slot.rx.nic.index()).ok_or(DropReason::Internal)?;
+    one(&mut slot.frame, &slot.rx, nic, &mut slot.packet)
 }
 
 /// Facts are written where they stay: copying a structure whose small fields have just been stored

@@ -10,6 +10,7 @@ use crate::limits::SERVICES_MAX;
 use crate::message::FlowState;
 use crate::model::{ForwardMode, GueChecksum, NextHopId, Protocol, ServerId, ServiceId, Tunnel};
 use crate::pod_struct;
+use crate::wire::plain::Tuple;
 
 /// The tuple of a packet, or of a flow as one of its directions shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -363,6 +364,13 @@ impl FlowCore {
         FlowState::ALL.get(usize::from(self.state & STATE)).copied().unwrap_or_default()
     }
 
+    /// Whether it is in that state and protocol, and nobody has anything more in mind with it: not
+    /// told to end, no helper.
+    #[inline(always)]
+    pub fn is_just(&self, state: FlowState, is_udp: bool) -> bool {
+        self.state == state as u8 && self.protocol == if is_udp { 17 } else { 6 }
+    }
+
     /// Sets the connection state; timeouts and counts are the caller's.
     #[inline]
     pub fn set_state(&mut self, state: FlowState) {
@@ -470,6 +478,26 @@ impl FlowV4 {
         }
     }
 
+    /// What a packet that goes in `direction` has.
+    #[inline(always)]
+    pub fn tuple(&self, direction: Direction) -> Tuple<u32> {
+        let ([client, vip, local, server], core) = (self.addresses, &self.core);
+        match direction {
+            Direction::Inbound => (client, vip, core.client_port, core.virtual_port),
+            Direction::Outbound => (server, local, core.server_port, core.local_port),
+        }
+    }
+
+    /// What it has behind the director, where addresses are translated.
+    #[inline(always)]
+    pub fn far_tuple(&self, direction: Direction) -> Tuple<u32> {
+        let ([client, vip, local, server], core) = (self.addresses, &self.core);
+        match direction {
+            Direction::Inbound => (local, server, core.local_port, core.server_port),
+            Direction::Outbound => (vip, client, core.virtual_port, core.client_port),
+        }
+    }
+
     /// Whether `key` is this flow's tuple in `direction`.
     #[inline]
     pub fn matches(&self, key: &FlowKey, direction: Direction) -> bool {
@@ -504,6 +532,32 @@ impl FlowV6 {
             ],
             families: client | server,
             spare: [0; 15],
+        }
+    }
+
+    /// Whether none of its addresses is an IPv4 one.
+    #[inline(always)]
+    pub fn is_all_v6(&self) -> bool {
+        self.families == 0
+    }
+
+    /// What a packet that goes in `direction` has.
+    #[inline(always)]
+    pub fn tuple(&self, direction: Direction) -> Tuple<[u8; 16]> {
+        let ([client, vip, local, server], core) = (self.addresses, &self.core);
+        match direction {
+            Direction::Inbound => (client, vip, core.client_port, core.virtual_port),
+            Direction::Outbound => (server, local, core.server_port, core.local_port),
+        }
+    }
+
+    /// What it has behind the director, where addresses are translated.
+    #[inline(always)]
+    pub fn far_tuple(&self, direction: Direction) -> Tuple<[u8; 16]> {
+        let ([client, vip, local, server], core) = (self.addresses, &self.core);
+        match direction {
+            Direction::Inbound => (local, server, core.local_port, core.server_port),
+            Direction::Outbound => (vip, client, core.virtual_port, core.client_port),
         }
     }
 

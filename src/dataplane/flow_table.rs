@@ -6,13 +6,12 @@
 
 use std::net::IpAddr;
 
-use super::burst::Burst;
-use super::classify::Kind;
 use super::flow::{Addresses, Direction, FlowCore, FlowKey, FlowV4, FlowV6, NewFlow, Side, flag};
 use super::timer::Wheel;
 use crate::memory::{FixedArray, FlowIndex, MemoryError, Slab};
 use crate::model::Protocol;
 use crate::time::Nanos;
+use crate::wire::plain::Tuple;
 
 /// An entry's stable place: IPv4 entries first, IPv6 behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +38,13 @@ pub struct Probe {
     hash: u64,
 }
 
+impl Probe {
+    /// A hint from a tuple's hash.
+    pub(super) fn of(hash: u64) -> Self {
+        Probe { hash }
+    }
+}
+
 /// No room for another flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
@@ -63,23 +69,41 @@ fn fold_multiply(a: u64, b: u64) -> u64 {
 
 /// Hash of a tuple: keyed, so that nobody outside can aim at one bucket.
 pub(super) fn hash(seed: u64, key: &FlowKey) -> u64 {
-    let ports = u64::from(key.src_port) << 32
-        | u64::from(key.dst_port) << 8
-        | u64::from(key.protocol == Protocol::Udp);
-    let addresses = match (key.src, key.dst) {
+    let is_udp = key.protocol == Protocol::Udp;
+    match (key.src, key.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            u64::from(u32::from(src)) << 32 | u64::from(u32::from(dst))
+            hash_v4(seed, (src.into(), dst.into(), key.src_port, key.dst_port), is_udp)
         }
         (src, dst) => {
-            let halves = |address: IpAddr| match address {
-                IpAddr::V6(v6) => ((u128::from(v6) >> 64) as u64, u128::from(v6) as u64),
-                IpAddr::V4(v4) => (0, u64::from(u32::from(v4))),
+            let bytes = |address: IpAddr| match address {
+                IpAddr::V6(v6) => v6.octets(),
+                IpAddr::V4(v4) => u128::from(u32::from(v4)).to_be_bytes(),
             };
-            let ((a, b), (c, d)) = (halves(src), halves(dst));
-            fold_multiply(a ^ seed.rotate_left(17), b ^ 0xa076_1d64_78bd_642f)
-                ^ fold_multiply(c ^ seed.rotate_left(41), d ^ 0xe703_7ed1_a0b4_28db)
+            hash_v6(seed, &(bytes(src), bytes(dst), key.src_port, key.dst_port), is_udp)
         }
+    }
+}
+
+#[inline(always)]
+fn hash_v4(seed: u64, (src, dst, src_port, dst_port): Tuple<u32>, is_udp: bool) -> u64 {
+    mix(seed, u64::from(src) << 32 | u64::from(dst), (src_port, dst_port), is_udp)
+}
+
+#[inline(always)]
+fn hash_v6(seed: u64, (src, dst, src_port, dst_port): &Tuple<[u8; 16]>, is_udp: bool) -> u64 {
+    let halves = |address: &[u8; 16]| {
+        let bits = u128::from_be_bytes(*address);
+        ((bits >> 64) as u64, bits as u64)
     };
+    let ((a, b), (c, d)) = (halves(src), halves(dst));
+    let addresses = fold_multiply(a ^ seed.rotate_left(17), b ^ 0xa076_1d64_78bd_642f)
+        ^ fold_multiply(c ^ seed.rotate_left(41), d ^ 0xe703_7ed1_a0b4_28db);
+    mix(seed, addresses, (*src_port, *dst_port), is_udp)
+}
+
+#[inline(always)]
+fn mix(seed: u64, addresses: u64, (src_port, dst_port): (u16, u16), is_udp: bool) -> u64 {
+    let ports = u64::from(src_port) << 32 | u64::from(dst_port) << 8 | u64::from(is_udp);
     let mixed =
         fold_multiply(addresses ^ seed, ports ^ 0x9e37_79b9_7f4a_7c15 ^ seed.rotate_left(32));
     fold_multiply(mixed ^ seed, 0x8ebc_6af0_9c88_c6e3)
@@ -129,21 +153,55 @@ impl FlowTable {
         (missing > 0).then(|| (u64::from(spare), u64::from(missing)))
     }
 
-    /// First passes over a burst: hash all, touch buckets, touch entries.
-    pub fn probe_all(&self, burst: &mut Burst) {
-        for slot in burst.open_slots() {
-            if slot.packet.kind == Kind::Transport {
-                slot.probe.hash = hash(self.seed, &slot.packet.key);
-                self.index.prefetch(slot.probe.hash);
-            }
-        }
-        for slot in burst.open_slots() {
-            if slot.packet.kind == Kind::Transport {
-                self.index.hint(slot.probe.hash, |value| self.prefetch(value));
-            }
-        }
+    /// Hash of an IPv4 tuple.
+    #[inline(always)]
+    pub(super) fn hash_v4(&self, tuple: Tuple<u32>, is_udp: bool) -> u64 {
+        hash_v4(self.seed, tuple, is_udp)
     }
 
+    /// Hash of an IPv6 tuple.
+    #[inline(always)]
+    pub(super) fn hash_v6(&self, tuple: &Tuple<[u8; 16]>, is_udp: bool) -> u64 {
+        hash_v6(self.seed, tuple, is_udp)
+    }
+
+    /// First pass over a burst: asks for the line that a look-up needs.
+    #[inline(always)]
+    pub(super) fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Second pass: asks for the entries that may be the flow's, and names the first one.
+    #[inline(always)]
+    pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
+        let mut first = None;
+        self.index.hint(hash, |value| {
+            self.prefetch(value);
+            first = first.or(Some(value));
+        });
+        first
+    }
+
+    /// The entry that a candidate names, and the direction it was filed under.
+    #[inline(always)]
+    pub(super) fn place(value: u32) -> (FlowId, Direction) {
+        (FlowId(value & !OUTBOUND_BIT), direction(value))
+    }
+
+    /// The IPv4 entry behind a candidate, and the direction it was filed under.
+    #[inline(always)]
+    pub(super) fn candidate_v4(&mut self, value: u32) -> Option<(&mut FlowV4, Direction)> {
+        Some((self.v4.get_mut(value & !OUTBOUND_BIT)?, direction(value)))
+    }
+
+    /// As `candidate_v4`, of the other family.
+    #[inline(always)]
+    pub(super) fn candidate_v6(&mut self, value: u32) -> Option<(&mut FlowV6, Direction)> {
+        let at = (value & !OUTBOUND_BIT).checked_sub(self.v4.capacity())?;
+        Some((self.v6.get_mut(at)?, direction(value)))
+    }
+
+    #[inline(always)]
     fn prefetch(&self, value: u32) {
         let at = value & !OUTBOUND_BIT;
         match at.checked_sub(self.v4.capacity()) {

@@ -9,6 +9,7 @@ mod classify;
 mod client_address;
 mod defence;
 mod expire;
+mod fast_path;
 mod flow;
 mod flow_table;
 mod forward;
@@ -38,7 +39,7 @@ mod templates;
 pub mod timer;
 mod track;
 
-pub use burst::{Burst, Errand, RxMeta, Slot, Verdict};
+pub use burst::{Arrival, Burst, Errand, RxMeta, Verdict};
 pub use classify::{Kind, Packet, Piece};
 pub use flow::{Direction, FlowKey};
 pub use flow_table::{FlowId, FlowTable, Hit};

@@ -1,10 +1,11 @@
 //! One burst through all stages. This file is the packet's story.
 
 use super::admit::admit;
-use super::burst::{Burst, Errand, Slot, Verdict};
+use super::burst::{Arrival, Burst, Errand, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
 use super::flow::flag;
-use super::flow_table::Hit;
+use super::fast_path::{self, Glance};
+use super::flow_table::{Hit, Probe};
 use super::persistence;
 use super::reuse::{self, Fate};
 use super::state::WorkerState;
@@ -19,19 +20,50 @@ use crate::wire::tcp::TcpFlags;
 /// Counts drops, hand-offs and replies; frames and bytes per port are the caller's to count.
 pub fn process_burst(state: &mut WorkerState, snapshot: &Snapshot, burst: &mut Burst, now: Nanos) {
     state.now = now;
-    classify::all(burst, snapshot);
-    state.flows.probe_all(burst);
-    for slot in &mut burst.slots {
-        let verdict = slot
-            .verdict
-            .unwrap_or_else(|| decide(state, snapshot, slot, now).unwrap_or_else(Verdict::Drop));
-        match verdict {
-            Verdict::Drop(reason) => state.counters.dropped(reason),
-            Verdict::HandOff(_, cause) => state.counters.hand_offs[cause as usize].add(1),
-            _ => {}
-        }
-        slot.verdict = Some(verdict);
+    let glances = fast_path::glance(&state.flows, snapshot, burst);
+    let (mut is_fresh, mut fast_frames) = (true, 0);
+    for (arrival, glance) in burst.slots.iter_mut().zip(&glances) {
+        let verdict = match fast_path::forward(state, snapshot, arrival, glance, is_fresh) {
+            Some(verdict) => {
+                fast_frames += 1;
+                verdict
+            }
+            None => {
+                is_fresh = false;
+                general(state, snapshot, arrival, glance, now)
+            }
+        };
+        arrival.verdict = Some(verdict);
     }
+    state.counters.fast_frames.add(fast_frames);
+}
+
+/// The general path: every frame that is not the usual one of an established flow.
+fn general(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    arrival: &mut Arrival,
+    glance: &Glance,
+    now: Nanos,
+) -> Verdict {
+    let mut slot = Slot::new(std::mem::take(&mut arrival.frame), arrival.rx);
+    let verdict = classify::frame(&mut slot, snapshot).and_then(|()| {
+        if slot.packet.kind == Kind::Transport {
+            slot.probe = match glance.is_plain() {
+                true => Probe::of(glance.hash),
+                false => state.flows.probe(&slot.packet.key),
+            };
+        }
+        decide(state, snapshot, &mut slot, now)
+    });
+    (arrival.frame, arrival.rx) = (slot.frame, slot.rx);
+    let verdict = verdict.unwrap_or_else(Verdict::Drop);
+    match verdict {
+        Verdict::Drop(reason) => state.counters.dropped(reason),
+        Verdict::HandOff(_, cause) => state.counters.hand_offs[cause as usize].add(1),
+        _ => {}
+    }
+    verdict
 }
 
 fn decide(

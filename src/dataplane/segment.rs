@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use super::burst::{RxMeta, Slot, Verdict};
 use super::classify::{Kind, L3, Packet};
 use super::flow::FlowKey;
-use super::flow_table::{Hit, Probe};
+use super::flow_table::Hit;
 use super::forward;
 use super::state::WorkerState;
 use crate::counters::DropReason;
@@ -229,13 +229,7 @@ pub(super) fn speak(
 
 /// An empty frame with headroom to write in.
 pub(super) fn scratch(buffer: &mut [u8; SCRATCH_BYTES]) -> Slot<'_> {
-    Slot {
-        frame: Frame::new(buffer, HEADROOM_BYTES, HEADROOM_BYTES),
-        rx: RxMeta::default(),
-        packet: Packet::UNSET,
-        probe: Probe::default(),
-        verdict: None,
-    }
+    Slot::new(Frame::new(buffer, HEADROOM_BYTES, HEADROOM_BYTES), RxMeta::default())
 }
 
 /// Rewrites a segment of a flow that is no frame of the burst, and has it sent besides.

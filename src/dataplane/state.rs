@@ -53,6 +53,8 @@ pub struct WorkerState {
     pub(super) workers: u8,
     /// Time of the burst or timer at work.
     pub(super) now: Nanos,
+    /// Whether frames are tried on the fast path first.
+    pub(super) has_fast_path: bool,
     /// Whether it runs short of flow entries: `Defence::Pressure` is up.
     pub(super) is_short: bool,
     pub(super) templates: Templates,
@@ -100,6 +102,7 @@ impl WorkerState {
             worker: config.worker,
             workers: config.workers,
             now,
+            has_fast_path: true,
             is_short: false,
             templates: Templates::new(templates_max(config), now)?,
             notes: ArrayVec::new(),
@@ -119,6 +122,12 @@ impl WorkerState {
             fragments: Fragments::new(config.seed),
             ftp: Ftp::new(),
         })
+    }
+
+    /// Sends every frame the general way: to hold the two against each other.
+    pub fn without_fast_path(mut self) -> Self {
+        self.has_fast_path = false;
+        self
     }
 
     /// Writes one next-hop slot; flows that use it follow at once.

@@ -96,6 +96,13 @@ impl Director {
         Director::with_nics(vec![nic(CLIENT, kernel), nic(SERVER, kernel)])
     }
 
+    /// The same without the fast path.
+    pub fn general(kernel: KernelMode) -> Self {
+        let mut director = Director::new(kernel);
+        director.state = director.state.without_fast_path();
+        director
+    }
+
     /// One worker of several; frames to others are the test's to carry.
     pub fn of_many(kernel: KernelMode, worker: WorkerId, workers: u8) -> Self {
         Director::with(vec![nic(CLIENT, kernel), nic(SERVER, kernel)], worker, workers)

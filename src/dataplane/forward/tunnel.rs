@@ -134,12 +134,22 @@ pub(in super::super) fn wrapping(
 ) -> Result<Wrapping, DropReason> {
     let core: FlowCore = *state.flows.core(hit.id).ok_or(DropReason::Internal)?;
     let dst = state.flows.addresses(hit.id).ok_or(DropReason::Internal)?.server;
+    wrapping_of(state, snapshot, &core, (slot.packet.key.src, dst))
+}
+
+/// As `wrapping`, for a packet of that client to that server.
+pub(in super::super) fn wrapping_of(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    core: &FlowCore,
+    (client, dst): (IpAddr, IpAddr),
+) -> Result<Wrapping, DropReason> {
     let hop = next_hop::get(state, core.hop(Direction::Inbound)).ok_or(DropReason::Internal)?;
     let nic = snapshot.nics.get(hop.nic.index()).ok_or(DropReason::Internal)?;
     let src = nic.own_address(dst.is_ipv4()).ok_or(DropReason::NoLocalAddress)?;
     let tunnel = core.tunnel();
     let src_port = match tunnel {
-        Tunnel::Gue { .. } => src_port(slot, &core),
+        Tunnel::Gue { .. } => src_port(client, core),
         Tunnel::Ipip | Tunnel::Gre { .. } => 0,
     };
     let (id, keeps_df) = (state.next_ip_id(), snapshot.semantics.pmtu_disc);
@@ -147,8 +157,8 @@ pub(in super::super) fn wrapping(
 }
 
 /// A source port that is one flow's for life.
-fn src_port(slot: &Slot, core: &FlowCore) -> u16 {
-    let client = match slot.packet.key.src {
+fn src_port(client: IpAddr, core: &FlowCore) -> u16 {
+    let client = match client {
         IpAddr::V4(v4) => u32::from(v4),
         IpAddr::V6(v6) => {
             let bits = u128::from(v6);

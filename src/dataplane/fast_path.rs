@@ -1,0 +1,303 @@
+//! The fast path: a plain frame of an established flow that changes nothing but counts.
+//!
+//! It answers only what the general path would answer in the same way, and leaves everything else
+//! to it, the frame untouched; `tests/fast_path.rs` holds the two against each other. A burst is
+//! looked at in passes (headers, bucket lines, entry lines), so that cache misses overlap.
+
+use arrayvec::ArrayVec;
+
+use super::burst::{Arrival, Burst, Errand, Verdict};
+use super::classify::L3;
+use super::flow::{Direction, FlowCore, flag};
+use super::flow_table::FlowTable;
+use super::state::WorkerState;
+use super::{forward::tunnel, next_hop};
+use crate::counters::{DropReason, WorkerCounters};
+use crate::limits::BURST_FRAMES_MAX;
+use crate::message::FlowState;
+use crate::model::{ForwardMode, NextHop, NicModel, Snapshot};
+use crate::time::Nanos;
+use crate::wire::ethernet::EtherType;
+use crate::wire::plain::{self, Facts, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
+use crate::wire::tcp::TcpFlags;
+
+/// What the passes over a burst found about one frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glance {
+    /// Hash of the tuple, if the frame is plain.
+    pub hash: u64,
+    /// Where the index says that its flow may be; 0 beyond the table when nowhere.
+    candidate: u32,
+    facts: Facts,
+    shape: Shape,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    V4,
+    V6,
+    Other,
+}
+
+/// No entry: a value that no table is large enough for.
+const NOWHERE: u32 = u32::MAX;
+
+/// What every frame starts as.
+const UNKNOWN: Glance = Glance {
+    hash: 0,
+    candidate: NOWHERE,
+    facts: Facts { is_udp: false, flags: TcpFlags::NONE, ttl: 0, ip_bytes: 0 },
+    shape: Shape::Other,
+};
+
+/// What the passes found, frame by frame.
+pub(super) type Glances = ArrayVec<Glance, BURST_FRAMES_MAX>;
+
+impl Glance {
+    /// Whether `hash` is that of the frame's tuple.
+    pub fn is_plain(&self) -> bool {
+        self.shape != Shape::Other
+    }
+}
+
+/// The passes over a burst: read and hash all, touch buckets, touch entries.
+#[inline]
+pub(super) fn glance(flows: &FlowTable, snapshot: &Snapshot, burst: &Burst) -> Glances {
+    let mut glances = Glances::new();
+    for arrival in &burst.slots {
+        let glance = look(flows, snapshot, arrival).unwrap_or(UNKNOWN);
+        if glance.is_plain() {
+            flows.prefetch_bucket(glance.hash);
+        }
+        glances.push(glance);
+    }
+    for glance in glances.iter_mut().filter(|glance| glance.is_plain()) {
+        glance.candidate = flows.candidate(glance.hash).unwrap_or(NOWHERE);
+    }
+    glances
+}
+
+#[inline(always)]
+fn look(flows: &FlowTable, snapshot: &Snapshot, arrival: &Arrival) -> Option<Glance> {
+    let (rx, bytes) = (&arrival.rx, arrival.frame.bytes());
+    let nic: &NicModel = snapshot.nics.get(rx.nic.index())?;
+    let head: &[u8; PLAIN_V4_BYTES] = bytes.first_chunk()?;
+    let (dst, src) = plain::macs(head);
+    let own = plain::mac(nic.mac);
+    if nic.vlan.is_some() || rx.errand != Errand::None || dst != own || src == own {
+        return None;
+    }
+    match plain::ether_type(head) {
+        EtherType::IPV4 => {
+            let facts = plain::read_v4(head, bytes.len())?;
+            let hash = flows.hash_v4(plain::tuple_v4(head), facts.is_udp);
+            Some(Glance { hash, facts, shape: Shape::V4, candidate: NOWHERE })
+        }
+        EtherType::IPV6 => {
+            let facts = plain::read_v6(bytes)?;
+            let hash = flows.hash_v6(&plain::tuple_v6(bytes.first_chunk()?), facts.is_udp);
+            Some(Glance { hash, facts, shape: Shape::V6, candidate: NOWHERE })
+        }
+        _ => None,
+    }
+}
+
+/// Forwards a frame if it can. `is_fresh` says that no frame has changed the table since the
+/// passes.
+#[inline(always)]
+pub(super) fn forward(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    arrival: &mut Arrival,
+    glance: &Glance,
+    is_fresh: bool,
+) -> Option<Verdict> {
+    let quiet = glance.facts.flags.0 & DECIDING.0 == TcpFlags::ACK.0 || glance.facts.is_udp;
+    if !glance.is_plain() || !state.has_fast_path || !quiet || glance.facts.ttl < 2 {
+        return None;
+    }
+    let candidate =
+        if is_fresh { glance.candidate } else { state.flows.candidate(glance.hash)? };
+    match glance.shape {
+        Shape::V4 => forward_v4(state, snapshot, arrival, (candidate, &glance.facts)),
+        Shape::V6 => forward_v6(state, snapshot, arrival, (candidate, &glance.facts)),
+        Shape::Other => None,
+    }
+}
+
+/// The flags that a connection's state depends on.
+const DECIDING: TcpFlags =
+    TcpFlags(TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0 | TcpFlags::ACK.0);
+
+#[inline(always)]
+fn forward_v4(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    arrival: &mut Arrival,
+    (candidate, facts): (u32, &Facts),
+) -> Option<Verdict> {
+    let WorkerState { flows, hops, counters, now, .. } = state;
+    let (flow, direction) = flows.candidate_v4(candidate)?;
+    let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
+    if flow.tuple(direction) != plain::tuple_v4(head) {
+        return None;
+    }
+    let hop = way(&flow.core, direction, facts, snapshot, hops)?;
+    let mode = flow.core.mode();
+    match mode {
+        ForwardMode::DirectRoute if plain::macs(head).1 == plain::mac(hop.dst_mac) => return None,
+        ForwardMode::Nat if facts.is_udp && plain::lacks_checksum_v4(head) => return None,
+        ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
+        ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
+        ForwardMode::Local => return None,
+    }
+    if flow.core.decrements_ttl() {
+        plain::decrement_ttl_v4(head);
+    }
+    if mode != ForwardMode::DirectRoute {
+        plain::rewrite_v4(head, facts.is_udp, flow.far_tuple(direction));
+    }
+    plain::set_macs(head, plain::mac(hop.dst_mac), plain::mac(hop.src_mac));
+    account(&mut flow.core, counters, (direction, facts), *now);
+    Some(depart(snapshot, arrival, hop, counters))
+}
+
+#[inline(always)]
+fn forward_v6(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    arrival: &mut Arrival,
+    (candidate, facts): (u32, &Facts),
+) -> Option<Verdict> {
+    let WorkerState { flows, hops, counters, now, .. } = state;
+    let (flow, direction) = flows.candidate_v6(candidate)?;
+    let head: &mut [u8; PLAIN_V6_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
+    if !flow.is_all_v6() || flow.tuple(direction) != plain::tuple_v6(head) {
+        return None;
+    }
+    let hop = way(&flow.core, direction, facts, snapshot, hops)?;
+    let mode = flow.core.mode();
+    match mode {
+        ForwardMode::DirectRoute if plain::macs(head).1 == plain::mac(hop.dst_mac) => return None,
+        ForwardMode::Nat if facts.is_udp && plain::lacks_checksum_v6(head) => return None,
+        ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
+        ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
+        ForwardMode::Local => return None,
+    }
+    if flow.core.decrements_ttl() {
+        plain::decrement_ttl_v6(head);
+    }
+    plain::set_macs(head, plain::mac(hop.dst_mac), plain::mac(hop.src_mac));
+    if mode != ForwardMode::DirectRoute {
+        let to = flow.far_tuple(direction);
+        plain::rewrite_v6(arrival.frame.bytes_mut(), facts.is_udp, to);
+    }
+    account(&mut flow.core, counters, (direction, facts), *now);
+    Some(depart(snapshot, arrival, hop, counters))
+}
+
+/// TUN: the packet goes on inside another one.
+#[inline]
+fn tunnelled(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    arrival: &mut Arrival,
+    (candidate, facts): (u32, &Facts),
+) -> Option<Verdict> {
+    let (id, direction) = FlowTable::place(candidate);
+    let (core, addresses) = (*state.flows.core(id)?, state.flows.addresses(id)?);
+    let hop_id = core.hop(direction);
+    let overhead = tunnel::overhead_bytes(core.tunnel(), addresses.server.is_ipv4());
+    let mtu = next_hop::path_mtu(state, hop_id)?;
+    let fits = facts.ip_bytes.checked_add(overhead).is_some_and(|bytes| bytes <= mtu);
+    let room = arrival.frame.headroom_bytes() >= usize::from(overhead);
+    let end = L3 + usize::from(facts.ip_bytes);
+    if direction == Direction::Outbound || !fits || !room || end > arrival.frame.len() {
+        return None;
+    }
+    let between = (addresses.client, addresses.server);
+    let wrapping = tunnel::wrapping_of(state, snapshot, &core, between).ok()?;
+    // From here on nothing fails: all of it was checked.
+    if core.decrements_ttl() {
+        let bytes = arrival.frame.bytes_mut();
+        match addresses.client.is_ipv4() {
+            true => plain::decrement_ttl_v4(bytes.first_chunk_mut()?),
+            false => plain::decrement_ttl_v6(bytes.first_chunk_mut()?),
+        }
+    }
+    // Link padding stays outside.
+    arrival.frame.set_len(end).ok()?;
+    tunnel::encapsulate(&mut arrival.frame, &wrapping).ok()?;
+    let WorkerState { flows, hops, counters, now, .. } = state;
+    let hop = hops.get(hop_id.index())?;
+    let head: &mut [u8; 12] = arrival.frame.bytes_mut().first_chunk_mut()?;
+    plain::set_macs(head, plain::mac(hop.dst_mac), plain::mac(hop.src_mac));
+    account(flows.core_mut(id)?, counters, (direction, facts), *now);
+    Some(depart(snapshot, arrival, hop, counters))
+}
+
+/// The next hop of a packet whose flow goes on as it is; none where there is more to do.
+#[inline(always)]
+fn way<'h>(
+    core: &FlowCore,
+    direction: Direction,
+    facts: &Facts,
+    snapshot: &Snapshot,
+    hops: &'h [NextHop],
+) -> Option<&'h NextHop> {
+    let state = if facts.is_udp { FlowState::Udp } else { FlowState::Established };
+    // A datagram from a server may assure its template.
+    let is_quiet = match direction {
+        Direction::Inbound => {
+            core.flags & !flag::INPUT_ONLY == 0 && !snapshot.is_removed(core.server())
+        }
+        Direction::Outbound => core.flags == 0 && !(facts.is_udp && core.is_controlled()),
+    };
+    let is_steady = core.is_just(state, facts.is_udp) && core.epoch == snapshot.timeouts_epoch;
+    if !is_quiet || !is_steady {
+        return None;
+    }
+    let hop = hops.get(core.hop(direction).index())?;
+    (hop.resolved && facts.ip_bytes <= hop.mtu).then_some(hop)
+}
+
+/// What `track::packet` does for a flow that stays as it is.
+#[inline(always)]
+fn account(
+    core: &mut FlowCore,
+    counters: &WorkerCounters,
+    (direction, facts): (Direction, &Facts),
+    now: Nanos,
+) {
+    core.last_seen_ms = now.as_millis_u32();
+    core.packets = core.packets.wrapping_add(1);
+    let Some(server) = counters.servers.get(core.server().index()) else { return };
+    let (packets, bytes) = match direction {
+        Direction::Inbound => (&server.in_packets, &server.in_bytes),
+        Direction::Outbound => (&server.out_packets, &server.out_bytes),
+    };
+    packets.add(1);
+    bytes.add(facts.ip_bytes.into());
+}
+
+/// The verdict of a frame that has its MAC addresses.
+#[inline(always)]
+fn depart(
+    snapshot: &Snapshot,
+    arrival: &mut Arrival,
+    hop: &NextHop,
+    counters: &WorkerCounters,
+) -> Verdict {
+    let tagged = match snapshot.nics.get(hop.nic.index()) {
+        Some(nic) if nic.vlan.is_some() => next_hop::push_vlan(&mut arrival.frame, nic),
+        Some(_) => Ok(()),
+        None => Err(DropReason::Internal),
+    };
+    match tagged {
+        Ok(()) => Verdict::Transmit(hop.nic),
+        Err(reason) => {
+            counters.dropped(reason);
+            Verdict::Drop(reason)
+        }
+    }
+}
