@@ -136,9 +136,7 @@ impl Step {
         let client = (CLIENTS[self.family].parse().unwrap(), self.client_port);
         let vip = vip(self.family, self.kind);
         let row = rows.iter().find(|row| {
-            row.client == client
-                && row.virtual_address.0 == vip
-                && row.protocol == self.protocol()
+            row.client == client && row.virtual_address.0 == vip && row.protocol == self.protocol()
         });
         let answered = |row: &&FlowRow| {
             self.from_server && matches!(row.mode, ForwardMode::Nat | ForwardMode::FullNat)
@@ -180,8 +178,7 @@ fn counts(director: &Director) -> Vec<u64> {
     counts.extend(counters.replies.iter().map(|count| count.get()));
     for server in &counters.servers {
         let fields = [&server.flows, &server.active, &server.connections];
-        let passed =
-            [&server.in_packets, &server.in_bytes, &server.out_packets, &server.out_bytes];
+        let passed = [&server.in_packets, &server.in_bytes, &server.out_packets, &server.out_bytes];
         counts.extend(fields.iter().chain(&passed).map(|count| count.get()));
     }
     counts

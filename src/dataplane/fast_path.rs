@@ -15,9 +15,10 @@ use super::{forward::tunnel, next_hop};
 use crate::counters::{DropReason, WorkerCounters};
 use crate::limits::BURST_FRAMES_MAX;
 use crate::message::FlowState;
-use crate::model::{ForwardMode, NextHop, NicModel, Snapshot};
+use crate::model::{ForwardMode, NextHop, NicId, NicModel, Snapshot};
 use crate::time::Nanos;
 use crate::wire::ethernet::EtherType;
+use crate::wire::ip::IpProtocol;
 use crate::wire::plain::{self, Facts, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
 use crate::wire::tcp::TcpFlags;
 
@@ -26,7 +27,7 @@ use crate::wire::tcp::TcpFlags;
 pub(super) struct Glance {
     /// Hash of the tuple, if the frame is plain.
     pub hash: u64,
-    /// Where the index says that its flow may be; 0 beyond the table when nowhere.
+    /// Where the index says that its flow may be.
     candidate: u32,
     facts: Facts,
     shape: Shape,
@@ -46,7 +47,7 @@ const NOWHERE: u32 = u32::MAX;
 const UNKNOWN: Glance = Glance {
     hash: 0,
     candidate: NOWHERE,
-    facts: Facts { is_udp: false, flags: TcpFlags::NONE, ttl: 0, ip_bytes: 0 },
+    facts: Facts { protocol: IpProtocol::TCP, flags: TcpFlags::NONE, ttl: 0, ip_bytes: 0 },
     shape: Shape::Other,
 };
 
@@ -58,14 +59,24 @@ impl Glance {
     pub fn is_plain(&self) -> bool {
         self.shape != Shape::Other
     }
+
+    /// As it is after other frames have changed the table.
+    pub fn anew(&self, flows: &FlowTable) -> Glance {
+        let found = if self.is_plain() { flows.candidate(self.hash) } else { None };
+        Glance { candidate: found.unwrap_or(NOWHERE), ..*self }
+    }
 }
 
 /// The passes over a burst: read and hash all, touch buckets, touch entries.
 #[inline]
 pub(super) fn glance(flows: &FlowTable, snapshot: &Snapshot, burst: &Burst) -> Glances {
     let mut glances = Glances::new();
+    let mut port = Port::of(snapshot, NicId(0));
     for arrival in &burst.slots {
-        let glance = look(flows, snapshot, arrival).unwrap_or(UNKNOWN);
+        if arrival.rx.nic != port.nic {
+            port = Port::of(snapshot, arrival.rx.nic);
+        }
+        let glance = look(flows, &port, arrival).unwrap_or(UNKNOWN);
         if glance.is_plain() {
             flows.prefetch_bucket(glance.hash);
         }
@@ -77,52 +88,68 @@ pub(super) fn glance(flows: &FlowTable, snapshot: &Snapshot, burst: &Burst) -> G
     glances
 }
 
+/// What of a port a glance needs.
+struct Port {
+    nic: NicId,
+    /// None where frames have tags: those are the general path's.
+    own_mac: Option<u64>,
+}
+
+impl Port {
+    fn of(snapshot: &Snapshot, nic: NicId) -> Self {
+        let model: Option<&NicModel> = snapshot.nics.get(nic.index());
+        let own_mac = model.filter(|model| model.vlan.is_none()).map(|model| plain::mac(model.mac));
+        Port { nic, own_mac }
+    }
+}
+
 #[inline(always)]
-fn look(flows: &FlowTable, snapshot: &Snapshot, arrival: &Arrival) -> Option<Glance> {
-    let (rx, bytes) = (&arrival.rx, arrival.frame.bytes());
-    let nic: &NicModel = snapshot.nics.get(rx.nic.index())?;
+fn look(flows: &FlowTable, port: &Port, arrival: &Arrival) -> Option<Glance> {
+    let bytes = arrival.frame.bytes();
     let head: &[u8; PLAIN_V4_BYTES] = bytes.first_chunk()?;
     let (dst, src) = plain::macs(head);
-    let own = plain::mac(nic.mac);
-    if nic.vlan.is_some() || rx.errand != Errand::None || dst != own || src == own {
+    let own = port.own_mac?;
+    if dst != own || src == own || arrival.rx.errand != Errand::None {
         return None;
     }
     match plain::ether_type(head) {
         EtherType::IPV4 => {
             let facts = plain::read_v4(head, bytes.len())?;
-            let hash = flows.hash_v4(plain::tuple_v4(head), facts.is_udp);
+            let hash = flows.hash_v4(plain::tuple_v4(head), facts.protocol);
             Some(Glance { hash, facts, shape: Shape::V4, candidate: NOWHERE })
         }
         EtherType::IPV6 => {
             let facts = plain::read_v6(bytes)?;
-            let hash = flows.hash_v6(&plain::tuple_v6(bytes.first_chunk()?), facts.is_udp);
+            let hash = flows.hash_v6(&plain::tuple_v6(bytes.first_chunk()?), facts.protocol);
             Some(Glance { hash, facts, shape: Shape::V6, candidate: NOWHERE })
         }
         _ => None,
     }
 }
 
-/// Forwards a frame if it can. `is_fresh` says that no frame has changed the table since the
-/// passes.
+/// Forwards a frame if it can.
 #[inline(always)]
 pub(super) fn forward(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     arrival: &mut Arrival,
     glance: &Glance,
-    is_fresh: bool,
 ) -> Option<Verdict> {
-    let quiet = glance.facts.flags.0 & DECIDING.0 == TcpFlags::ACK.0 || glance.facts.is_udp;
+    let quiet = glance.facts.flags.0 & DECIDING.0 == TcpFlags::ACK.0 || is_udp(&glance.facts);
     if !glance.is_plain() || !state.has_fast_path || !quiet || glance.facts.ttl < 2 {
         return None;
     }
-    let candidate =
-        if is_fresh { glance.candidate } else { state.flows.candidate(glance.hash)? };
+    let found = (glance.candidate, &glance.facts);
     match glance.shape {
-        Shape::V4 => forward_v4(state, snapshot, arrival, (candidate, &glance.facts)),
-        Shape::V6 => forward_v6(state, snapshot, arrival, (candidate, &glance.facts)),
+        Shape::V4 => forward_v4(state, snapshot, arrival, found),
+        Shape::V6 => forward_v6(state, snapshot, arrival, found),
         Shape::Other => None,
     }
+}
+
+#[inline(always)]
+fn is_udp(facts: &Facts) -> bool {
+    facts.protocol == IpProtocol::UDP
 }
 
 /// The flags that a connection's state depends on.
@@ -146,7 +173,7 @@ fn forward_v4(
     let mode = flow.core.mode();
     match mode {
         ForwardMode::DirectRoute if plain::macs(head).1 == plain::mac(hop.dst_mac) => return None,
-        ForwardMode::Nat if facts.is_udp && plain::lacks_checksum_v4(head) => return None,
+        ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v4(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
         ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
         ForwardMode::Local => return None,
@@ -155,7 +182,7 @@ fn forward_v4(
         plain::decrement_ttl_v4(head);
     }
     if mode != ForwardMode::DirectRoute {
-        plain::rewrite_v4(head, facts.is_udp, flow.far_tuple(direction));
+        plain::rewrite_v4(head, facts.protocol, flow.far_tuple(direction));
     }
     plain::set_macs(head, plain::mac(hop.dst_mac), plain::mac(hop.src_mac));
     account(&mut flow.core, counters, (direction, facts), *now);
@@ -179,7 +206,7 @@ fn forward_v6(
     let mode = flow.core.mode();
     match mode {
         ForwardMode::DirectRoute if plain::macs(head).1 == plain::mac(hop.dst_mac) => return None,
-        ForwardMode::Nat if facts.is_udp && plain::lacks_checksum_v6(head) => return None,
+        ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v6(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
         ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
         ForwardMode::Local => return None,
@@ -190,7 +217,7 @@ fn forward_v6(
     plain::set_macs(head, plain::mac(hop.dst_mac), plain::mac(hop.src_mac));
     if mode != ForwardMode::DirectRoute {
         let to = flow.far_tuple(direction);
-        plain::rewrite_v6(arrival.frame.bytes_mut(), facts.is_udp, to);
+        plain::rewrite_v6(arrival.frame.bytes_mut(), facts.protocol, to);
     }
     account(&mut flow.core, counters, (direction, facts), *now);
     Some(depart(snapshot, arrival, hop, counters))
@@ -245,15 +272,15 @@ fn way<'h>(
     snapshot: &Snapshot,
     hops: &'h [NextHop],
 ) -> Option<&'h NextHop> {
-    let state = if facts.is_udp { FlowState::Udp } else { FlowState::Established };
+    let state = if is_udp(facts) { FlowState::Udp } else { FlowState::Established };
     // A datagram from a server may assure its template.
     let is_quiet = match direction {
         Direction::Inbound => {
             core.flags & !flag::INPUT_ONLY == 0 && !snapshot.is_removed(core.server())
         }
-        Direction::Outbound => core.flags == 0 && !(facts.is_udp && core.is_controlled()),
+        Direction::Outbound => core.flags == 0 && !(is_udp(facts) && core.is_controlled()),
     };
-    let is_steady = core.is_just(state, facts.is_udp) && core.epoch == snapshot.timeouts_epoch;
+    let is_steady = core.is_just(state, facts.protocol) && core.epoch == snapshot.timeouts_epoch;
     if !is_quiet || !is_steady {
         return None;
     }

@@ -10,6 +10,7 @@ use crate::limits::SERVICES_MAX;
 use crate::message::FlowState;
 use crate::model::{ForwardMode, GueChecksum, NextHopId, Protocol, ServerId, ServiceId, Tunnel};
 use crate::pod_struct;
+use crate::wire::ip::IpProtocol;
 use crate::wire::plain::Tuple;
 
 /// The tuple of a packet, or of a flow as one of its directions shows it.
@@ -367,8 +368,8 @@ impl FlowCore {
     /// Whether it is in that state and protocol, and nobody has anything more in mind with it: not
     /// told to end, no helper.
     #[inline(always)]
-    pub fn is_just(&self, state: FlowState, is_udp: bool) -> bool {
-        self.state == state as u8 && self.protocol == if is_udp { 17 } else { 6 }
+    pub fn is_just(&self, state: FlowState, protocol: IpProtocol) -> bool {
+        self.state == state as u8 && self.protocol == protocol.0
     }
 
     /// Sets the connection state; timeouts and counts are the caller's.

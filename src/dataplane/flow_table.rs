@@ -11,6 +11,7 @@ use super::timer::Wheel;
 use crate::memory::{FixedArray, FlowIndex, MemoryError, Slab};
 use crate::model::Protocol;
 use crate::time::Nanos;
+use crate::wire::ip::IpProtocol;
 use crate::wire::plain::Tuple;
 
 /// An entry's stable place: IPv4 entries first, IPv6 behind.
@@ -69,28 +70,35 @@ fn fold_multiply(a: u64, b: u64) -> u64 {
 
 /// Hash of a tuple: keyed, so that nobody outside can aim at one bucket.
 pub(super) fn hash(seed: u64, key: &FlowKey) -> u64 {
-    let is_udp = key.protocol == Protocol::Udp;
+    let protocol = match key.protocol {
+        Protocol::Tcp => IpProtocol::TCP,
+        Protocol::Udp => IpProtocol::UDP,
+    };
     match (key.src, key.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            hash_v4(seed, (src.into(), dst.into(), key.src_port, key.dst_port), is_udp)
+            hash_v4(seed, (src.into(), dst.into(), key.src_port, key.dst_port), protocol)
         }
         (src, dst) => {
             let bytes = |address: IpAddr| match address {
                 IpAddr::V6(v6) => v6.octets(),
                 IpAddr::V4(v4) => u128::from(u32::from(v4)).to_be_bytes(),
             };
-            hash_v6(seed, &(bytes(src), bytes(dst), key.src_port, key.dst_port), is_udp)
+            hash_v6(seed, &(bytes(src), bytes(dst), key.src_port, key.dst_port), protocol)
         }
     }
 }
 
 #[inline(always)]
-fn hash_v4(seed: u64, (src, dst, src_port, dst_port): Tuple<u32>, is_udp: bool) -> u64 {
-    mix(seed, u64::from(src) << 32 | u64::from(dst), (src_port, dst_port), is_udp)
+fn hash_v4(seed: u64, (src, dst, src_port, dst_port): Tuple<u32>, protocol: IpProtocol) -> u64 {
+    mix(seed, u64::from(src) << 32 | u64::from(dst), (src_port, dst_port), protocol)
 }
 
 #[inline(always)]
-fn hash_v6(seed: u64, (src, dst, src_port, dst_port): &Tuple<[u8; 16]>, is_udp: bool) -> u64 {
+fn hash_v6(
+    seed: u64,
+    (src, dst, src_port, dst_port): &Tuple<[u8; 16]>,
+    protocol: IpProtocol,
+) -> u64 {
     let halves = |address: &[u8; 16]| {
         let bits = u128::from_be_bytes(*address);
         ((bits >> 64) as u64, bits as u64)
@@ -98,12 +106,14 @@ fn hash_v6(seed: u64, (src, dst, src_port, dst_port): &Tuple<[u8; 16]>, is_udp: 
     let ((a, b), (c, d)) = (halves(src), halves(dst));
     let addresses = fold_multiply(a ^ seed.rotate_left(17), b ^ 0xa076_1d64_78bd_642f)
         ^ fold_multiply(c ^ seed.rotate_left(41), d ^ 0xe703_7ed1_a0b4_28db);
-    mix(seed, addresses, (*src_port, *dst_port), is_udp)
+    mix(seed, addresses, (*src_port, *dst_port), protocol)
 }
 
 #[inline(always)]
-fn mix(seed: u64, addresses: u64, (src_port, dst_port): (u16, u16), is_udp: bool) -> u64 {
-    let ports = u64::from(src_port) << 32 | u64::from(dst_port) << 8 | u64::from(is_udp);
+fn mix(seed: u64, addresses: u64, (src_port, dst_port): (u16, u16), protocol: IpProtocol) -> u64 {
+    let ports = u64::from(src_port) << 32
+        | u64::from(dst_port) << 8
+        | u64::from(protocol == IpProtocol::UDP);
     let mixed =
         fold_multiply(addresses ^ seed, ports ^ 0x9e37_79b9_7f4a_7c15 ^ seed.rotate_left(32));
     fold_multiply(mixed ^ seed, 0x8ebc_6af0_9c88_c6e3)
@@ -155,14 +165,14 @@ impl FlowTable {
 
     /// Hash of an IPv4 tuple.
     #[inline(always)]
-    pub(super) fn hash_v4(&self, tuple: Tuple<u32>, is_udp: bool) -> u64 {
-        hash_v4(self.seed, tuple, is_udp)
+    pub(super) fn hash_v4(&self, tuple: Tuple<u32>, protocol: IpProtocol) -> u64 {
+        hash_v4(self.seed, tuple, protocol)
     }
 
     /// Hash of an IPv6 tuple.
     #[inline(always)]
-    pub(super) fn hash_v6(&self, tuple: &Tuple<[u8; 16]>, is_udp: bool) -> u64 {
-        hash_v6(self.seed, tuple, is_udp)
+    pub(super) fn hash_v6(&self, tuple: &Tuple<[u8; 16]>, protocol: IpProtocol) -> u64 {
+        hash_v6(self.seed, tuple, protocol)
     }
 
     /// First pass over a burst: asks for the line that a look-up needs.
@@ -171,15 +181,12 @@ impl FlowTable {
         self.index.prefetch(hash);
     }
 
-    /// Second pass: asks for the entries that may be the flow's, and names the first one.
+    /// Second pass: asks for the entry that may well be the flow's, and names it.
     #[inline(always)]
     pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
-        let mut first = None;
-        self.index.hint(hash, |value| {
-            self.prefetch(value);
-            first = first.or(Some(value));
-        });
-        first
+        let value = self.index.hint(hash)?;
+        self.prefetch(value);
+        Some(value)
     }
 
     /// The entry that a candidate names, and the direction it was filed under.

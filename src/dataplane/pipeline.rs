@@ -3,8 +3,8 @@
 use super::admit::admit;
 use super::burst::{Arrival, Burst, Errand, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
-use super::flow::flag;
 use super::fast_path::{self, Glance};
+use super::flow::flag;
 use super::flow_table::{Hit, Probe};
 use super::persistence;
 use super::reuse::{self, Fate};
@@ -23,7 +23,10 @@ pub fn process_burst(state: &mut WorkerState, snapshot: &Snapshot, burst: &mut B
     let glances = fast_path::glance(&state.flows, snapshot, burst);
     let (mut is_fresh, mut fast_frames) = (true, 0);
     for (arrival, glance) in burst.slots.iter_mut().zip(&glances) {
-        let verdict = match fast_path::forward(state, snapshot, arrival, glance, is_fresh) {
+        // A frame of the general path may have made or ended flows.
+        let anew = (!is_fresh).then(|| glance.anew(&state.flows));
+        let glance = anew.as_ref().unwrap_or(glance);
+        let verdict = match fast_path::forward(state, snapshot, arrival, glance) {
             Some(verdict) => {
                 fast_frames += 1;
                 verdict

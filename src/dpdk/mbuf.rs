@@ -106,6 +106,16 @@ impl Mbuf {
         Frame::new(buffer, start, start + len)
     }
 
+    /// As `set_extent` for the extent of a frame taken by `frame`, which may not have changed.
+    #[inline]
+    pub fn keep_extent(&mut self, start: usize, end: usize) {
+        let was = usize::from(self.read::<u16>(sys::GYRE_MBUF_DATA_OFF));
+        let len = usize::from(self.read::<u16>(sys::GYRE_MBUF_DATA_LEN));
+        if (start, end) != (was, was + len) {
+            self.set_extent(start, end);
+        }
+    }
+
     /// Makes the first segment's data `start..end` of its buffer; cut to the buffer.
     pub fn set_extent(&mut self, start: usize, end: usize) {
         let end = end.min(self.buffer_bytes());

@@ -33,7 +33,7 @@ pub use mbuf::{Mbuf, MbufError, MbufVec};
 pub use mempool::MbufPool;
 pub use nic::{LinkState, Nic, NicConfig, NicStats};
 pub use nic_error::NicError;
-pub use queue::{QueuePair, RxQueue, TxQueue};
+pub use queue::{Emit, QueuePair, Receive, RxQueue, TxQueue};
 pub use rss::Rss;
 pub use threads::{RegisteredThread, WorkerThread};
 

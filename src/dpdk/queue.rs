@@ -12,6 +12,20 @@ use dpdk_sys as sys;
 use super::mbuf::{MbufVec, forget_front};
 use super::port::Port;
 
+/// Where a worker's frames come from: a device's queue, or what a benchmark puts in its place.
+pub trait Receive {
+    /// Polls once and appends what came, at most a burst and at most what `frames` has room for.
+    /// Returns how many came. Never waits.
+    fn rx_burst(&mut self, frames: &mut MbufVec) -> usize;
+}
+
+/// Where a worker's frames go, likewise.
+pub trait Emit {
+    /// Hands frames on, in order. Returns how many were taken; the others stay in `frames` for the
+    /// caller to send again or drop.
+    fn tx_burst(&mut self, frames: &mut MbufVec) -> usize;
+}
+
 /// The receiving end of one queue. One worker's at a time: not `Clone`, polled by `&mut`.
 pub struct RxQueue {
     port: Arc<Port>,
@@ -44,10 +58,8 @@ impl QueuePair {
     }
 }
 
-impl RxQueue {
-    /// Polls once and appends what came, at most a burst and at most what `frames` has room for.
-    /// Returns how many came. Never waits.
-    pub fn rx_burst(&mut self, frames: &mut MbufVec) -> usize {
+impl Receive for RxQueue {
+    fn rx_burst(&mut self, frames: &mut MbufVec) -> usize {
         let len = frames.len();
         let wanted = self.burst_frames.min(frames.remaining_capacity());
         // SAFETY: the port is started for as long as `port` lives, the queue exists and is polled
@@ -61,7 +73,9 @@ impl RxQueue {
             got
         }
     }
+}
 
+impl RxQueue {
     /// Which of the port's queues this is.
     pub fn index(&self) -> u16 {
         self.index
@@ -73,11 +87,9 @@ impl RxQueue {
     }
 }
 
-impl TxQueue {
-    /// Hands frames to the port, in order. Returns how many it took; the others stay in `frames`
-    /// for the caller to send again or drop. af_packet's driver may wait in poll() here when its
-    /// ring is full.
-    pub fn tx_burst(&mut self, frames: &mut MbufVec) -> usize {
+impl Emit for TxQueue {
+    // af_packet's driver may wait in poll() here when its ring is full.
+    fn tx_burst(&mut self, frames: &mut MbufVec) -> usize {
         let len = frames.len();
         // SAFETY: the port is started for as long as `port` lives, the queue exists and is used by
         // nobody else; the slots hold `len` mbufs we own, of which the driver takes over the first
@@ -89,7 +101,9 @@ impl TxQueue {
         forget_front(frames, sent);
         sent
     }
+}
 
+impl TxQueue {
     /// Which of the port's queues this is.
     pub fn index(&self) -> u16 {
         self.index

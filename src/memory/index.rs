@@ -79,20 +79,17 @@ impl FlowIndex {
         self.buckets.prefetch(self.place(hash).first as u32);
     }
 
-    /// First look at `hash`, for a burst: gives `each` the values whose tag agrees, to prefetch and
-    /// not to trust. Where one may lie in the second bucket, that line is asked for; says so.
+    /// First look at `hash`, for a burst: the first value whose tag agrees, to prefetch and not to
+    /// trust. Where there is none, but one may lie in the second bucket, that line is asked for.
     #[inline(always)]
-    pub fn hint(&self, hash: u64, mut each: impl FnMut(u32)) -> bool {
+    pub fn hint(&self, hash: u64) -> Option<u32> {
         let place = self.place(hash);
         let bucket = self.bucket(place.first);
-        for slot in bucket.own(place.tag) {
-            each(bucket.values[slot]);
-        }
-        let elsewhere = bucket.may_be_away(place.tag);
-        if elsewhere {
+        let first = bucket.own(place.tag).next();
+        if first.is_none() && bucket.may_be_away(place.tag) {
             self.buckets.prefetch(self.second(place) as u32);
         }
-        elsewhere
+        first.map(|slot| bucket.values[slot & (SLOTS - 1)])
     }
 
     /// The value filed under `hash` that `is_match` confirms. Values whose tag agrees by chance

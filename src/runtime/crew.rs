@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::crossing::{KernelRings, Peers};
 use super::idle::IdlePolicy;
-use super::worker::{Worker, WorkerParts, WorkerPort};
+use super::worker::{Forwarding, Worker, WorkerParts, WorkerPort};
 use crate::config::Runtime;
 use crate::control::WorkerLink;
 use crate::counters::WorkerCounters;
@@ -96,6 +96,7 @@ impl Crew {
                 counters,
             };
             let parts = WorkerParts {
+                stage: Forwarding,
                 config,
                 ports,
                 control,

@@ -7,37 +7,37 @@ use arrayvec::ArrayVec;
 
 use super::crossing::{Crossing, Peers};
 use crate::counters::{DropReason, HandOffCause, WorkerCounters};
-use crate::dpdk::{Mbuf, MbufVec, TxQueue};
-use crate::limits::{BURST_FRAMES_MAX, NICS_MAX, TX_TRIES_MAX};
+use crate::dpdk::{Emit, Mbuf, MbufVec, TxQueue};
+use crate::limits::{NICS_MAX, TX_TRIES_MAX};
 use crate::model::{NicId, WorkerId};
 
 /// A worker's way out of one port.
-pub enum Way {
+pub enum Way<Q = TxQueue> {
     /// A queue of its own.
-    Queue(TxQueue),
+    Queue(Q),
     /// Another worker's queue.
     Through(WorkerId),
 }
 
-struct Outgoing {
-    way: Way,
+struct Outgoing<Q> {
+    way: Way<Q>,
     frames: MbufVec,
 }
 
 /// A worker's outgoing frames, by port.
-pub struct Transmit {
-    ports: ArrayVec<Outgoing, NICS_MAX>,
+pub struct Transmit<Q = TxQueue> {
+    ports: ArrayVec<Outgoing<Q>, NICS_MAX>,
 }
 
-impl Transmit {
+impl<Q: Emit> Transmit<Q> {
     /// The ways out, by `NicId`.
-    pub fn new(ways: impl IntoIterator<Item = Way>) -> Self {
+    pub fn new(ways: impl IntoIterator<Item = Way<Q>>) -> Self {
         let outgoing = |way| Outgoing { way, frames: MbufVec::new() };
         Transmit { ports: ways.into_iter().map(outgoing).collect() }
     }
 
     /// Takes a frame for port `nic`; sends when a burst is full.
-    #[inline]
+    #[inline(always)]
     pub fn add(&mut self, nic: NicId, frame: Mbuf, peers: &mut Peers, counters: &WorkerCounters) {
         let Some(outgoing) = self.ports.get_mut(nic.index()) else {
             return counters.dropped(DropReason::Internal);
@@ -61,7 +61,7 @@ impl Transmit {
     }
 }
 
-impl Outgoing {
+impl<Q: Emit> Outgoing<Q> {
     fn flush(&mut self, nic: NicId, peers: &mut Peers, counters: &WorkerCounters) {
         match &mut self.way {
             Way::Queue(queue) => send(queue, &mut self.frames, nic, counters),
@@ -76,14 +76,14 @@ impl Outgoing {
     }
 }
 
-fn send(queue: &mut TxQueue, frames: &mut MbufVec, nic: NicId, counters: &WorkerCounters) {
+fn send(queue: &mut impl Emit, frames: &mut MbufVec, nic: NicId, counters: &WorkerCounters) {
     let nic = &counters.nics[nic.index()];
     for _ in 0..TX_TRIES_MAX {
         // The port may free a frame as soon as it has it, so lengths are taken before.
-        let lengths: ArrayVec<usize, BURST_FRAMES_MAX> = frames.iter().map(Mbuf::len).collect();
-        let sent = queue.tx_burst(frames);
-        nic.tx_frames.add(sent as u64);
-        nic.tx_bytes.add(lengths.iter().take(sent).sum::<usize>() as u64);
+        let (count, bytes) = (frames.len(), bytes_of(frames));
+        queue.tx_burst(frames);
+        nic.tx_frames.add((count - frames.len()) as u64);
+        nic.tx_bytes.add(bytes - bytes_of(frames));
         if frames.is_empty() {
             return;
         }
@@ -91,4 +91,9 @@ fn send(queue: &mut TxQueue, frames: &mut MbufVec, nic: NicId, counters: &Worker
     nic.tx_full.add(frames.len() as u64);
     counters.drops[DropReason::TxFull as usize].add(frames.len() as u64);
     Mbuf::free_bulk(frames);
+}
+
+/// Length of all frames together.
+pub(super) fn bytes_of(frames: &MbufVec) -> u64 {
+    frames.iter().map(|frame| frame.len() as u64).sum()
 }

@@ -12,32 +12,71 @@ use arrayvec::ArrayVec;
 use super::crossing::{Crossing, Crossings, KernelFrame, KernelRings, Peers};
 use super::idle::{Idle, IdlePolicy};
 use super::parking::{Awaited, Parking};
-use super::transmit::{Transmit, Way};
+use super::transmit::{Transmit, Way, bytes_of};
 use crate::control::WorkerEnds;
 use crate::counters::{DropReason, WorkerCounters};
 use crate::dataplane::{self, Burst, Errand, RxMeta, Verdict, WorkerConfig, WorkerState};
-use crate::dpdk::{Mbuf, MbufPool, MbufVec, RxQueue, TscClock};
+use crate::dpdk::{Emit, Mbuf, MbufPool, MbufVec, Receive, RxQueue, TscClock, TxQueue};
 use crate::limits::{BURST_FRAMES_MAX, LAST_WORD_TRIES_MAX, NICS_MAX};
 use crate::message::{FromWorker, ToWorker};
-use crate::model::{KernelMode, NextHop, NextHopId, NicId, WorkerId};
+use crate::model::{KernelMode, NextHop, NextHopId, NicId, Snapshot, WorkerId};
 use crate::time::Nanos;
 
+/// What a worker polls, and what it does with a burst. The product has one; the benchmark has
+/// others, so that what it measures is this loop and no copy of it.
+pub trait Stage {
+    /// Where frames come from.
+    type Rx: Receive;
+    /// Where they go.
+    type Tx: Emit;
+
+    /// Decides every frame of a burst, as `dataplane::process_burst` does.
+    fn process(
+        &mut self,
+        state: &mut WorkerState,
+        snapshot: &Snapshot,
+        burst: &mut Burst,
+        now: Nanos,
+    );
+}
+
+/// The product's stage: the packet path between devices' queues.
+pub struct Forwarding;
+
+impl Stage for Forwarding {
+    type Rx = RxQueue;
+    type Tx = TxQueue;
+
+    #[inline]
+    fn process(
+        &mut self,
+        state: &mut WorkerState,
+        snapshot: &Snapshot,
+        burst: &mut Burst,
+        now: Nanos,
+    ) {
+        dataplane::process_burst(state, snapshot, burst, now);
+    }
+}
+
 /// A worker's share of a port.
-pub struct WorkerPort {
+pub struct WorkerPort<S: Stage = Forwarding> {
     /// Its rx queue; none where the port has fewer queues than there are workers.
-    pub rx: Option<RxQueue>,
+    pub rx: Option<S::Rx>,
     /// Its way out.
-    pub way: Way,
+    pub way: Way<S::Tx>,
     /// Kernel side of the port.
     pub kernel: KernelMode,
 }
 
 /// All that a worker is made of; moved to its thread.
-pub struct WorkerParts {
+pub struct WorkerParts<S: Stage = Forwarding> {
+    /// What is done with frames.
+    pub stage: S,
     /// Number, flow table size, seed and counters.
     pub config: WorkerConfig,
     /// Ports by `NicId`.
-    pub ports: Vec<WorkerPort>,
+    pub ports: Vec<WorkerPort<S>>,
     /// Rings with control.
     pub control: WorkerEnds,
     /// Rings with other workers.
@@ -69,21 +108,22 @@ type Origins = ArrayVec<Origin, BURST_FRAMES_MAX>;
 /// What the packet path made of a frame.
 #[derive(Clone, Copy)]
 struct Outcome {
-    start: usize,
-    end: usize,
+    start: u16,
+    end: u16,
     errand: Errand,
     verdict: Verdict,
 }
 
 /// A running worker.
-pub struct Worker {
+pub struct Worker<S: Stage = Forwarding> {
+    stage: S,
     id: WorkerId,
     state: WorkerState,
     counters: Arc<WorkerCounters>,
     control: WorkerEnds,
     /// By `NicId`.
-    receive: ArrayVec<Option<RxQueue>, NICS_MAX>,
-    exits: Exits,
+    receive: ArrayVec<Option<S::Rx>, NICS_MAX>,
+    exits: Exits<S::Tx>,
     pool: MbufPool,
     clock: TscClock,
     idle: Idle,
@@ -92,8 +132,8 @@ pub struct Worker {
 }
 
 /// Every way a frame can leave a worker.
-struct Exits {
-    transmit: Transmit,
+struct Exits<Q> {
+    transmit: Transmit<Q>,
     peers: Peers,
     kernel: Option<KernelRings>,
     /// By `NicId`.
@@ -102,10 +142,10 @@ struct Exits {
     dropped: MbufVec,
 }
 
-impl Worker {
+impl<S: Stage> Worker<S> {
     /// Takes all memory the worker will need. Runs on the worker's own thread, so that pages are
     /// first touched on its NUMA node.
-    pub fn new(parts: WorkerParts) -> Result<Self, crate::memory::MemoryError> {
+    pub fn new(parts: WorkerParts<S>) -> Result<Self, crate::memory::MemoryError> {
         let mut clock = parts.clock;
         let state = WorkerState::new(&parts.config, clock.now())?;
         let mut receive = ArrayVec::new();
@@ -117,6 +157,7 @@ impl Worker {
             kernel_modes.push(port.kernel);
         }
         Ok(Worker {
+            stage: parts.stage,
             id: parts.config.worker,
             state,
             counters: parts.config.counters,
@@ -141,15 +182,26 @@ impl Worker {
     /// Turns until told to end; then sends what is finished and frees the rest.
     pub fn run(mut self) {
         while !self.ending && !self.stop.load(Ordering::Relaxed) {
-            if self.turn() {
-                self.idle.worked();
-            } else {
-                self.counters.idle_turns.add(1);
-                self.idle.wait();
-            }
-            self.counters.turns.add(1);
+            self.turn_or_wait();
         }
         self.end();
+    }
+
+    /// One turn, and what follows an empty one.
+    #[inline]
+    pub fn turn_or_wait(&mut self) {
+        if self.turn() {
+            self.idle.worked();
+        } else {
+            self.counters.idle_turns.add(1);
+            self.idle.wait();
+        }
+        self.counters.turns.add(1);
+    }
+
+    /// What it holds.
+    pub fn state(&self) -> &WorkerState {
+        &self.state
     }
 
     /// One bounded turn; says whether there was anything to do.
@@ -186,7 +238,7 @@ impl Worker {
         }
         let nic_counters = &self.counters.nics[nic.index()];
         nic_counters.rx_frames.add(frames.len() as u64);
-        nic_counters.rx_bytes.add(frames.iter().map(Mbuf::len).sum::<usize>() as u64);
+        nic_counters.rx_bytes.add(bytes_of(&frames));
         self.set_chained_aside(&mut frames);
         let origin = Origin { nic, ..Origin::default() };
         let origins = std::iter::repeat_n(origin, frames.len()).collect();
@@ -293,9 +345,11 @@ impl Worker {
                 let _ = burst.push(mbuf.frame(), rx);
             }
             let snapshot = self.control.snapshots.current();
-            dataplane::process_burst(&mut self.state, snapshot, &mut burst, now);
+            self.stage.process(&mut self.state, snapshot, &mut burst, now);
             for (slot, verdict) in burst.slots.iter().zip(burst.verdicts()) {
                 let (start, end) = slot.frame.extent();
+                // An mbuf's buffer is at most 64 KiB.
+                let (start, end) = (start as u16, end as u16);
                 outcomes.push(Outcome { start, end, errand: slot.rx.errand, verdict });
             }
         }
@@ -303,10 +357,15 @@ impl Worker {
         // Extra frames go first: a PROXY header precedes the segment that it announces.
         self.send_outbox();
         for (at, mut mbuf) in frames.drain(..).enumerate() {
-            let (outcome, origin) = (&outcomes[at], origins[at]);
-            mbuf.set_extent(outcome.start, outcome.end);
-            let from = Origin { errand: outcome.errand, ..origin };
-            self.dispatch(mbuf, outcome.verdict, from, now);
+            let outcome = &outcomes[at];
+            mbuf.keep_extent(outcome.start.into(), outcome.end.into());
+            match outcome.verdict {
+                Verdict::Transmit(nic) => self.exits.transmit(mbuf, nic, &self.counters),
+                verdict => {
+                    let from = Origin { errand: outcome.errand, ..origins[at] };
+                    self.dispatch(mbuf, verdict, from, now);
+                }
+            }
         }
         Mbuf::free_bulk(&mut self.exits.dropped);
     }
@@ -328,7 +387,7 @@ impl Worker {
     }
 
     /// Does what the packet path decided about one frame.
-    #[inline]
+    #[inline(never)]
     fn dispatch(&mut self, mbuf: Mbuf, verdict: Verdict, from: Origin, now: Nanos) {
         let (exits, counters) = (&mut self.exits, &*self.counters);
         match verdict {
@@ -436,13 +495,13 @@ impl Worker {
     }
 }
 
-impl Exits {
+impl<Q: Emit> Exits<Q> {
     fn free(&mut self, mbuf: Mbuf) {
         // Never full where bursts are freed at their end; if it is, this one is freed alone.
         drop(self.dropped.try_push(mbuf));
     }
 
-    #[inline]
+    #[inline(always)]
     fn transmit(&mut self, mbuf: Mbuf, nic: NicId, counters: &WorkerCounters) {
         self.transmit.add(nic, mbuf, &mut self.peers, counters);
     }

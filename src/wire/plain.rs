@@ -25,8 +25,8 @@ pub type Tuple<A> = (A, A, u16, u16);
 /// What of a plain frame does not depend on its family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Whether it is UDP; else it is TCP.
-    pub is_udp: bool,
+    /// TCP or UDP.
+    pub protocol: IpProtocol,
     /// TCP control bits; none for UDP.
     pub flags: TcpFlags,
     /// TTL or hop limit.
@@ -99,14 +99,13 @@ pub fn read_v4(head: &[u8; PLAIN_V4_BYTES], frame_bytes: usize) -> Option<Facts>
     if !is_sound || !holds(head) {
         return None;
     }
-    let (is_udp, flags) = match IpProtocol(head[L3 + 9]) {
-        IpProtocol::UDP => (is_datagram(be16(head, L4_V4 + 4), room), TcpFlags::NONE),
-        IpProtocol::TCP if is_segment(head[L4_V4 + 12], room) => {
-            (Some(false), TcpFlags(head[L4_V4 + 13]))
-        }
+    let protocol = IpProtocol(head[L3 + 9]);
+    let flags = match protocol {
+        IpProtocol::UDP if is_datagram(be16(head, L4_V4 + 4), room) => TcpFlags::NONE,
+        IpProtocol::TCP if is_segment(head[L4_V4 + 12], room) => TcpFlags(head[L4_V4 + 13]),
         _ => return None,
     };
-    Some(Facts { is_udp: is_udp?, flags, ttl: head[L3 + 8], ip_bytes })
+    Some(Facts { protocol, flags, ttl: head[L3 + 8], ip_bytes })
 }
 
 /// What an IPv6 frame is, if it is plain.
@@ -117,21 +116,22 @@ pub fn read_v6(frame: &[u8]) -> Option<Facts> {
     if head[L3] >> 4 != 6 || L4_V6 + room > frame.len() {
         return None;
     }
-    let (is_udp, flags) = match IpProtocol(head[L3 + 6]) {
-        IpProtocol::UDP => (is_datagram(be16(head, L4_V6 + 4), room), TcpFlags::NONE),
+    let protocol = IpProtocol(head[L3 + 6]);
+    let flags = match protocol {
+        IpProtocol::UDP if is_datagram(be16(head, L4_V6 + 4), room) => TcpFlags::NONE,
         IpProtocol::TCP => {
             let tcp: &[u8; TCP_HEADER_BYTES] = frame.get(L4_V6..)?.first_chunk()?;
-            (is_segment(tcp[12], room).then_some(false), TcpFlags(tcp[13]))
+            is_segment(tcp[12], room).then_some(TcpFlags(tcp[13]))?
         }
         _ => return None,
     };
     let ip_bytes = (L4_V6 - L3 + room) as u16;
-    Some(Facts { is_udp: is_udp?, flags, ttl: head[L3 + 7], ip_bytes })
+    Some(Facts { protocol, flags, ttl: head[L3 + 7], ip_bytes })
 }
 
 #[inline(always)]
-fn is_datagram(length: u16, room: usize) -> Option<bool> {
-    (usize::from(length) >= UDP_HEADER_BYTES && usize::from(length) <= room).then_some(true)
+fn is_datagram(length: u16, room: usize) -> bool {
+    usize::from(length) >= UDP_HEADER_BYTES && usize::from(length) <= room
 }
 
 #[inline(always)]
@@ -143,8 +143,13 @@ fn is_segment(data_offset: u8, room: usize) -> bool {
 /// Whether the IPv4 header's checksum holds.
 #[inline(always)]
 fn holds(head: &[u8; PLAIN_V4_BYTES]) -> bool {
-    let words = [0, 4, 8, 12, 16].map(|at| u64::from(be32(head, L3 + at)));
-    fold(words.iter().sum()) == 0xffff
+    // In the machine's byte order, which RFC 1071 section 2 (B) allows.
+    let word = |at: usize| {
+        let bytes = [head[at], head[at + 1], head[at + 2], head[at + 3]];
+        u64::from(u32::from_ne_bytes(bytes))
+    };
+    let sum = word(L3) + word(L3 + 4) + word(L3 + 8) + word(L3 + 12) + word(L3 + 16);
+    fold(sum) == 0xffff
 }
 
 /// A one's complement sum of 16 or 32-bit words as one of 16 bits.
@@ -199,25 +204,24 @@ pub fn decrement_ttl_v6(head: &mut [u8; PLAIN_V6_BYTES]) {
 
 /// Gives an IPv4 frame another tuple and patches both checksums; a UDP checksum of none stays.
 #[inline(always)]
-pub fn rewrite_v4(head: &mut [u8; PLAIN_V4_BYTES], is_udp: bool, new: Tuple<u32>) {
+pub fn rewrite_v4(head: &mut [u8; PLAIN_V4_BYTES], protocol: IpProtocol, new: Tuple<u32>) {
     let (src, dst, src_port, dst_port) = new;
-    let addresses =
-        replaced(be32(head, L3 + 12), src) + replaced(be32(head, L3 + 16), dst);
+    let addresses = replaced(be32(head, L3 + 12), src) + replaced(be32(head, L3 + 16), dst);
     let ports = u32::from(src_port) << 16 | u32::from(dst_port);
     let change = addresses + replaced(be32(head, L4_V4), ports);
     put32(head, L3 + 12, src);
     put32(head, L3 + 16, dst);
     put32(head, L4_V4, ports);
     put16(head, L3 + 10, patched(be16(head, L3 + 10), addresses));
-    let at = if is_udp { L4_V4 + 6 } else { L4_V4 + 16 };
-    put16(head, at, transport(be16(head, at), is_udp, change));
+    let at = L4_V4 + checksum_offset(protocol);
+    put16(head, at, transport(be16(head, at), protocol, change));
 }
 
 /// Gives an IPv6 frame another tuple and patches the transport's checksum; one of none stays.
 /// `false`, and nothing changed, when the frame is shorter than its headers.
 #[inline(always)]
-pub fn rewrite_v6(frame: &mut [u8], is_udp: bool, new: Tuple<[u8; 16]>) -> bool {
-    let at = if is_udp { L4_V6 + 6 } else { L4_V6 + 16 };
+pub fn rewrite_v6(frame: &mut [u8], protocol: IpProtocol, new: Tuple<[u8; 16]>) -> bool {
+    let at = L4_V6 + checksum_offset(protocol);
     let Some(&[high, low]) = frame.get(at..).and_then(|rest| rest.first_chunk()) else {
         return false;
     };
@@ -234,19 +238,26 @@ pub fn rewrite_v6(frame: &mut [u8], is_udp: bool, new: Tuple<[u8; 16]>) -> bool 
         }
     }
     put32(head, L4_V6, ports);
-    let [high, low] = transport(u16::from_be_bytes([high, low]), is_udp, change).to_be_bytes();
+    let [high, low] = transport(u16::from_be_bytes([high, low]), protocol, change).to_be_bytes();
     if let Some(field) = frame.get_mut(at..at + 2) {
         field.copy_from_slice(&[high, low]);
     }
     true
 }
 
-/// A transport's checksum after `change`. Of UDP's, 0 means none, and 0xffff stands for 0 (RFC 768).
+/// Where a transport header has its checksum.
 #[inline(always)]
-fn transport(checksum: u16, is_udp: bool, change: u64) -> u16 {
-    match (is_udp, patched(checksum, change)) {
-        (true, _) if checksum == 0 => 0,
-        (true, 0) => 0xffff,
+fn checksum_offset(protocol: IpProtocol) -> usize {
+    if protocol == IpProtocol::UDP { 6 } else { 16 }
+}
+
+/// A transport's checksum after `change`. Of UDP's, 0 means none, and 0xffff stands for 0
+/// (RFC 768).
+#[inline(always)]
+fn transport(checksum: u16, protocol: IpProtocol, change: u64) -> u16 {
+    match (protocol, patched(checksum, change)) {
+        (IpProtocol::UDP, _) if checksum == 0 => 0,
+        (IpProtocol::UDP, 0) => 0xffff,
         (_, patched) => patched,
     }
 }
