@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use dpdk_support::{MBUFS, eal, in_own_process, open, pool, refusal};
 use gyre::dpdk::eal_args::FreeHugepages;
 use gyre::dpdk::{
-    Eal, EalConfig, EalError, Emit, Mbuf, MbufError, MbufPool, MbufVec, MemoryMode, Nic, NicConfig,
-    NicError, Receive, TscClock,
+    Eal, EalConfig, EalError, Mbuf, MbufError, MbufPool, MbufVec, MemoryMode, Nic, NicConfig,
+    NicError, TscClock,
 };
 use gyre::time::NANOS_PER_MILLI;
 

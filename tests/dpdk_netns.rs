@@ -15,9 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dpdk_support::{eal, is_case, open, pool, refusal, run_case};
-use gyre::dpdk::{
-    Eal, Emit, Mbuf, MbufPool, MbufVec, Nic, NicConfig, NicError, QueuePair, Receive, WorkerThread,
-};
+use gyre::dpdk::{Eal, Mbuf, MbufPool, MbufVec, Nic, NicConfig, NicError, QueuePair, WorkerThread};
 use harness::namespaces;
 
 const GYRE_IP: &str = "10.77.0.1";

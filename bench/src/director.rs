@@ -79,7 +79,23 @@ impl Traffic {
         }
     }
 
-    fn vip(&self) -> IpAddr {
+    /// Whether that is one of the servers.
+    pub fn is_server(&self, address: IpAddr) -> bool {
+        (0..SERVERS).any(|at| self.server(at) == address)
+    }
+
+    /// Whether that is one of the director's FULLNAT addresses.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        (0..LOCALS).any(|at| self.local(at) == address)
+    }
+
+    /// Whether that is one of the clients.
+    pub fn is_client(&self, address: IpAddr) -> bool {
+        (0..self.flows.min(1 << 16)).any(|flow| self.client(flow).0 == address)
+    }
+
+    /// The service's address.
+    pub fn vip(&self) -> IpAddr {
         self.address([198, 19, 0, 1], 1)
     }
 
@@ -128,13 +144,13 @@ impl Traffic {
     }
 
     /// Every client's packet with these flags, in order.
-    fn from_clients(&self, flags: TcpFlags) -> Schedule {
+    fn clients_frames(&self, flags: TcpFlags) -> Schedule {
         let frame = |flow| self.frame(self.client(flow), (self.vip(), 80), flags);
         schedule(self.flows, frame)
     }
 
     /// Every server's answer, in order of the flows' rows.
-    fn from_servers(&self, rows: &[FlowRow], flags: TcpFlags) -> Schedule {
+    fn servers_frames(&self, rows: &[FlowRow], flags: TcpFlags) -> Schedule {
         schedule(rows.len(), |at| {
             let row = &rows[at];
             self.frame(row.server, row.local.unwrap_or(row.client), flags)
@@ -178,8 +194,11 @@ fn desired(traffic: &Traffic) -> Desired {
     }
 }
 
+/// Next hops by slot.
+type Hops = Vec<(NextHopId, NextHop)>;
+
 /// The registry's snapshot and the next hops that it names.
-fn plan(traffic: &Traffic) -> anyhow::Result<(Arc<Snapshot>, Vec<(NextHopId, NextHop)>)> {
+fn plan(traffic: &Traffic) -> anyhow::Result<(Arc<Snapshot>, Hops)> {
     let mut registry = Registry::new(RegistryConfig::new(Arc::new(Steering::for_workers(1))));
     registry.set_nics(vec![NicModel {
         id: NicId(0),
@@ -225,7 +244,7 @@ impl Director {
         let entry_lines = if traffic.is_ipv4 { 1 } else { 2 };
         // A line of the index has eight slots, half of them used, and a flow may have two.
         let stage = Switch::new(Rc::clone(&which), capacity / 2, capacity * entry_lines)?;
-        let first = Rc::new(traffic.from_clients(TcpFlags::SYN));
+        let first = Rc::new(traffic.clients_frames(TcpFlags::SYN));
         let window = Rc::new(RefCell::new(Window::new(pool, traffic.burst, first)?));
         let port = WorkerPort {
             rx: Some(Source(Rc::clone(&window))),
@@ -286,18 +305,18 @@ impl Director {
     pub fn establish(&mut self) -> anyhow::Result<Schedule> {
         let traffic = self.traffic;
         let answers = matches!(traffic.mode, ForwardMode::Nat | ForwardMode::FullNat);
-        self.pass(traffic.from_clients(TcpFlags::SYN)).context("opening flows")?;
+        self.pass(traffic.clients_frames(TcpFlags::SYN)).context("opening flows")?;
         let flows = self.worker.state().flows.len();
         ensure!(flows == traffic.flows, "{flows} flows after {} first packets", traffic.flows);
         let rows = if answers { self.rows() } else { Vec::new() };
         if answers {
-            let answer = traffic.from_servers(&rows, TcpFlags::SYN | TcpFlags::ACK);
+            let answer = traffic.servers_frames(&rows, TcpFlags::SYN | TcpFlags::ACK);
             self.pass(answer).context("servers' answers")?;
         }
-        self.pass(traffic.from_clients(TcpFlags::ACK)).context("handshakes' end")?;
+        self.pass(traffic.clients_frames(TcpFlags::ACK)).context("handshakes' end")?;
         Ok(match traffic.replies {
-            true => traffic.from_servers(&rows, TcpFlags::ACK),
-            false => traffic.from_clients(TcpFlags::ACK),
+            true => traffic.servers_frames(&rows, TcpFlags::ACK),
+            false => traffic.clients_frames(TcpFlags::ACK),
         })
     }
 }

@@ -5,6 +5,7 @@
 //! Stages alternate in one process; medians are printed, and nothing is subtracted.
 
 mod director;
+mod proof;
 mod source;
 mod stages;
 
@@ -17,12 +18,15 @@ use clap::Parser;
 use director::{Director, Traffic};
 use gyre::dpdk::{Eal, EalConfig, MbufPool};
 use gyre::model::{ForwardMode, Protocol};
+use source::Schedule;
 use stages::Which;
 
 /// Rounds of each stage, alternating; medians are printed.
 const ROUNDS: usize = 7;
 /// Frames a round.
 const FRAMES: usize = 4 << 20;
+/// Frames that are looked at closely.
+const SAMPLE: usize = 512;
 const STAGES: [Which; 4] = [Which::Gyre, Which::Macswap, Which::Roofline, Which::Nothing];
 
 #[derive(Clone, Debug, Parser)]
@@ -116,6 +120,9 @@ fn case(eal: &Eal, pool: &MbufPool, traffic: Traffic, rounds: Option<usize>) -> 
         println!("{:<16}{:>9} {:?}", name(&traffic), traffic.flows, figures?);
         return Ok(());
     }
+    prove(&mut director, &traffic, &schedule)?;
+    director.window.borrow_mut().follow(&schedule);
+    let fast_before = director.counters.fast_frames.get();
     let before = director.rows().iter().map(|row| u64::from(row.packets)).sum::<u64>();
     let mut figures: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
@@ -126,6 +133,8 @@ fn case(eal: &Eal, pool: &MbufPool, traffic: Traffic, rounds: Option<usize>) -> 
     let rows = director.rows();
     let seen = rows.iter().map(|row| u64::from(row.packets)).sum::<u64>() - before;
     ensure!(seen == (ROUNDS * FRAMES) as u64, "flows saw {seen} packets");
+    let fast = director.counters.fast_frames.get() - fast_before;
+    ensure!(fast == seen, "{fast} of {seen} packets took the fast path");
     ensure!(rows.len() == traffic.flows, "{} flows are left", rows.len());
     let [gyre, macswap, roofline, source] = figures.map(median);
     println!(
@@ -140,6 +149,18 @@ fn case(eal: &Eal, pool: &MbufPool, traffic: Traffic, rounds: Option<usize>) -> 
         macswap / gyre,
         roofline / gyre
     );
+    Ok(())
+}
+
+/// Looks closely at a sample of what comes out.
+fn prove(director: &mut Director, traffic: &Traffic, schedule: &Schedule) -> anyhow::Result<()> {
+    director.window.borrow_mut().kept = Some(Vec::new());
+    director.run(SAMPLE);
+    let kept = director.window.borrow_mut().kept.take().unwrap_or_default();
+    ensure!(kept.len() == SAMPLE, "{SAMPLE} frames sent, {} came out", kept.len());
+    for (at, got) in kept.iter().enumerate() {
+        proof::check(traffic, &schedule.frame(at % schedule.len()), got)?;
+    }
     Ok(())
 }
 

@@ -59,7 +59,22 @@ impl QueuePair {
 }
 
 impl Receive for RxQueue {
+    #[inline]
     fn rx_burst(&mut self, frames: &mut MbufVec) -> usize {
+        RxQueue::rx_burst(self, frames)
+    }
+}
+
+impl Emit for TxQueue {
+    #[inline]
+    fn tx_burst(&mut self, frames: &mut MbufVec) -> usize {
+        TxQueue::tx_burst(self, frames)
+    }
+}
+
+impl RxQueue {
+    /// Polls once and appends what came, as `Receive` says.
+    pub fn rx_burst(&mut self, frames: &mut MbufVec) -> usize {
         let len = frames.len();
         let wanted = self.burst_frames.min(frames.remaining_capacity());
         // SAFETY: the port is started for as long as `port` lives, the queue exists and is polled
@@ -73,9 +88,7 @@ impl Receive for RxQueue {
             got
         }
     }
-}
 
-impl RxQueue {
     /// Which of the port's queues this is.
     pub fn index(&self) -> u16 {
         self.index
@@ -87,9 +100,10 @@ impl RxQueue {
     }
 }
 
-impl Emit for TxQueue {
-    // af_packet's driver may wait in poll() here when its ring is full.
-    fn tx_burst(&mut self, frames: &mut MbufVec) -> usize {
+impl TxQueue {
+    /// Hands frames to the port, as `Emit` says. af_packet's driver may wait in poll() here when
+    /// its ring is full.
+    pub fn tx_burst(&mut self, frames: &mut MbufVec) -> usize {
         let len = frames.len();
         // SAFETY: the port is started for as long as `port` lives, the queue exists and is used by
         // nobody else; the slots hold `len` mbufs we own, of which the driver takes over the first
@@ -101,9 +115,7 @@ impl Emit for TxQueue {
         forget_front(frames, sent);
         sent
     }
-}
 
-impl TxQueue {
     /// Which of the port's queues this is.
     pub fn index(&self) -> u16 {
         self.index
