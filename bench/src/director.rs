@@ -293,6 +293,11 @@ impl Director {
         Ok(())
     }
 
+    /// Entry lines that the roofline has touched so far.
+    pub fn touched(&self) -> usize {
+        self.worker.stage().touched()
+    }
+
     /// Every flow of the table.
     pub fn rows(&self) -> Vec<FlowRow> {
         let state = self.worker.state();

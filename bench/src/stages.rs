@@ -39,6 +39,11 @@ struct Lines {
 }
 
 impl Switch {
+    /// Entry lines that the roofline has touched so far.
+    pub fn touched(&self) -> usize {
+        self.lines.entries.as_slice().chunks(LINE).filter(|line| line[0] > 0).count()
+    }
+
     /// Takes the roofline's memory: as many lines as the flow table's index and entries have.
     pub fn new(
         which: std::rc::Rc<std::cell::Cell<Which>>,
@@ -100,9 +105,7 @@ impl Lines {
                 let word = bytes.get(at..).and_then(|rest| rest.first_chunk()).copied();
                 u64::from_ne_bytes(word.unwrap_or_default())
             };
-            let key = u128::from(word(26) ^ word(34).rotate_left(32) ^ word(46).rotate_left(16));
-            let mixed = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mixed = (mixed as u64) ^ (mixed >> 64) as u64;
+            let mixed = fold(fold(word(26), word(34)) ^ word(46), 0x8ebc_6af0_9c88_c6e3);
             *place = (scale(mixed as u32, index_lines), scale((mixed >> 32) as u32, entry_lines));
             prefetch_read(&index[place.0 * LINE]);
         }
@@ -121,6 +124,12 @@ impl Lines {
         }
         macswap(burst);
     }
+}
+
+#[inline(always)]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a ^ 0x9e37_79b9_7f4a_7c15) * u128::from(b ^ 0xa076_1d64_78bd_642f);
+    (product as u64) ^ (product >> 64) as u64
 }
 
 #[inline(always)]

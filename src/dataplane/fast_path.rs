@@ -4,6 +4,8 @@
 //! to it, the frame untouched; `tests/fast_path.rs` holds the two against each other. A burst is
 //! looked at in passes (headers, bucket lines, entry lines), so that cache misses overlap.
 
+use std::net::IpAddr;
+
 use arrayvec::ArrayVec;
 
 use super::burst::{Arrival, Burst, Errand, Verdict};
@@ -15,11 +17,11 @@ use super::{forward::tunnel, next_hop};
 use crate::counters::{DropReason, WorkerCounters};
 use crate::limits::BURST_FRAMES_MAX;
 use crate::message::FlowState;
-use crate::model::{ForwardMode, NextHop, NicId, NicModel, Snapshot};
-use crate::time::Nanos;
+use crate::model::{ForwardMode, NextHop, NicId, NicModel, Snapshot, Tunnel};
 use crate::wire::ethernet::EtherType;
 use crate::wire::ip::IpProtocol;
-use crate::wire::plain::{self, Facts, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
+use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_HEADER_BYTES};
+use crate::wire::plain::{self, Facts, OuterV4, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
 use crate::wire::tcp::TcpFlags;
 
 /// What the passes over a burst found about one frame.
@@ -60,10 +62,10 @@ impl Glance {
         self.shape != Shape::Other
     }
 
-    /// As it is after other frames have changed the table.
-    pub fn anew(&self, flows: &FlowTable) -> Glance {
+    /// Looks again, after another frame has changed the table.
+    pub fn look_again(&mut self, flows: &FlowTable) {
         let found = if self.is_plain() { flows.candidate(self.hash) } else { None };
-        Glance { candidate: found.unwrap_or(NOWHERE), ..*self }
+        self.candidate = found.unwrap_or(NOWHERE);
     }
 }
 
@@ -92,13 +94,13 @@ pub(super) fn glance(flows: &FlowTable, snapshot: &Snapshot, burst: &Burst) -> G
 struct Port {
     nic: NicId,
     /// None where frames have tags: those are the general path's.
-    own_mac: Option<u64>,
+    own_mac: Option<[u8; 6]>,
 }
 
 impl Port {
     fn of(snapshot: &Snapshot, nic: NicId) -> Self {
         let model: Option<&NicModel> = snapshot.nics.get(nic.index());
-        let own_mac = model.filter(|model| model.vlan.is_none()).map(|model| plain::mac(model.mac));
+        let own_mac = model.filter(|model| model.vlan.is_none()).map(|model| model.mac);
         Port { nic, own_mac }
     }
 }
@@ -139,7 +141,11 @@ pub(super) fn forward(
     if !glance.is_plain() || !state.has_fast_path || !quiet || glance.facts.ttl < 2 {
         return None;
     }
-    let found = (glance.candidate, &glance.facts);
+    let candidate = match glance.candidate {
+        NOWHERE => state.flows.candidate_elsewhere(glance.hash)?,
+        candidate => candidate,
+    };
+    let found = (candidate, &glance.facts);
     match glance.shape {
         Shape::V4 => forward_v4(state, snapshot, arrival, found),
         Shape::V6 => forward_v6(state, snapshot, arrival, found),
@@ -163,7 +169,7 @@ fn forward_v4(
     arrival: &mut Arrival,
     (candidate, facts): (u32, &Facts),
 ) -> Option<Verdict> {
-    let WorkerState { flows, hops, counters, now, .. } = state;
+    let WorkerState { flows, hops, counters, now_ms, .. } = state;
     let (flow, direction) = flows.candidate_v4(candidate)?;
     let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
     if flow.tuple(direction) != plain::tuple_v4(head) {
@@ -172,9 +178,12 @@ fn forward_v4(
     let hop = way(&flow.core, direction, facts, snapshot, hops)?;
     let mode = flow.core.mode();
     match mode {
-        ForwardMode::DirectRoute if plain::macs(head).1 == plain::mac(hop.dst_mac) => return None,
+        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
         ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v4(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
+        ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
+            return in_ipip(state, snapshot, arrival, (candidate, facts));
+        }
         ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
         ForwardMode::Local => return None,
     }
@@ -184,8 +193,8 @@ fn forward_v4(
     if mode != ForwardMode::DirectRoute {
         plain::rewrite_v4(head, facts.protocol, flow.far_tuple(direction));
     }
-    plain::set_macs(head, plain::mac(hop.dst_mac), plain::mac(hop.src_mac));
-    account(&mut flow.core, counters, (direction, facts), *now);
+    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+    account(&mut flow.core, counters, (direction, facts), *now_ms);
     Some(depart(snapshot, arrival, hop, counters))
 }
 
@@ -196,7 +205,7 @@ fn forward_v6(
     arrival: &mut Arrival,
     (candidate, facts): (u32, &Facts),
 ) -> Option<Verdict> {
-    let WorkerState { flows, hops, counters, now, .. } = state;
+    let WorkerState { flows, hops, counters, now_ms, .. } = state;
     let (flow, direction) = flows.candidate_v6(candidate)?;
     let head: &mut [u8; PLAIN_V6_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
     if !flow.is_all_v6() || flow.tuple(direction) != plain::tuple_v6(head) {
@@ -205,7 +214,7 @@ fn forward_v6(
     let hop = way(&flow.core, direction, facts, snapshot, hops)?;
     let mode = flow.core.mode();
     match mode {
-        ForwardMode::DirectRoute if plain::macs(head).1 == plain::mac(hop.dst_mac) => return None,
+        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
         ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v6(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
         ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
@@ -214,17 +223,64 @@ fn forward_v6(
     if flow.core.decrements_ttl() {
         plain::decrement_ttl_v6(head);
     }
-    plain::set_macs(head, plain::mac(hop.dst_mac), plain::mac(hop.src_mac));
+    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
     if mode != ForwardMode::DirectRoute {
         let to = flow.far_tuple(direction);
         plain::rewrite_v6(arrival.frame.bytes_mut(), facts.protocol, to);
     }
-    account(&mut flow.core, counters, (direction, facts), *now);
+    account(&mut flow.core, counters, (direction, facts), *now_ms);
+    Some(depart(snapshot, arrival, hop, counters))
+}
+
+/// The tunnel that most use: IPv4 in IPv4, nothing between.
+#[inline(always)]
+fn in_ipip(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    arrival: &mut Arrival,
+    (candidate, facts): (u32, &Facts),
+) -> Option<Verdict> {
+    let (place, inner_bytes) = (FlowTable::place(candidate), facts.ip_bytes);
+    let hop_id = state.flows.core(place.0)?.hop(Direction::Inbound);
+    let mtu = next_hop::path_mtu(state, hop_id)?;
+    let fits = usize::from(inner_bytes) + IPV4_HEADER_BYTES <= usize::from(mtu);
+    let has_room = arrival.frame.headroom_bytes() >= IPV4_HEADER_BYTES;
+    if place.1 == Direction::Outbound || !fits || !has_room {
+        return None;
+    }
+    let nic = state.hops.get(hop_id.index())?.nic;
+    let own = snapshot.nics.get(nic.index()).and_then(|nic| nic.own_address(true));
+    let Some(IpAddr::V4(src)) = own else { return None };
+    let id = state.next_ip_id();
+    let WorkerState { flows, hops, counters, now_ms, .. } = state;
+    let (flow, direction) = flows.candidate_v4(candidate)?;
+    let hop = hops.get(hop_id.index())?;
+    let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
+    let spent = u8::from(flow.core.decrements_ttl());
+    if spent > 0 {
+        plain::decrement_ttl_v4(head);
+    }
+    let (tos, fragment) = plain::class_v4(head);
+    let keeps_df = snapshot.semantics.pmtu_disc && fragment & DONT_FRAGMENT != 0;
+    let outer = OuterV4 {
+        addresses: (src.into(), flow.addresses[3]),
+        tos: tunnel::outer_class(tos),
+        fragment: if keeps_df { (0, DONT_FRAGMENT) } else { (id, 0) },
+        ttl: facts.ttl - spent,
+        inner_bytes,
+    };
+    // Link padding stays outside; there is room for the rest.
+    arrival.frame.set_len(L3 + usize::from(inner_bytes)).ok()?;
+    arrival.frame.open_gap(L3, IPV4_HEADER_BYTES).ok()?;
+    let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
+    plain::put_outer_v4(head, &outer);
+    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+    account(&mut flow.core, counters, (direction, facts), *now_ms);
     Some(depart(snapshot, arrival, hop, counters))
 }
 
 /// TUN: the packet goes on inside another one.
-#[inline]
+#[inline(never)]
 fn tunnelled(
     state: &mut WorkerState,
     snapshot: &Snapshot,
@@ -255,11 +311,11 @@ fn tunnelled(
     // Link padding stays outside.
     arrival.frame.set_len(end).ok()?;
     tunnel::encapsulate(&mut arrival.frame, &wrapping).ok()?;
-    let WorkerState { flows, hops, counters, now, .. } = state;
+    let WorkerState { flows, hops, counters, now_ms, .. } = state;
     let hop = hops.get(hop_id.index())?;
     let head: &mut [u8; 12] = arrival.frame.bytes_mut().first_chunk_mut()?;
-    plain::set_macs(head, plain::mac(hop.dst_mac), plain::mac(hop.src_mac));
-    account(flows.core_mut(id)?, counters, (direction, facts), *now);
+    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+    account(flows.core_mut(id)?, counters, (direction, facts), *now_ms);
     Some(depart(snapshot, arrival, hop, counters))
 }
 
@@ -294,9 +350,9 @@ fn account(
     core: &mut FlowCore,
     counters: &WorkerCounters,
     (direction, facts): (Direction, &Facts),
-    now: Nanos,
+    now_ms: u32,
 ) {
-    core.last_seen_ms = now.as_millis_u32();
+    core.last_seen_ms = now_ms;
     core.packets = core.packets.wrapping_add(1);
     let Some(server) = counters.servers.get(core.server().index()) else { return };
     let (packets, bytes) = match direction {

@@ -189,6 +189,12 @@ impl FlowTable {
         Some(value)
     }
 
+    /// As `candidate`, for a tuple that has none in its first line.
+    #[inline]
+    pub(super) fn candidate_elsewhere(&self, hash: u64) -> Option<u32> {
+        self.index.hint_elsewhere(hash)
+    }
+
     /// The entry that a candidate names, and the direction it was filed under.
     #[inline(always)]
     pub(super) fn place(value: u32) -> (FlowId, Direction) {

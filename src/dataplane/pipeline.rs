@@ -20,12 +20,14 @@ use crate::wire::tcp::TcpFlags;
 /// Counts drops, hand-offs and replies; frames and bytes per port are the caller's to count.
 pub fn process_burst(state: &mut WorkerState, snapshot: &Snapshot, burst: &mut Burst, now: Nanos) {
     state.now = now;
-    let glances = fast_path::glance(&state.flows, snapshot, burst);
+    state.now_ms = now.as_millis_u32();
+    let mut glances = fast_path::glance(&state.flows, snapshot, burst);
     let (mut is_fresh, mut fast_frames) = (true, 0);
-    for (arrival, glance) in burst.slots.iter_mut().zip(&glances) {
-        // A frame of the general path may have made or ended flows.
-        let anew = (!is_fresh).then(|| glance.anew(&state.flows));
-        let glance = anew.as_ref().unwrap_or(glance);
+    for (arrival, glance) in burst.slots.iter_mut().zip(&mut glances) {
+        if !is_fresh {
+            // A frame of the general path may have made or ended flows.
+            glance.look_again(&state.flows);
+        }
         let verdict = match fast_path::forward(state, snapshot, arrival, glance) {
             Some(verdict) => {
                 fast_frames += 1;

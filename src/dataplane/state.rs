@@ -53,6 +53,8 @@ pub struct WorkerState {
     pub(super) workers: u8,
     /// Time of the burst or timer at work.
     pub(super) now: Nanos,
+    /// The same as flows keep it.
+    pub(super) now_ms: u32,
     /// Whether frames are tried on the fast path first.
     pub(super) has_fast_path: bool,
     /// Whether it runs short of flow entries: `Defence::Pressure` is up.
@@ -102,6 +104,7 @@ impl WorkerState {
             worker: config.worker,
             workers: config.workers,
             now,
+            now_ms: now.as_millis_u32(),
             has_fast_path: true,
             is_short: false,
             templates: Templates::new(templates_max(config), now)?,

@@ -92,6 +92,17 @@ impl FlowIndex {
         first.map(|slot| bucket.values[slot & (SLOTS - 1)])
     }
 
+    /// What `hint` left for later: the first value whose tag agrees in the second bucket.
+    #[inline]
+    pub fn hint_elsewhere(&self, hash: u64) -> Option<u32> {
+        let place = self.place(hash);
+        if !self.bucket(place.first).may_be_away(place.tag) {
+            return None;
+        }
+        let bucket = self.bucket(self.second(place));
+        bucket.guests(place.tag).next().map(|slot| bucket.values[slot & (SLOTS - 1)])
+    }
+
     /// The value filed under `hash` that `is_match` confirms. Values whose tag agrees by chance
     /// are offered as well (one look-up in some ten thousand).
     #[inline]

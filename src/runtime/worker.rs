@@ -204,6 +204,11 @@ impl<S: Stage> Worker<S> {
         &self.state
     }
 
+    /// What is done with frames.
+    pub fn stage(&self) -> &S {
+        &self.stage
+    }
+
     /// One bounded turn; says whether there was anything to do.
     fn turn(&mut self) -> bool {
         let now = self.clock.now();

@@ -60,27 +60,17 @@ fn octets<const N: usize>(bytes: &[u8; N], at: usize) -> [u8; 16] {
     std::array::from_fn(|i| bytes[at + i])
 }
 
-/// Destination and source MAC address of a frame, as numbers below 2^48.
+/// Destination and source MAC address of a frame.
 #[inline(always)]
-pub fn macs<const N: usize>(head: &[u8; N]) -> (u64, u64) {
-    let (high, mid, low) = (be32(head, 0), be32(head, 4), be32(head, 8));
-    let dst = u64::from(high) << 16 | u64::from(mid >> 16);
-    (dst, u64::from(mid & 0xffff) << 32 | u64::from(low))
-}
-
-/// A MAC address as such a number.
-#[inline(always)]
-pub fn mac(bytes: [u8; 6]) -> u64 {
-    let [a, b, c, d, e, f] = bytes;
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+pub fn macs<const N: usize>(head: &[u8; N]) -> ([u8; 6], [u8; 6]) {
+    (std::array::from_fn(|i| head[i]), std::array::from_fn(|i| head[6 + i]))
 }
 
 /// Writes both MAC addresses.
 #[inline(always)]
-pub fn set_macs<const N: usize>(head: &mut [u8; N], dst: u64, src: u64) {
-    put32(head, 0, (dst >> 16) as u32);
-    put32(head, 4, (dst << 16) as u32 | (src >> 32) as u32);
-    put32(head, 8, src as u32);
+pub fn set_macs<const N: usize>(head: &mut [u8; N], dst: &[u8; 6], src: &[u8; 6]) {
+    head[..6].copy_from_slice(dst);
+    head[6..12].copy_from_slice(src);
 }
 
 /// Type of the frame.
@@ -259,6 +249,42 @@ fn transport(checksum: u16, protocol: IpProtocol, change: u64) -> u16 {
         (IpProtocol::UDP, _) if checksum == 0 => 0,
         (IpProtocol::UDP, 0) => 0xffff,
         (_, patched) => patched,
+    }
+}
+
+/// An IPv4 header that goes around an IPv4 packet.
+#[derive(Clone, Copy, Debug)]
+pub struct OuterV4 {
+    /// Source and destination.
+    pub addresses: (u32, u32),
+    /// Type of service.
+    pub tos: u8,
+    /// Identification and fragment word.
+    pub fragment: (u16, u16),
+    /// TTL.
+    pub ttl: u8,
+    /// Size of the inner packet in bytes.
+    pub inner_bytes: u16,
+}
+
+/// Type of service and fragment word of an IPv4 frame.
+#[inline(always)]
+pub fn class_v4(head: &[u8; PLAIN_V4_BYTES]) -> (u8, u16) {
+    (head[L3 + 1], be16(head, L3 + 6))
+}
+
+/// Writes an outer header into the gap before the inner packet.
+#[inline(always)]
+pub fn put_outer_v4(head: &mut [u8; PLAIN_V4_BYTES], outer: &OuterV4) {
+    let ((src, dst), (id, fragment)) = (outer.addresses, outer.fragment);
+    let total = outer.inner_bytes.wrapping_add((L4_V4 - L3) as u16);
+    let first = 0x4500_0000 | u32::from(outer.tos) << 16 | u32::from(total);
+    let second = u32::from(id) << 16 | u32::from(fragment);
+    let third = u32::from(outer.ttl) << 24 | u32::from(IpProtocol::IPV4.0) << 16;
+    let sum = [first, second, third, src, dst].iter().map(|word| u64::from(*word)).sum();
+    let third = third | u32::from(!fold(sum));
+    for (word, value) in [first, second, third, src, dst].into_iter().enumerate() {
+        put32(head, L3 + 4 * word, value);
     }
 }
 

@@ -212,13 +212,6 @@ impl Inner {
         Ok(Inner { is_ipv4: false, ttl, class, dont_fragment: false })
     }
 
-    /// A congestion mark stays inside: the outer packet starts as unmarked (RFC 3168 section
-    /// 9.1.1).
-    fn outer_class(&self) -> u8 {
-        let (mask, experienced, ect0) = ECN;
-        if self.class & mask == experienced { self.class & !mask | ect0 } else { self.class }
-    }
-
     fn protocol(&self) -> IpProtocol {
         if self.is_ipv4 { IpProtocol::IPV4 } else { IpProtocol::IPV6 }
     }
@@ -226,6 +219,13 @@ impl Inner {
     fn ether_type(&self) -> EtherType {
         if self.is_ipv4 { EtherType::IPV4 } else { EtherType::IPV6 }
     }
+}
+
+/// A congestion mark stays inside: the outer packet starts as unmarked (RFC 3168 section 9.1.1).
+#[inline]
+pub(in super::super) fn outer_class(class: u8) -> u8 {
+    let (mask, experienced, ect0) = ECN;
+    if class & mask == experienced { class & !mask | ect0 } else { class }
 }
 
 /// Puts the tunnel's headers around the frame's packet, whatever size comes of it.
@@ -275,7 +275,7 @@ fn outer_header(
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             ipv4_header(l3, src, dst, protocol)?;
             let (mut ip, _) = Ipv4::parse_mut(l3).map_err(|_| DropReason::Internal)?;
-            ip.set_tos(inner.outer_class());
+            ip.set_tos(outer_class(inner.class));
             ip.set_ttl(inner.ttl);
             if inner.dont_fragment && wrapping.keeps_df {
                 ip.set_fragment_word(DONT_FRAGMENT);
@@ -288,7 +288,7 @@ fn outer_header(
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             ipv6_header(l3, src, dst, protocol)?;
             let (mut ip, _) = Ipv6::parse_mut(l3).map_err(|_| DropReason::Internal)?;
-            ip.set_traffic_class(inner.outer_class());
+            ip.set_traffic_class(outer_class(inner.class));
             ip.set_hop_limit(inner.ttl);
             Ok(())
         }
