@@ -19,6 +19,7 @@ mod life;
 mod link;
 mod modes;
 mod path_mtu;
+mod persistence;
 mod relay;
 mod scripts;
 mod server_set;
@@ -61,6 +62,7 @@ fn main() {
         forwarding::CASES,
         modes::CASES,
         path_mtu::CASES,
+        persistence::CASES,
         ftp::CASES,
         dns::CASES,
         client_address::CASES,

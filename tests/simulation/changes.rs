@@ -136,6 +136,11 @@ impl Control {
         server.weight = random.pick(&[0, 1, 2, 5]);
         let endpoint = server.endpoint();
         let what = random.below(6);
+        if let (2, false) = (what, spec.servers.is_empty()) {
+            // A weight that matters: of a server that has flows, perhaps.
+            let known = &spec.servers[random.below(spec.servers.len() as u64) as usize];
+            server = ServerSpec { weight: server.weight, ..known.clone() };
+        }
         let outcome = match what {
             0 | 1 => self.change(|registry, hops| registry.add_server(&key, &server, hops)),
             2 => self.change(|registry, _| registry.edit_server(&key, &server)),

@@ -63,6 +63,8 @@ fn run_many(mix: Mix, first_seed: u64) {
         // What is refused or cut off for a reason must be the exception.
         assert!(total.done > (total.cut + total.refused) * 2, "{total:?}");
         assert!(total.hand_offs > 0 && total.done > seeds.len() as u64);
+        assert!(total.networks > 0 && total.hops_freed > 0, "{total:?}");
+        assert!(total.local > 0 || mix == Mix::FewPorts, "{total:?}");
     }
 }
 

@@ -18,7 +18,7 @@ use crate::link::{DatagramId, Heard, Piece, Reassembly, cut, decapsulate, hear, 
 use crate::plan::{Mix, OUTER, Plan, Random, rip};
 use crate::support::*;
 use crate::talk::{Face, Fate, Talk};
-use crate::team::{Decided, Team, Waiting, Waits, steering};
+use crate::team::{Decided, Member, Team, Waiting, Waits, steering};
 
 const START_S: u64 = 1_000;
 const TICK_US: u64 = 10_000;
@@ -289,16 +289,18 @@ impl World {
 
     /// No flow outlives this. Templates live as long as their flows, notes between workers or not.
     fn expire_all(&mut self) {
+        let is_done = |m: &Member| m.state.flows.is_empty() && m.state.next_template(0).is_none();
         for _ in 0..80 {
+            if self.team.members.iter().all(is_done) {
+                return;
+            }
             self.now_us += 30_000_000;
             for worker in 0..self.team.members.len() {
                 self.expire(worker);
                 self.team.members[worker].drain();
             }
             self.team.settle_notes();
-            if self.team.members.iter().any(|member| !member.state.flows.is_empty()) {
-                self.check_tables();
-            }
+            self.check_tables();
         }
     }
 
