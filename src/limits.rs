@@ -76,6 +76,8 @@ pub const SOURCE_PORT_SPACES_MAX: usize = 1 << 18;
 pub const SOURCE_PORT_TRIES_MAX: usize = 2048;
 /// How long a path MTU that an ICMP error told of is kept, in milliseconds: the kernel's.
 pub const LEARNED_MTU_MILLIS: u32 = 600_000;
+/// Closed flows that are looked at for one whose source port a new flow may take over.
+pub const CLOSED_FLOWS_LOOKS_MAX: usize = 16;
 /// How long a closed FULLNAT flow holds its source port at least: Linux's TIME_WAIT, in ms.
 pub const SOURCE_PORT_HOLD_MS: u32 = 60_000;
 /// How long a PROXY header stays unacknowledged before it is sent again without its client, in

@@ -14,8 +14,9 @@ use hashbrown::HashMap;
 
 use super::flow_table::{FlowId, FlowTable};
 use crate::counters::DropReason;
-use crate::limits::{SOURCE_PORT_SPACES_MAX, SOURCE_PORT_TRIES_MAX};
+use crate::limits::{CLOSED_FLOWS_LOOKS_MAX, SOURCE_PORT_SPACES_MAX, SOURCE_PORT_TRIES_MAX};
 use crate::memory::{FixedArray, MemoryError};
+use crate::message::FlowState;
 use crate::model::{LipId, LocalAddress, PORT_WORDS, Protocol, SourcePortMap, Steering, WorkerId};
 
 /// End of a list of flows.
@@ -134,14 +135,12 @@ impl SourcePorts {
                 return Ok(Grant::Free(port));
             }
         }
-        let oldest = FlowId(space.oldest);
-        let port = flows.core(oldest).map(|core| core.local_port);
-        let Some(port) = port.filter(|port| !used.is_beside(*port)) else {
+        let Some((port, old)) = closed(flows, space.oldest, wanted, &used) else {
             self.close_if_empty(key, at);
             return Err(DropReason::NoSourcePort);
         };
-        self.unlist(key, oldest, flows);
-        Ok(Grant::Takeover(port, oldest))
+        self.unlist(key, old, flows);
+        Ok(Grant::Takeover(port, old))
     }
 
     /// Gives a port back: its flow entry has ended.
@@ -219,6 +218,23 @@ impl SourcePorts {
     }
 }
 
+/// The oldest closed flow whose port may go straight to a new one, and the port. One that went to
+/// another port of the server stays: what it knows of its TIME_WAIT there would be lost with it.
+fn closed(flows: &FlowTable, oldest: u32, wanted: &Wanted, used: &Used) -> Option<(u16, FlowId)> {
+    let mut id = FlowId(oldest);
+    for _ in 0..CLOSED_FLOWS_LOOKS_MAX {
+        let core = flows.core(id)?;
+        let leaves_nothing = core.state() == FlowState::Close;
+        if (core.server_port == wanted.server_port || leaves_nothing)
+            && !used.is_beside(core.local_port)
+        {
+            return Some((core.local_port, id));
+        }
+        id = FlowId(flows.side(id).newer);
+    }
+    None
+}
+
 /// Ports that are not free.
 struct Used<'a> {
     own: &'a Bits,
@@ -294,7 +310,8 @@ impl Search<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Family;
+    use crate::dataplane::flow::{FlowKey, NewFlow};
+    use crate::model::{Family, ForwardMode, NextHopId, ServerId, ServiceId, Tunnel};
     use crate::time::Nanos;
     use std::sync::Arc;
 
@@ -381,6 +398,50 @@ mod tests {
         // Towards another port the first space's are free.
         assert!((0..4).all(|_| matches!(take(&all(81)), Ok(Grant::Free(_)))));
         assert_eq!(take(&all(81)), Err(DropReason::NoSourcePort));
+    }
+
+    #[test]
+    fn a_port_whose_last_flow_went_to_another_port_is_not_taken_over() {
+        let steering = Steering::for_workers(1);
+        let local = local(&steering, 2000, 2000);
+        let mut flows = flows();
+        let mut ports = SourcePorts::new(WorkerId(0), 4).unwrap();
+        let all = key(ALL_PORTS, Protocol::Tcp);
+        let wanted = |server_port| Wanted { key: all, server_port };
+        let grant = ports.take(&local, &wanted(80), &steering, &mut flows);
+        assert_eq!(grant, Ok(Grant::Free(2000)));
+        let id = flows.insert(&flow_to(80)).unwrap();
+        flows.core_mut(id).unwrap().set_state(FlowState::TimeWait);
+        ports.list(&all, id, &mut flows);
+        let refused = ports.take(&local, &wanted(81), &steering, &mut flows);
+        assert_eq!(refused, Err(DropReason::NoSourcePort), "the server holds 2000 to 80");
+        // After a reset it holds nothing.
+        flows.core_mut(id).unwrap().set_state(FlowState::Close);
+        let taken = ports.take(&local, &wanted(81), &steering, &mut flows);
+        assert_eq!(taken, Ok(Grant::Takeover(2000, id)));
+        flows.core_mut(id).unwrap().set_state(FlowState::TimeWait);
+        ports.list(&all, id, &mut flows);
+        let taken = ports.take(&local, &wanted(80), &steering, &mut flows);
+        assert_eq!(taken, Ok(Grant::Takeover(2000, id)));
+    }
+
+    /// A client's flow from source port 2000 to that port of the server.
+    fn flow_to(server_port: u16) -> NewFlow {
+        let SpaceKey { lip, server, .. } = key(ALL_PORTS, Protocol::Tcp);
+        NewFlow {
+            key: FlowKey { src: server, dst: lip, dst_port: server_port, ..FlowKey::UNSET },
+            service: ServiceId(0),
+            server: ServerId(0),
+            server_address: (server, server_port),
+            local: Some((lip, 2000)),
+            mode: ForwardMode::FullNat,
+            tunnel: Tunnel::default(),
+            decrements_ttl: true,
+            hop: NextHopId(0),
+            shares_ports: true,
+            one_packet: false,
+            flags: 0,
+        }
     }
 
     #[test]
