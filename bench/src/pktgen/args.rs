@@ -49,7 +49,7 @@ pub enum Command {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Traffic")]
 pub struct TrafficArgs {
-    /// Where to: the virtual service [default: 198.19.0.1:80, or [2001:2:0:8000::1]:80]
+    /// Where to: the virtual service (default: 198.19.0.1:80, or 2001:2:0:8000::1 and port 80)
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub to: Option<SocketAddr>,
     /// IPv6 when --to does not say
