@@ -35,6 +35,12 @@ impl TscClock {
     }
 }
 
+/// The processor's time stamp counter, for figures in cycles.
+pub fn ticks() -> u64 {
+    // SAFETY: reads a register.
+    unsafe { sys::gyre_tsc() }
+}
+
 /// Nanoseconds per tick as a fixed-point number.
 fn rate(hz: u64) -> u64 {
     ((u128::from(NANOS_PER_SECOND) << SHIFT) / u128::from(hz.max(1))) as u64

@@ -26,7 +26,7 @@ mod rss;
 pub mod tap;
 mod threads;
 
-pub use clock::TscClock;
+pub use clock::{TscClock, ticks};
 pub use eal::{Eal, EalError};
 pub use eal_args::{EalConfig, Hugepages, LogLevel, MemoryMode};
 pub use mbuf::{Mbuf, MbufError, MbufVec};

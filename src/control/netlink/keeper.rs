@@ -31,6 +31,9 @@ pub(super) enum Request {
 /// Between two requests for a neighbour that does not answer; doubled each time up to `PAUSE_MAX`.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// Before an entry is asked for again that somebody took away. `ip neigh flush` goes over the table
+/// until it finds nothing: asked at once, it would take the new entry too, and again.
+const PAUSE_REMOVED: Duration = Duration::from_millis(50);
 /// How long a stale entry that the kernel manages may stay so before it is asked for again: the
 /// kernel looks after its own every 5 s (`interval_probe_time_ms`).
 const MANAGED_STALE: Duration = Duration::from_secs(20);
@@ -44,6 +47,12 @@ struct Entry {
     last_sent: Option<Instant>,
     pause: Duration,
     due: Option<Instant>,
+}
+
+impl Entry {
+    fn wait_for_the_remover(&mut self, now: Instant) {
+        (self.last_sent, self.pause) = (Some(now), PAUSE_REMOVED);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -87,11 +96,11 @@ impl Keeper {
             match event {
                 KernelEvent::NeighbourChanged(neighbour) => {
                     touched.insert((neighbour.ifindex, neighbour.address));
-                    self.note(neighbour);
+                    self.note(neighbour, now);
                 }
                 KernelEvent::NeighbourRemoved { ifindex, address } => {
                     touched.insert((*ifindex, *address));
-                    self.lose((*ifindex, *address));
+                    self.remove((*ifindex, *address), now);
                 }
                 KernelEvent::Forget(Knowledge::Neighbours) => {
                     touched.extend(self.entries.keys().copied());
@@ -148,14 +157,29 @@ impl Keeper {
         Some(Request::Keep(key))
     }
 
-    fn note(&mut self, neighbour: &Neighbour) {
+    fn note(&mut self, neighbour: &Neighbour, now: Instant) {
         let entry = self.entries.entry((neighbour.ifindex, neighbour.address)).or_default();
+        let was_valid = entry.state.is_some_and(NeighbourState::is_valid);
+        if neighbour.state == NeighbourState::Failed && was_valid {
+            // The first word of a removal, which is the next event then.
+            entry.wait_for_the_remover(now);
+        }
         entry.state = Some(neighbour.state);
         entry.managed = neighbour.managed;
         entry.ours = neighbour.ours;
         if neighbour.state.is_valid() {
             entry.pause = Duration::ZERO;
         }
+    }
+
+    /// The kernel itself removes what has failed; all else was somebody's doing.
+    fn remove(&mut self, key: Key, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && entry.state.is_some_and(|state| state != NeighbourState::Failed)
+        {
+            entry.wait_for_the_remover(now);
+        }
+        self.lose(key);
     }
 
     fn lose(&mut self, key: Key) {
@@ -252,9 +276,29 @@ mod tests {
         keeper.observe(&[event(NeighbourState::Reachable, true)], start + secs(8));
         assert_eq!(keeper.next_due(), None);
         keeper.observe(&[event(NeighbourState::Failed, true)], start + secs(60));
-        assert_eq!(sent(&mut keeper, start, 63), [60, 61, 63]);
-        keeper.observe(&[gone()], start + secs(64));
-        assert_eq!(sent(&mut keeper, start, 70), [67]);
+        assert_eq!(sent(&mut keeper, start, 64), [61, 62, 64]);
+        keeper.observe(&[gone()], start + secs(65));
+        assert_eq!(sent(&mut keeper, start, 71), [68]);
+    }
+
+    #[test]
+    fn what_somebody_removed_is_asked_for_again_when_the_remover_is_done() {
+        let (mut keeper, start) = (Keeper::default(), Instant::now());
+        keeper.want(&[KEY], start);
+        sent(&mut keeper, start, 1);
+        keeper.observe(&[event(NeighbourState::Reachable, true)], start + secs(2));
+        // Twice, as a flush does that meets the new entry before it is resolved.
+        for round in [10, 11] {
+            let flushed = start + secs(10) + Duration::from_millis(round);
+            keeper.observe(&[event(NeighbourState::Incomplete, true), gone()], flushed);
+            keeper.observe(&[event(NeighbourState::Reachable, true)], flushed);
+            keeper.observe(&[event(NeighbourState::Failed, true)], flushed);
+            keeper.observe(&[gone()], flushed);
+            keeper.hurry(KEY, flushed);
+            assert_eq!(keeper.take_due(flushed), []);
+            assert_eq!(keeper.next_due(), Some(flushed + PAUSE_REMOVED));
+        }
+        assert_eq!(keeper.take_due(start + secs(11)), [Request::Keep(KEY)]);
     }
 
     #[test]
