@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use gyre::control::WorkerLink;
 use gyre::counters::WorkerCounters;
-use gyre::dataplane::WorkerConfig;
+use gyre::dataplane::{FlowId, WorkerConfig};
 use gyre::dpdk::{Eal, MbufPool, TscClock};
 use gyre::message::{FlowRow, ToWorker};
 use gyre::model::{
@@ -298,12 +298,27 @@ impl Director {
         self.worker.stage().touched()
     }
 
-    /// Every flow of the table.
-    pub fn rows(&self) -> Vec<FlowRow> {
+    /// Packets that flows have seen, and flows there are.
+    pub fn packets(&self) -> (u64, usize) {
         let state = self.worker.state();
-        let flows = &state.flows;
-        let ids = std::iter::successors(flows.next_live(0), |id| flows.next_live(id.0 + 1));
-        ids.filter_map(|id| state.row(id, gyre::time::Nanos(0))).collect()
+        let packets = self.ids().filter_map(|id| state.flows.core(id)).map(|core| core.packets);
+        packets.fold((0, 0), |(sum, count), packets| (sum + u64::from(packets), count + 1))
+    }
+
+    /// Processor ticks since some moment.
+    pub fn ticks(&self) -> u64 {
+        gyre::dpdk::ticks()
+    }
+
+    /// Every flow of the table.
+    fn rows(&self) -> Vec<FlowRow> {
+        let state = self.worker.state();
+        self.ids().filter_map(|id| state.row(id, gyre::time::Nanos(0))).collect()
+    }
+
+    fn ids(&self) -> impl Iterator<Item = FlowId> + '_ {
+        let flows = &self.worker.state().flows;
+        std::iter::successors(flows.next_live(0), |id| flows.next_live(id.0 + 1))
     }
 
     /// Opens every flow with real handshakes, and returns the frames of its established life.
