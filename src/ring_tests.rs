@@ -159,6 +159,11 @@ fn control_frees_every_snapshot_wherever_the_worker_stops() {
                 thread::yield_now();
             }
         }
+        // The worker waits with the last ones until there is room for what it leaves.
+        while !sender.is_closed() {
+            sender.collect();
+            thread::yield_now();
+        }
         worker.join().unwrap();
         assert_eq!(sender.adopted(), stop_at);
         sender.collect();
