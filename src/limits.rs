@@ -122,6 +122,14 @@ pub const WORKER_COMMANDS_MAX: usize = 4096;
 pub const WORKER_EVENTS_MAX: usize = 4096;
 /// Changes asked for over the socket that may wait for the one being built.
 pub const CHANGES_WAITING_MAX: usize = 1024;
+/// Revisions kept that replaced the whole configuration.
+pub const REVISIONS_WHOLE_MAX: usize = 32;
+/// Revisions kept that changed one thing.
+pub const REVISIONS_SINGLE_MAX: usize = 64;
+/// Lines of changes kept of each revision.
+pub const REVISION_CHANGES_MAX: usize = 50;
+/// The longest that a configuration may wait to be confirmed, in seconds.
+pub const CONFIRM_SECONDS_MAX: u64 = 86_400;
 /// Lines of changes or problems in one reply.
 pub const CHANGES_SHOWN_MAX: usize = 1000;
 /// Listings and deletions of flows that may wait for the one under way.

@@ -9,6 +9,8 @@ mod changes;
 mod clients;
 #[path = "control/command_line.rs"]
 mod command_line;
+#[path = "control/configuration.rs"]
+mod configuration;
 #[path = "control/lists.rs"]
 mod lists;
 #[path = "control/neighbours.rs"]

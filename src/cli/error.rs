@@ -25,13 +25,19 @@ pub struct BadConfig {
     pub problems: Vec<Problem>,
 }
 
+/// The same as a running gyre told it, a line each with the file's name.
+#[derive(Debug, thiserror::Error)]
+#[error("{} problems", .0.len())]
+pub struct BadConfigLines(pub Vec<String>);
+
 /// Prints an error: a file's problems a line each, as compilers do, others in one.
 pub fn print(error: &anyhow::Error) {
-    match error.downcast_ref::<BadConfig>() {
-        Some(BadConfig { path, problems }) => {
-            problems.iter().for_each(|problem| eprintln!("{path}:{problem}"));
-        }
-        None => eprintln!("gyre: {}", on_one_line(error)),
+    if let Some(BadConfig { path, problems }) = error.downcast_ref() {
+        problems.iter().for_each(|problem| eprintln!("{path}:{problem}"));
+    } else if let Some(BadConfigLines(lines)) = error.downcast_ref() {
+        lines.iter().for_each(|line| eprintln!("{line}"));
+    } else {
+        eprintln!("gyre: {}", on_one_line(error));
     }
 }
 
@@ -40,6 +46,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = error.chain().any(|cause| {
         cause.is::<BadUsage>()
             || cause.is::<BadConfig>()
+            || cause.is::<BadConfigLines>()
             || cause.downcast_ref::<ClientError>().is_some_and(is_refusal)
     });
     if is_usage { ExitCode::from(BAD_USAGE) } else { ExitCode::FAILURE }

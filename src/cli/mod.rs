@@ -13,7 +13,9 @@ mod error;
 mod file;
 mod neighbours;
 mod ports;
+mod reload;
 mod replay;
+mod revisions;
 mod run;
 mod services;
 mod status;
@@ -46,6 +48,12 @@ enum Command {
     Replay(replay::Args),
     Ctl(ctl::Args),
     Apply(apply::Args),
+    Diff(apply::DiffArgs),
+    Reload(reload::Args),
+    Confirm(revisions::ConfirmCommandArgs),
+    Revisions(revisions::Args),
+    Rollback(revisions::RollbackArgs),
+    Save(reload::SaveArgs),
     Status(status::Args),
     Services(services::Args),
     Connections(connections::Args),
@@ -64,6 +72,12 @@ impl Command {
             Command::Ctl(args) => ctl::run(args, out),
             Command::Check(args) => check::run(args, out),
             Command::Apply(args) => apply::run(args, out),
+            Command::Diff(args) => apply::diff(args, out),
+            Command::Reload(args) => reload::run(args, out),
+            Command::Confirm(args) => revisions::confirm(args, out),
+            Command::Revisions(args) => revisions::run(args, out),
+            Command::Rollback(args) => revisions::roll_back(args, out),
+            Command::Save(args) => reload::save(args, out),
             Command::Status(args) => status::run(args, out),
             Command::Services(args) => services::run(args, out),
             Command::Connections(args) => connections::run(args, out),

@@ -8,8 +8,8 @@ use super::values::{ClientPrefix, Endpoint, MatchAddress, ServiceAddress};
 use crate::limits::MAGLEV_SLOTS_DEFAULT;
 use crate::model::{
     self, ConnReuse, Desired, ForwardMode, GUE_PORT_DEFAULT, GroupName, GueChecksum, HashFlags,
-    KernelMode, Persistence, PoolSpec, Registry, Removal, SchedulerSpec, ServerSpec, ServiceKey,
-    ServiceSpec, TimeoutOverrides, TrafficMatch, TtlPolicy,
+    KernelMode, Persistence, PoolSpec, Removal, SchedulerSpec, ServerSpec, ServiceKey, ServiceSpec,
+    TimeoutOverrides, TrafficMatch, TtlPolicy,
 };
 
 /// TCP option kind of `toa` unless configured: Alibaba's.
@@ -69,7 +69,7 @@ impl From<Kernel> for KernelMode {
 
 impl Config {
     /// What the file wants of the registry. Servers that are no longer listed drain.
-    pub(super) fn desired(&self) -> Desired {
+    pub fn desired(&self) -> Desired {
         let pools = self.local_addresses.iter().map(|(name, pool)| PoolSpec {
             name: name.clone(),
             addresses: pool.addresses.clone(),
@@ -83,11 +83,17 @@ impl Config {
         }
     }
 
-    /// This configuration with the services as they run now, after changes made one by one.
-    pub fn with_services_of(&self, registry: &Registry) -> Config {
-        let service = registry.services().map(|(_, spec)| Service::from(spec)).collect();
-        let semantics = (&registry.snapshot().semantics).into();
-        Config { service, semantics, ..self.clone() }
+    /// This configuration with other services and switches: those that run now.
+    pub fn with_services<'s>(
+        &self,
+        services: impl Iterator<Item = &'s ServiceSpec>,
+        semantics: &model::Semantics,
+    ) -> Config {
+        Config {
+            service: services.map(Service::from).collect(),
+            semantics: semantics.into(),
+            ..self.clone()
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod convert;
 mod meaning;
+mod merge;
 mod node;
 mod problem;
 mod reference;
@@ -27,6 +28,7 @@ use meaning::Written;
 use node::{Lines, Node};
 use shape::{Shape, Walk};
 
+pub use merge::merge;
 pub use problem::{Position, Problem};
 pub use reference::reference;
 pub use types::{

@@ -10,6 +10,7 @@ mod kernel_source;
 mod link;
 pub mod netlink;
 mod port_info;
+mod reload;
 pub mod socket;
 mod stop;
 
@@ -22,6 +23,7 @@ pub use kernel_side::KernelSide;
 pub use kernel_source::{KernelAsk, KernelSource};
 pub use link::{WorkerEnds, WorkerLink};
 pub use port_info::{MempoolInfo, PortInfo, PortInfoSource};
+pub use reload::Reload;
 pub use stop::Stop;
 
 use crate::config::Checked;
@@ -36,7 +38,7 @@ const BLOCKING_PATIENCE: Duration = Duration::from_secs(2);
 pub struct ControlInputs {
     /// The configuration to start with.
     pub checked: Checked,
-    /// The file it came from, to be shown.
+    /// The file it came from: shown, read again by a reload, written by `config.save`.
     pub config_path: PathBuf,
     /// The socket, taken before anything else was started.
     pub socket: BoundSocket,
@@ -57,6 +59,8 @@ pub struct ControlInputs {
     pub kernel_side: KernelSide,
     /// Raised by signals; control raises it for `shutdown` and when a worker ends.
     pub stop: Stop,
+    /// Raised by SIGHUP.
+    pub reload: Reload,
 }
 
 /// Runs control on this thread until `stop` is raised; workers have ended then, or did not in

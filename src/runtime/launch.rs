@@ -23,7 +23,8 @@ use crate::control::netlink::NetlinkError;
 use crate::control::netlink::interface::BlockingInterfaces;
 use crate::control::socket::{BoundSocket, SocketLimits};
 use crate::control::{
-    self, ControlError, ControlInputs, KernelSource, MempoolInfo, PortInfo, PortInfoSource, Stop,
+    self, ControlError, ControlInputs, KernelSource, MempoolInfo, PortInfo, PortInfoSource, Reload,
+    Stop,
 };
 use crate::counters::Counter;
 use crate::dpdk::{Eal, EalConfig, EalError, Hugepages, LogLevel, MbufPool, NicError};
@@ -68,7 +69,8 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     let machine = Machine::read();
     checks::privileges(&config, &machine)?;
     let stop = Stop::new();
-    signals::watch(stop.clone())?;
+    let reload = Reload::new();
+    signals::watch(stop.clone(), reload.clone())?;
     let socket = BoundSocket::bind(control_socket)?;
     let plans = checks::ports(&config, &machine)?;
     let cores = choose_cores(&config)?;
@@ -107,7 +109,8 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     let nics = Arc::new(Mutex::new(Ports { ports, taps, pool: pool.clone() }));
     let outcome = control::run(ControlInputs {
         checked,
-        config_path: config_path.to_owned(),
+        // The working directory may go; the file is wanted again.
+        config_path: std::path::absolute(config_path)?,
         socket,
         socket_limits: SocketLimits::default(),
         registry,
@@ -117,6 +120,7 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
         port_info: port_info(&nics),
         kernel_side: keeper.kernel_side(),
         stop,
+        reload,
     });
 
     crew.join();

@@ -1,5 +1,6 @@
 //! SIGINT and SIGTERM raise control's wish to stop; a second one does not hurry anything, so that
-//! queues are always drained and interfaces always removed.
+//! queues are always drained and interfaces always removed. SIGHUP has the configuration read
+//! again.
 
 use std::io;
 use std::thread;
@@ -7,28 +8,46 @@ use std::thread;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-use crate::control::Stop;
+use crate::control::{Reload, Stop};
 
 /// Starts to watch, from now on, on a thread of its own that ends with the process.
-pub fn watch(stop: Stop) -> io::Result<()> {
+pub fn watch(stop: Stop, reload: Reload) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
+    let mut signals = {
         let _inside = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        }
     };
     let body = move || {
         loop {
-            let name = runtime.block_on(next(&mut interrupt, &mut terminate));
-            info!("{name}: stopping");
-            stop.request();
+            match runtime.block_on(signals.next()) {
+                Some(name) => {
+                    info!("{name}: stopping");
+                    stop.request();
+                }
+                None => reload.request(),
+            }
         }
     };
     thread::Builder::new().name("gyre-signals".to_owned()).spawn(body).map(drop)
 }
 
-async fn next(interrupt: &mut Signal, terminate: &mut Signal) -> &'static str {
-    tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// The name of the next one that stops gyre, or `None` for SIGHUP.
+    async fn next(&mut self) -> Option<&'static str> {
+        tokio::select! {
+            _ = self.interrupt.recv() => Some("SIGINT"),
+            _ = self.terminate.recv() => Some("SIGTERM"),
+            _ = self.hangup.recv() => None,
+        }
     }
 }

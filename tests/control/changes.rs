@@ -172,7 +172,7 @@ fn a_configuration_is_applied_whole_or_not_at_all() {
         .replace(r#"{ address = "192.0.2.11:8080" }, "#, "")
         + "[[service]]\naddress = \"192.0.2.82:53\"\nprotocol = \"udp\"\n";
     let wanted = json!([
-        "tcp 192.0.2.80:80: weight of 192.0.2.12:8080 is 4",
+        "tcp 192.0.2.80:80: weight of 192.0.2.12:8080 is 4 (was 3)",
         "tcp 192.0.2.80:80: drain server 192.0.2.11:8080",
         "add service udp 192.0.2.82:53",
     ]);

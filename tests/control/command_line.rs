@@ -111,13 +111,46 @@ fn apply_gives_a_running_gyre_a_file() {
     let gyre = Gyre::start();
     let directory = tempfile::tempdir().unwrap();
     let path = file(directory.path(), &CONFIG.replace("weight = 3", "weight = 9"));
-    let line = "tcp 192.0.2.80:80: weight of 192.0.2.12:8080 is 9\n";
+    let line = "tcp 192.0.2.80:80: weight of 192.0.2.12:8080 is 9 (was 3)\n";
     assert_eq!(ask(&gyre, &["apply", "-n", &path]), (0, line.into(), String::new()));
     assert_eq!(ask(&gyre, &["apply", &path]), (0, line.into(), String::new()));
     assert_eq!(ask(&gyre, &["apply", &path]).1, "nothing to change\n");
     let bad = file(directory.path(), "[[service]]\nadress = 1\n");
     let (code, _, errors) = ask(&gyre, &["apply", &bad]);
     assert!(code == 2 && errors.contains("adress"), "{errors}");
+    assert!(errors.contains(&format!("{bad}:2:1: service[0].adress")), "{errors}");
+}
+
+#[test]
+fn a_change_is_shown_confirmed_saved_and_taken_back_by_commands() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join("own.toml");
+    std::fs::write(&own, CONFIG).unwrap();
+    let gyre = Gyre::of_file(&own, CONFIG, Default::default());
+    let path = file(directory.path(), &CONFIG.replace("weight = 3", "weight = 9"));
+    let line = "tcp 192.0.2.80:80: weight of 192.0.2.12:8080 is 9 (was 3)\n";
+    assert_eq!(ask(&gyre, &["diff", &path]), (0, line.into(), String::new()));
+    let (code, out, errors) = ask(&gyre, &["apply", &path, "--confirm", "60"]);
+    assert_eq!((code, out.as_str()), (0, line));
+    assert!(errors.contains("`gyre confirm` within 60 s"), "{errors}");
+    assert!(ask(&gyre, &["revisions"]).1.contains("to be confirmed within"));
+    assert_eq!(ask(&gyre, &["save"]).0, 1);
+    assert!(ask(&gyre, &["confirm"]).1.ends_with("stays\n"));
+    let (code, _, errors) = ask(&gyre, &["reload"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("is 9 (was 3)") && errors.contains("gyre save"), "{errors}");
+    let (_, out, _) = ask(&gyre, &["revisions"]);
+    assert!(out.contains("not saved") && out.contains(&format!("apply of {path}")), "{out}");
+    assert_eq!(ask(&gyre, &["save", "--to", "-"]).1.matches("weight = 9").count(), 1);
+    let (code, out, _) = ask(&gyre, &["save"]);
+    assert_eq!((code, out), (0, format!("{line}saved to {}\n", own.display())));
+    assert_eq!(ask(&gyre, &["reload"]).1, "nothing to change\n");
+    let (code, out, errors) = ask(&gyre, &["rollback"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert!(out.contains("is 3 (was 9)"), "{out}");
+    let (_, out, errors) = ask(&gyre, &["reload", "--discard"]);
+    assert!(out.contains("is 9 (was 3)") && errors.contains("undone"), "{out}{errors}");
+    assert_eq!(ask(&gyre, &["rollback", "9999"]).0, 1);
 }
 
 #[test]

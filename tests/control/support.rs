@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use gyre::config;
 use gyre::control::socket::{BoundSocket, SocketLimits};
 use gyre::control::{
-    ControlError, ControlInputs, KernelAsk, KernelSource, MempoolInfo, PortInfo, Stop, WorkerEnds,
-    WorkerLink,
+    ControlError, ControlInputs, KernelAsk, KernelSource, MempoolInfo, PortInfo, Reload, Stop,
+    WorkerEnds, WorkerLink,
 };
 use gyre::counters::WorkerCounters;
 use gyre::message::{FlowRow, FromWorker, Sweep, SweepAction, ToWorker};
@@ -151,6 +151,7 @@ pub struct Gyre {
     control: Option<JoinHandle<Result<(), ControlError>>>,
     threads: Vec<JoinHandle<()>>,
     stop: Stop,
+    pub reload: Reload,
     directory: tempfile::TempDir,
 }
 
@@ -193,6 +194,11 @@ impl Gyre {
     }
 
     pub fn with(text: &str, socket_limits: SocketLimits) -> Self {
+        Gyre::of_file(Path::new("/etc/gyre/test.toml"), text, socket_limits)
+    }
+
+    /// With a configuration file at `path`, which says `text`.
+    pub fn of_file(config_path: &Path, text: &str, socket_limits: SocketLimits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("gyre.sock");
         let steering = Arc::new(Steering::for_workers(2));
@@ -222,11 +228,11 @@ impl Gyre {
                 answer
             })
         };
-        let stop = Stop::new();
+        let (stop, reload) = (Stop::new(), Reload::new());
         let (nic, mac, mtu) = (NicId(0), [2, 0, 0, 0, 0, 1], 1500);
         let inputs = ControlInputs {
             checked: config::check(text).unwrap(),
-            config_path: "/etc/gyre/test.toml".into(),
+            config_path: config_path.to_owned(),
             socket: BoundSocket::bind(&path).unwrap(),
             socket_limits,
             registry,
@@ -236,11 +242,12 @@ impl Gyre {
             port_info: Arc::new(port_info),
             kernel_side,
             stop: stop.clone(),
+            reload: reload.clone(),
         };
         let control = Some(std::thread::spawn(move || gyre::control::run(inputs)));
         let (events, asks) = (event_in, ask_out);
         let kernel_side = told;
-        Gyre { path, workers, events, asks, kernel_side, control, threads, stop, directory }
+        Gyre { path, workers, events, asks, kernel_side, control, threads, stop, reload, directory }
     }
 
     pub fn connect(&self) -> Client {

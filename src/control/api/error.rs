@@ -57,6 +57,13 @@ codes! {
     Incomplete = -32009, "incomplete",
         "the rest of a request did not come in time; the connection is closed";
     ShuttingDown = -32010, "shutting_down", "gyre is stopping";
+    Unsaved = -32011, "unsaved",
+        "changes that were not saved would be lost; they are listed, nothing has changed";
+    Unconfirmed = -32012, "unconfirmed",
+        "a configuration waits to be confirmed, or none does; nothing has changed";
+    FileChanged = -32013, "file_changed",
+        "the configuration file is not the one that was loaded; nothing has changed";
+    File = -32014, "file", "the configuration file cannot be read or written";
 }
 
 /// Details beside the message.

@@ -6,7 +6,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::config::{ApplyParams, ConfigResult, GetParams};
+use super::config::{
+    ApplyParams, ApplyResult, ConfigResult, ConfirmResult, GetParams, ReloadParams,
+    RevisionsResult, RollbackParams, SaveParams, SaveResult,
+};
 use super::connection::{DeleteParams, DeleteResult, ListConnectionsParams, ListConnectionsResult};
 use super::error::{ApiError, ErrorCode};
 use super::neighbour::NeighboursResult;
@@ -88,17 +91,49 @@ methods! {
             "revision":3,"workers":2,"workers_stalled":[],"ports":1,"ports_down":[],"services":1,
             "servers":2,"flows":1200,"flows_created":90000,"drops":12,
             "neighbours_unresolved":0}"#;
-    "config.get" => ConfigGet(GetParams) -> ConfigResult, [],
-        "The running configuration, with what was changed over the socket.",
+    "config.get" => ConfigGet(GetParams) -> ConfigResult, [NotFound],
+        "The running configuration, with what was changed over the socket; or an earlier one.",
         r#"{"format":"toml"}"#,
         r#"{"revision":3,"config":"[runtime]\nworkers = 2\n"}"#;
-    "config.apply" => ConfigApply(ApplyParams) -> Changed, [InvalidConfig, NeedsRestart, NoRoom],
+    "config.apply" => ConfigApply(ApplyParams) -> ApplyResult,
+        [InvalidConfig, NeedsRestart, NoRoom, Unconfirmed],
         "Replaces the configuration in one step: all of it or, on any error, nothing. Servers that \
          are no longer listed are drained. What only a start can change (`runtime`, `port`) must \
          stay as it is.",
         r#"{"config":{"service":[{"address":"192.0.2.80:80","protocol":"tcp","scheduler":"rr"}]},
             "dry_run":true}"#,
-        r#"{"revision":3,"changes":["add service tcp 192.0.2.80:80"]}"#;
+        r#"{"revision":3,"changes":["add service tcp 192.0.2.80:80"],"lost":[],
+            "needs_restart":[],"confirm_within_s":null}"#;
+    "config.reload" => ConfigReload(ReloadParams) -> ApplyResult,
+        [InvalidConfig, NeedsRestart, NoRoom, Unsaved, Unconfirmed, File],
+        "Applies the file that gyre was started with, as it is now. Refused where it would undo \
+         changes that were made over the socket and not saved, unless `discard` says so.",
+        r#"{"confirm_s":60}"#,
+        r#"{"revision":4,"changes":["tcp 192.0.2.80:80: weight of 192.0.2.11:80 is 2 (was 1)"],
+            "lost":[],"needs_restart":[],"confirm_within_s":60}"#;
+    "config.confirm" => ConfigConfirm(NoParams) -> ConfirmResult, [Unconfirmed],
+        "Keeps the configuration that was applied with `confirm_s`.",
+        "{}",
+        r#"{"revision":4}"#;
+    "config.revisions" => ConfigRevisions(NoParams) -> RevisionsResult, [],
+        "The configurations that ran, the newest first, and what of the present one is not saved.",
+        "{}",
+        r#"{"revisions":[{"revision":4,"time_s":1767225600,"by":"reload of /etc/gyre/gyre.toml",
+            "running":true,"services":1,
+            "changes":["tcp 192.0.2.80:80: weight of 192.0.2.11:80 is 2 (was 1)"]}],
+            "unsaved":[],"confirm_within_s":null}"#;
+    "config.rollback" => ConfigRollback(RollbackParams) -> ApplyResult,
+        [NotFound, InvalidConfig, NoRoom, Unconfirmed],
+        "Applies an earlier revision anew. What waits to be confirmed is given up by it.",
+        r#"{"revision":3}"#,
+        r#"{"revision":5,"changes":["tcp 192.0.2.80:80: weight of 192.0.2.11:80 is 1 (was 2)"],
+            "lost":[],"needs_restart":[],"confirm_within_s":null}"#;
+    "config.save" => ConfigSave(SaveParams) -> SaveResult, [Unconfirmed, FileChanged, File],
+        "Writes what runs to the file that gyre was started with. What has not changed stays as it \
+         is written there, with its comments.",
+        "{}",
+        r#"{"revision":9,"path":"/etc/gyre/gyre.toml",
+            "changes":["tcp 192.0.2.80:80: weight of 192.0.2.11:80 is 0 (was 3)"]}"#;
     "service.list" => ServiceList(ListServicesParams) -> ServicesResult, [NotFound],
         "Virtual services with their servers and counts.",
         r#"{"service":"web"}"#,

@@ -18,7 +18,10 @@ mod worker;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use config::{ApplyParams, ConfigFormat, ConfigResult, ConfigText, GetParams};
+pub use config::{
+    ApplyParams, ApplyResult, ConfigFormat, ConfigResult, ConfigText, ConfirmResult, GetParams,
+    ReloadParams, RevisionRow, RevisionsResult, RollbackParams, SaveParams, SaveResult,
+};
 pub use connection::{
     ConnectionFilter, ConnectionRow, DeleteParams, DeleteResult, ListConnectionsParams,
     ListConnectionsResult,

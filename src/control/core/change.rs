@@ -1,30 +1,26 @@
 //! Changes asked for over the socket: what they mean, checked against what is, made ready to run
 //! on the registry off the control thread.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use serde_json::{Map, Value};
 
+use super::history::{Extent, Kept};
 use super::naming::find_service;
 use super::refusal::{from_config, from_specs};
-use crate::config::{Checked, Config, Service, server_from_json, service_from_json};
+use super::whole::Whole;
+use crate::config::{Config, Service, server_from_json, service_from_json};
 use crate::control::api::{ApiError, ErrorCode, RemovalMode};
-use crate::limits::CHANGES_SHOWN_MAX;
 use crate::model::next_hops::NextHops;
-use crate::model::{
-    Applied, Desired, NextHopId, Registry, Removal, ServerSpec, ServiceKey, ServiceSpec,
-    SpecProblem,
-};
+use crate::model::{Applied, NextHopId, Registry, Removal, ServiceKey, ServiceSpec, SpecProblem};
 use crate::time::{NANOS_PER_SECOND, Nanos};
 
 /// A change as asked for, its texts parsed where that takes long.
 pub enum Change {
-    Apply {
-        checked: Box<Checked>,
-        dry_run: bool,
-    },
+    Whole(Box<Whole>),
     AddService(Map<String, Value>),
     EditService {
         service: String,
@@ -53,16 +49,50 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The method that asked for it.
+    fn method(&self) -> &'static str {
+        match self {
+            Change::Whole(_) => "config.apply",
+            Change::AddService(_) => "service.add",
+            Change::EditService { .. } => "service.edit",
+            Change::RemoveService { .. } => "service.remove",
+            Change::AddServer { .. } => "server.add",
+            Change::RemoveServer { .. } => "server.remove",
+            Change::SetWeight { .. } => "server.set_weight",
+        }
+    }
+}
+
 /// What a change came to.
+#[derive(Default)]
 pub struct Done {
     /// To be published, unless nothing was to change.
     pub applied: Option<Applied>,
     /// Revision that holds it.
     pub revision: u64,
     /// The configuration's static part, when that is new.
-    pub config: Option<Config>,
+    pub config: Option<Arc<Config>>,
     /// A line for each change.
     pub changes: Vec<String>,
+    /// How it came about.
+    pub made: (Extent, String),
+    /// What runs from now on, if anything was made.
+    pub kept: Option<Kept>,
+    /// Where the whole was replaced, or would be.
+    pub whole: Option<WholeDone>,
+}
+
+/// What else the replacement of the whole came to.
+#[derive(Default)]
+pub struct WholeDone {
+    pub lost: Vec<String>,
+    pub needs_restart: Vec<String>,
+    pub confirm: Option<Duration>,
+    /// What ran before, unless it was only tried.
+    pub before: Option<Kept>,
+    /// Whether it is what the file says.
+    pub is_file: bool,
 }
 
 /// A change ready to run; it may take long.
@@ -72,14 +102,18 @@ pub type Run = Box<dyn FnOnce(&mut Registry) -> Result<Done, ApiError> + Send>;
 pub struct Present<'a> {
     pub registry: &'a Registry,
     pub next_hops: &'a mut NextHops,
-    pub config: &'a Config,
+    pub config: &'a Arc<Config>,
+    /// What the file says, once it is known.
+    pub saved: &'a Option<Kept>,
     pub now: Nanos,
 }
 
 type Outcome = Result<Applied, Vec<SpecProblem>>;
-type Hops = HashMap<IpAddr, NextHopId>;
+/// Next hops by server address.
+pub type Hops = HashMap<IpAddr, NextHopId>;
 
-fn hop_in(hops: &Hops) -> impl FnMut(IpAddr) -> NextHopId {
+/// Looks them up.
+pub fn hop_in(hops: &Hops) -> impl FnMut(IpAddr) -> NextHopId {
     |rip| hops.get(&rip).copied().unwrap_or(NextHopId::NONE)
 }
 
@@ -90,7 +124,8 @@ fn run(
     Ok(Box::new(move |registry| {
         let applied = work(registry).map_err(from_specs)?;
         let revision = applied.snapshot.revision;
-        Ok(Done { applied: Some(applied), revision, config: None, changes: vec![change] })
+        let applied = Some(applied);
+        Ok(Done { applied, revision, changes: vec![change], ..Done::default() })
     }))
 }
 
@@ -98,8 +133,24 @@ impl Present<'_> {
     /// Checks what can be checked at once and takes next hops for new servers. Hops of servers
     /// that the change does not bring after all go when the registry's servers are next listed.
     pub fn prepare(&mut self, change: Change) -> Result<Run, ApiError> {
+        let (method, statics) = (change.method(), Arc::clone(self.config));
+        let run = match change {
+            Change::Whole(whole) => return self.whole(*whole),
+            change => self.single(change)?,
+        };
+        Ok(Box::new(move |registry| {
+            let mut done = run(registry)?;
+            if done.applied.as_ref().is_some_and(|applied| applied.changed) {
+                done.made = (Extent::Single, method.to_owned());
+                done.kept = Some(Kept::of(&statics, registry));
+            }
+            Ok(done)
+        }))
+    }
+
+    fn single(&mut self, change: Change) -> Result<Run, ApiError> {
         match change {
-            Change::Apply { checked, dry_run } => self.apply(*checked, dry_run),
+            Change::Whole(_) => Err(internal()),
             Change::AddService(service) => self.add_service(service),
             Change::EditService { service, set } => self.edit_service(&service, set),
             Change::RemoveService { service, mode, deadline_s } => {
@@ -157,53 +208,11 @@ impl Present<'_> {
         }
     }
 
-    fn hops(&mut self, servers: &[ServerSpec]) -> Result<Hops, ApiError> {
-        let mut hops = Hops::new();
-        for server in servers {
-            let id = self.next_hops.hop_for_server(server.address).map_err(|error| {
-                ApiError::new(ErrorCode::NoRoom, error.to_string())
-                    .hint("remove servers that are not needed")
-            })?;
-            hops.insert(server.address, id);
-        }
-        Ok(hops)
-    }
-
-    fn apply(&mut self, checked: Checked, dry_run: bool) -> Result<Run, ApiError> {
-        let Checked { config, desired } = checked;
-        let paths = config.restart_needed(self.config);
-        if !paths.is_empty() {
-            let message = format!("only a restart can change {}", paths.join(", "));
-            return Err(ApiError::new(ErrorCode::NeedsRestart, message)
-                .hint("leave them as `config.get` shows them, or restart gyre"));
-        }
-        let mut changes = difference(self.registry, &desired);
-        if (&config.neighbour, &config.route) != (&self.config.neighbour, &self.config.route) {
-            changes.push("change static neighbours and routes".into());
-        }
-        shorten(&mut changes);
-        if dry_run {
-            return Ok(Box::new(move |registry| {
-                registry.check(&desired).map_err(from_specs)?;
-                let revision = registry.snapshot().revision;
-                Ok(Done { applied: None, revision, config: None, changes })
-            }));
-        }
-        let mut hops = Hops::new();
-        for service in &desired.services {
-            hops.extend(self.hops(&service.servers)?);
-        }
-        Ok(Box::new(move |registry| {
-            let applied = registry.apply(&desired, &mut hop_in(&hops)).map_err(from_specs)?;
-            let revision = applied.snapshot.revision;
-            Ok(Done { applied: Some(applied), revision, config: Some(config), changes })
-        }))
-    }
-
     fn add_service(&mut self, service: Map<String, Value>) -> Result<Run, ApiError> {
         let judge = |spec: &ServiceSpec| self.registry.check_new_service(spec);
         let spec = service_from_json(&Value::Object(service), &judge).map_err(from_config)?;
-        let hops = self.hops(&spec.servers)?;
+        let mut hops = Hops::new();
+        self.hops(spec.servers.iter(), &mut hops)?;
         run(format!("add service {}", spec.key), move |registry| {
             registry.add_service(&spec, &mut hop_in(&hops))
         })
@@ -242,7 +251,8 @@ impl Present<'_> {
         let (spec, _) = self.registry.service(&key).ok_or_else(internal)?;
         let judge = |spec: &ServiceSpec| self.registry.check_service(spec);
         let server = server_from_json(&Value::Object(server), spec, &judge).map_err(from_config)?;
-        let hops = self.hops(std::slice::from_ref(&server))?;
+        let mut hops = Hops::new();
+        self.hops(std::iter::once(&server), &mut hops)?;
         run(format!("{key}: add server {}", server.endpoint()), move |registry| {
             registry.add_server(&key, &server, &mut hop_in(&hops))
         })
@@ -251,56 +261,4 @@ impl Present<'_> {
 
 fn internal() -> ApiError {
     ApiError::new(ErrorCode::Internal, "the registry lost a service between two looks")
-}
-
-/// What `desired` would change, a line each.
-fn difference(registry: &Registry, desired: &Desired) -> Vec<String> {
-    let mut lines = Vec::new();
-    if registry.pools() != desired.pools {
-        lines.push("change local_addresses".into());
-    }
-    if registry.snapshot().semantics != desired.semantics {
-        lines.push("change semantics".into());
-    }
-    let mut old: BTreeMap<ServiceKey, &ServiceSpec> =
-        registry.services().map(|(_, spec)| (spec.key, spec)).collect();
-    for new in &desired.services {
-        match old.remove(&new.key) {
-            None => lines.push(format!("add service {}", new.key)),
-            Some(old) => {
-                if !new.is_same_but_servers(old) {
-                    lines.push(format!("edit service {}", new.key));
-                }
-                server_difference(old, new, &mut lines);
-            }
-        }
-    }
-    lines.extend(old.keys().map(|key| format!("drain service {key}")));
-    lines
-}
-
-fn server_difference(old: &ServiceSpec, new: &ServiceSpec, lines: &mut Vec<String>) {
-    let key = new.key;
-    let mut before: BTreeMap<SocketAddr, &ServerSpec> =
-        old.servers.iter().map(|server| (server.endpoint(), server)).collect();
-    for server in &new.servers {
-        let endpoint = server.endpoint();
-        match before.remove(&endpoint) {
-            None => lines.push(format!("{key}: add server {endpoint}")),
-            Some(old) if old.weight != server.weight => {
-                lines.push(format!("{key}: weight of {endpoint} is {}", server.weight));
-            }
-            Some(old) if old != server => lines.push(format!("{key}: edit server {endpoint}")),
-            Some(_) => {}
-        }
-    }
-    lines.extend(before.keys().map(|endpoint| format!("{key}: drain server {endpoint}")));
-}
-
-fn shorten(lines: &mut Vec<String>) {
-    if lines.len() > CHANGES_SHOWN_MAX {
-        let more = lines.len() - CHANGES_SHOWN_MAX;
-        lines.truncate(CHANGES_SHOWN_MAX);
-        lines.push(format!("and {more} more"));
-    }
 }

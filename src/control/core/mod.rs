@@ -4,7 +4,10 @@
 
 mod baseline;
 mod change;
+mod difference;
 mod events;
+mod file;
+mod history;
 mod hops;
 mod loads;
 mod naming;
@@ -15,6 +18,7 @@ mod requests;
 mod sweep;
 mod view;
 mod watch;
+mod whole;
 mod work;
 
 use std::collections::VecDeque;
@@ -32,7 +36,7 @@ use super::api::{ApiError, ErrorCode};
 use super::kernel_source::{KernelAsks, KernelEvents};
 use super::port_info::PortInfoSource;
 use super::socket::{self, BoundSocket, Job};
-use super::{ControlError, ControlInputs, KernelSide, Stop};
+use super::{ControlError, ControlInputs, KernelSide, Reload, Stop};
 use crate::config::Config;
 use crate::model::next_hops::{KernelEvent, NextHops};
 use crate::model::{NicModel, PoolSpec, Registry, Snapshot};
@@ -40,6 +44,7 @@ use crate::time::Nanos;
 
 use crate::limits::JOBS_WAITING_MAX;
 use baseline::Counts;
+use history::{History, Kept, Unconfirmed};
 use loads::{Loads, SHARE_EVERY};
 use outgoing::Outgoing;
 use replies::Replies;
@@ -77,8 +82,14 @@ struct Core {
     /// The newest, published.
     snapshot: Arc<Snapshot>,
     pools: Arc<Vec<PoolSpec>>,
-    /// The configuration as last applied; services as they are now are in the registry.
+    /// The configuration as last applied, but for services and switches, which are in the registry.
     config: Arc<Config>,
+    /// What the file said when it was last looked at, once gyre has started.
+    saved: Option<Kept>,
+    history: History,
+    unconfirmed: Option<Unconfirmed>,
+    /// What was not confirmed is being taken back.
+    reverting: bool,
     config_path: Arc<str>,
     next_hops: NextHops,
     /// Ports as the devices are; interfaces may lower the MTU.
@@ -110,7 +121,7 @@ fn to_outcome<T: Serialize>(result: &T) -> Outcome {
 /// Runs control to its end: until `stop`, a worker's end or a failure at start-up. Workers are told
 /// to end in any case.
 pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
-    let ControlInputs { socket, socket_limits, kernel, checked, .. } = inputs;
+    let ControlInputs { socket, socket_limits, kernel, checked, reload, .. } = inputs;
     let (parsed, from_parser) = mpsc::unbounded_channel();
     let stop = inputs.stop;
     let now = Instant::now();
@@ -130,7 +141,11 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         work: VecDeque::new(),
         replies: Replies::default(),
         pools: Arc::default(),
-        config: Arc::new(checked.config.clone()),
+        config: Arc::new(Config { service: Vec::new(), ..checked.config.clone() }),
+        saved: None,
+        history: History::default(),
+        unconfirmed: None,
+        reverting: false,
         config_path: inputs.config_path.display().to_string().into(),
         next_hops: NextHops::new(inputs.nic_links),
         kernel: KernelAsks::Silent,
@@ -162,7 +177,7 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
             let (jobs, inbox) = mpsc::channel(JOBS_WAITING_MAX);
             let server = tokio::spawn(socket::serve(listener, socket_limits, jobs, stop));
             info!(socket = %socket.path().display(), "control socket is ready");
-            core.serve(Inbox { jobs: inbox, parsed: from_parser, events }).await;
+            core.serve(Inbox { jobs: inbox, parsed: from_parser, events, reload }).await;
             core.shut_down().await;
             // Clients get their last replies before the process goes.
             let _ = server.await;
@@ -187,6 +202,7 @@ struct Inbox {
     jobs: mpsc::Receiver<Job>,
     parsed: mpsc::UnboundedReceiver<Work>,
     events: Option<KernelEvents>,
+    reload: Reload,
 }
 
 /// The next batch; never, where there is no kernel to ask.
@@ -219,6 +235,7 @@ impl Core {
                 finished = work::wait(&mut self.building) => self.finished(finished),
                 () = tokio::time::sleep_until(self.next.tick.into()) => self.tick(),
                 batch = next_batch(&mut inbox.events) => self.kernel_events(&batch),
+                () = inbox.reload.requested() => self.reload_by_signal(),
                 Some(work) = inbox.parsed.recv() => self.enqueue(work),
                 Some(Job { request, reply }) = inbox.jobs.recv() => self.request(request, reply),
             }
@@ -251,6 +268,7 @@ impl Core {
         if now >= self.next.look {
             self.next.look = now + LOOK_EVERY;
             self.look(now);
+            self.look_for_confirmation(now);
         }
         if now >= self.next.share {
             self.next.share = now + SHARE_EVERY;

@@ -6,16 +6,13 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::change::Change;
-use super::refusal::from_config;
 use super::view::View;
 use super::work::Work;
 use super::{Core, sweep, to_outcome};
-use crate::config::{check, check_json};
 use crate::control::api::rpc::Outcome;
 use crate::control::api::{
-    ApiError, ApplyParams, ConfigText, ConnectionFilter, DeleteParams, ErrorCode,
-    ListConnectionsParams, NeighboursResult, NoParams, PortsResult, Request, ServersResult,
-    ServicesResult, WorkersResult,
+    ApiError, ConnectionFilter, DeleteParams, ErrorCode, ListConnectionsParams, NeighboursResult,
+    NoParams, PortsResult, Request, ServersResult, ServicesResult, WorkersResult,
 };
 use crate::limits::{CONNECTIONS_SHOWN_DEFAULT, CONNECTIONS_SHOWN_MAX};
 
@@ -49,9 +46,26 @@ impl Core {
             Request::ConnectionsList(params) => self.list_connections(&params, reply),
             Request::ConnectionsDelete(params) => self.delete_connections(&params, reply),
             Request::ConfigGet(params) => {
-                self.enqueue(Work::ConfigGet { format: params.format, reply });
+                let asked = params.revision.map(|number| self.history.get(number).cloned());
+                match asked {
+                    Some(None) => {
+                        let message = "there is no such revision";
+                        let hint = "`gyre revisions` lists those that are kept";
+                        let error = ApiError::new(ErrorCode::NotFound, message).hint(hint);
+                        let _ = reply.send(Err(error));
+                    }
+                    kept => {
+                        let earlier = params.revision.zip(kept.flatten());
+                        self.enqueue(Work::ConfigGet { format: params.format, earlier, reply });
+                    }
+                }
             }
             Request::ConfigApply(params) => self.parse_config(params, reply),
+            Request::ConfigReload(params) => self.reload(params, reply),
+            Request::ConfigRollback(params) => self.roll_back(params, reply),
+            Request::ConfigConfirm(NoParams {}) => drop(reply.send(self.confirm())),
+            Request::ConfigRevisions(NoParams {}) => self.enqueue(Work::Revisions { reply }),
+            Request::ConfigSave(params) => self.enqueue(Work::Save { params, reply }),
             Request::Shutdown(NoParams {}) => {
                 info!("asked to stop over the socket");
                 let _ = reply.send(to_outcome(&NoParams {}));
@@ -128,26 +142,6 @@ impl Core {
             }
             Err(error) => drop(reply.send(Err(error))),
         }
-    }
-
-    /// Parses beside the core, then has it come back as work.
-    fn parse_config(&mut self, params: ApplyParams, reply: Reply) {
-        let parsed = self.parsed.clone();
-        spawn_blocking(move || {
-            let checked = match params.config {
-                ConfigText::Toml(text) => check(&text),
-                ConfigText::Json(object) => check_json(&serde_json::Value::Object(object)),
-            };
-            match checked {
-                Ok(checked) => {
-                    let checked = Box::new(checked);
-                    let change = Change::Apply { checked, dry_run: params.dry_run };
-                    // The core is gone only when gyre stops.
-                    let _ = parsed.send(Work::Change { change, reply });
-                }
-                Err(problems) => drop(reply.send(Err(from_config(problems)))),
-            }
-        });
     }
 }
 

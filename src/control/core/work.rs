@@ -12,10 +12,14 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::change::{Change, Done, Present};
+use super::history::Kept;
+use super::whole::{Saving, Whole};
 use super::{Core, to_outcome};
-use crate::config::Checked;
+use crate::config::{Checked, Config};
 use crate::control::api::rpc::Outcome;
-use crate::control::api::{ApiError, Changed, ConfigFormat, ConfigResult, ConfigText, ErrorCode};
+use crate::control::api::{
+    ApiError, Changed, ConfigFormat, ConfigResult, ConfigText, ErrorCode, SaveParams, SaveResult,
+};
 use crate::control::{ControlError, KernelSide};
 use crate::limits::CHANGES_WAITING_MAX;
 use crate::model::next_hops::RouteUpdate;
@@ -29,7 +33,18 @@ pub enum Work {
     /// A client's change.
     Change { change: Change, reply: oneshot::Sender<Outcome> },
     /// A client wants the configuration.
-    ConfigGet { format: ConfigFormat, reply: oneshot::Sender<Outcome> },
+    ConfigGet {
+        format: ConfigFormat,
+        /// A revision that is kept, instead of what runs.
+        earlier: Option<(u64, Kept)>,
+        reply: oneshot::Sender<Outcome>,
+    },
+    /// A client wants to know what ran.
+    Revisions { reply: oneshot::Sender<Outcome> },
+    /// What runs is to be written to the file.
+    Save { params: SaveParams, reply: oneshot::Sender<Outcome> },
+    /// A configuration was not confirmed.
+    Revert(Box<Whole>),
     /// Routes towards clients changed.
     Routes(RouteUpdate),
     /// Ports' interfaces changed.
@@ -50,8 +65,10 @@ pub struct Finished {
 }
 
 enum End {
-    Change(Box<Result<Done, ApiError>>, oneshot::Sender<Outcome>),
+    /// Nobody waits for the answer of what was not confirmed.
+    Change(Box<Result<Done, ApiError>>, Option<oneshot::Sender<Outcome>>),
     Answer(Outcome, oneshot::Sender<Outcome>),
+    Saved(Result<(SaveResult, Option<Kept>), ApiError>, oneshot::Sender<Outcome>),
     Routes(Applied, bool),
     Applied(Option<Applied>),
 }
@@ -70,7 +87,7 @@ impl End {
         let applied = match self {
             End::Change(result, _) => result.as_ref().as_ref().ok()?.applied.as_ref()?,
             End::Routes(applied, _) | End::Applied(Some(applied)) => applied,
-            End::Answer(..) | End::Applied(None) => return None,
+            End::Answer(..) | End::Saved(..) | End::Applied(None) => return None,
         };
         applied.changed.then_some(&applied.snapshot)
     }
@@ -104,7 +121,7 @@ impl Core {
     /// Takes the configuration that gyre starts with.
     pub(super) async fn start(&mut self, checked: Checked) -> Result<(), ControlError> {
         self.set_static(&checked.config);
-        let change = Change::Apply { checked: Box::new(checked), dry_run: false };
+        let change = Change::Whole(Box::new(Whole::first(checked)));
         let (reply, answer) = oneshot::channel();
         self.enqueue(Work::Change { change, reply });
         while self.building.is_some() {
@@ -123,14 +140,21 @@ impl Core {
     /// Adds work; it begins at once when nothing else is under way.
     pub(super) fn enqueue(&mut self, work: Work) {
         if self.work.len() >= CHANGES_WAITING_MAX
-            && let Work::Change { reply, .. } | Work::ConfigGet { reply, .. } = work
+            && let Work::Change { reply, .. }
+            | Work::ConfigGet { reply, .. }
+            | Work::Revisions { reply }
+            | Work::Save { reply, .. } = work
         {
             let message = "too many changes wait already";
             let error = ApiError::new(ErrorCode::NoRoom, message).hint("try again in a moment");
             let _ = reply.send(Err(error));
             return;
         }
-        self.work.push_back(work);
+        match work {
+            // Before anything that was asked for on top of what is to go.
+            Work::Revert(_) => self.work.push_front(work),
+            _ => self.work.push_back(work),
+        }
         self.begin();
     }
 
@@ -149,8 +173,20 @@ impl Core {
                 return;
             };
             match work {
-                Work::Change { change, reply } => self.begin_change(registry, change, reply),
-                Work::ConfigGet { format, reply } => self.begin_get(registry, format, reply),
+                Work::Change { change, reply } => {
+                    self.begin_change(registry, change, Some(reply));
+                }
+                Work::ConfigGet { format, earlier, reply } => {
+                    self.begin_get(registry, (format, earlier), reply);
+                }
+                Work::Revisions { reply } => {
+                    let _ = reply.send(to_outcome(&self.revisions(&registry)));
+                    self.registry = Some(registry);
+                }
+                Work::Save { params, reply } => self.begin_save(registry, params, reply),
+                Work::Revert(whole) => {
+                    self.begin_change(registry, Change::Whole(whole), None);
+                }
                 Work::Routes(update) => {
                     self.building = Some(build(registry, &self.kernel_side, move |registry| {
                         let applied = registry.set_routes(update.table);
@@ -171,12 +207,13 @@ impl Core {
         &mut self,
         registry: Box<Registry>,
         change: Change,
-        reply: oneshot::Sender<Outcome>,
+        reply: Option<oneshot::Sender<Outcome>>,
     ) {
         let now = self.now();
-        let Core { next_hops, config, .. } = self;
-        let mut present = Present { registry: &registry, next_hops, config, now };
-        match present.prepare(change) {
+        let waits = self.must_wait(&change);
+        let Core { next_hops, config, saved, .. } = self;
+        let mut present = Present { registry: &registry, next_hops, config, saved, now };
+        match waits.map_or_else(|| present.prepare(change), Err) {
             Ok(run) => {
                 self.building = Some(build(registry, &self.kernel_side, move |registry| {
                     let result = run(registry);
@@ -185,7 +222,10 @@ impl Core {
             }
             Err(error) => {
                 self.registry = Some(registry);
-                let _ = reply.send(Err(error));
+                match reply {
+                    Some(reply) => drop(reply.send(Err(error))),
+                    None => self.cannot_revert(&error),
+                }
             }
         }
     }
@@ -193,26 +233,39 @@ impl Core {
     fn begin_get(
         &mut self,
         registry: Box<Registry>,
-        format: ConfigFormat,
+        (format, earlier): (ConfigFormat, Option<(u64, Kept)>),
         reply: oneshot::Sender<Outcome>,
     ) {
-        let config = Arc::clone(&self.config);
+        let statics = Arc::clone(&self.config);
         self.building = Some(build(registry, &self.kernel_side, move |registry| {
-            let config = config.with_services_of(registry);
-            let internal = |error: String| ApiError::new(ErrorCode::Internal, error);
-            let text = match format {
-                ConfigFormat::Toml => {
-                    config.to_toml().map(ConfigText::Toml).map_err(|e| internal(e.to_string()))
-                }
-                ConfigFormat::Json => match serde_json::to_value(&config) {
-                    Ok(serde_json::Value::Object(object)) => Ok(ConfigText::Json(object)),
-                    Ok(_) => Err(internal("the configuration is no object".into())),
-                    Err(error) => Err(internal(error.to_string())),
-                },
-            };
-            let revision = registry.snapshot().revision;
-            let answer = text.and_then(|config| to_outcome(&ConfigResult { revision, config }));
+            let now = || (registry.snapshot().revision, Kept::of(&statics, registry));
+            let (revision, kept) = earlier.unwrap_or_else(now);
+            let config = written(&kept.config(), format);
+            let answer = config.and_then(|config| to_outcome(&ConfigResult { revision, config }));
             (End::Answer(answer, reply), false)
+        }));
+    }
+
+    fn begin_save(
+        &mut self,
+        registry: Box<Registry>,
+        params: SaveParams,
+        reply: oneshot::Sender<Outcome>,
+    ) {
+        if self.unconfirmed.is_some() && !params.dry_run {
+            self.registry = Some(registry);
+            let message = "what runs waits to be confirmed";
+            let hint = "`gyre confirm` first, or `gyre rollback`";
+            let _ = reply.send(Err(ApiError::new(ErrorCode::Unconfirmed, message).hint(hint)));
+            return;
+        }
+        let (statics, saved) = (Arc::clone(&self.config), self.saved.clone());
+        let path = Arc::clone(&self.config_path);
+        self.building = Some(build(registry, &self.kernel_side, move |registry| {
+            let running = Kept::of(&statics, registry);
+            let revision = registry.snapshot().revision;
+            let saving = Saving { path, params, running, saved, revision };
+            (End::Saved(saving.run(), reply), false)
         }));
     }
 
@@ -248,10 +301,17 @@ impl Core {
         }
         match finished.end {
             End::Change(result, reply) => {
-                let outcome = result.and_then(|done| to_outcome(&self.changed(done)));
-                self.replies.hold(self.snapshot.revision, outcome, reply);
+                let outcome = result.and_then(|done| self.changed(done));
+                match (reply, outcome) {
+                    (Some(reply), outcome) => {
+                        self.replies.hold(self.snapshot.revision, outcome, reply);
+                    }
+                    (None, Ok(_)) => {}
+                    (None, Err(error)) => self.cannot_revert(&error),
+                }
                 self.next.tick = Instant::now();
             }
+            End::Saved(result, reply) => drop(reply.send(self.saved(result))),
             End::Answer(outcome, reply) => drop(reply.send(outcome)),
             End::Routes(applied, targets_changed) => {
                 self.applied(&applied);
@@ -265,18 +325,40 @@ impl Core {
         self.begin();
     }
 
-    fn changed(&mut self, done: Done) -> Changed {
-        for change in &done.changes {
+    fn changed(&mut self, mut done: Done) -> Outcome {
+        let is_made = done.kept.is_some();
+        for change in done.changes.iter().filter(|_| is_made) {
             info!(revision = done.revision, "{change}");
         }
-        if let Some(config) = done.config {
-            self.set_static(&config);
-            self.config = Arc::new(config);
+        if let Some(config) = &done.config {
+            self.set_static(config);
+            self.config = Arc::clone(config);
         }
         if let Some(applied) = &done.applied {
             self.applied(applied);
         }
-        Changed { revision: done.revision, changes: done.changes }
+        let whole = done.whole.take().map(|whole| self.whole_done(&done, whole));
+        if let Some(kept) = done.kept.filter(|_| !done.changes.is_empty() || self.is_new()) {
+            self.history.note(done.revision, done.made, &done.changes, kept);
+        }
+        match whole {
+            Some(whole) => to_outcome(&whole),
+            None => to_outcome(&Changed { revision: done.revision, changes: done.changes }),
+        }
+    }
+
+    /// Whether nothing was ever applied.
+    fn is_new(&self) -> bool {
+        self.history.current().is_none()
+    }
+
+    fn saved(&mut self, result: Result<(SaveResult, Option<Kept>), ApiError>) -> Outcome {
+        let (result, kept) = result?;
+        if let Some(kept) = kept {
+            info!(revision = result.revision, "saved to {}", result.path);
+            self.saved = Some(kept);
+        }
+        to_outcome(&result)
     }
 
     fn applied(&mut self, applied: &Applied) {
@@ -284,5 +366,20 @@ impl Core {
             self.counts.renew(applied);
             self.publish(&applied.snapshot);
         }
+    }
+}
+
+/// A configuration as it was asked for.
+fn written(config: &Config, format: ConfigFormat) -> Result<ConfigText, ApiError> {
+    let internal = |error: String| ApiError::new(ErrorCode::Internal, error);
+    match format {
+        ConfigFormat::Toml => {
+            config.to_toml().map(ConfigText::Toml).map_err(|e| internal(e.to_string()))
+        }
+        ConfigFormat::Json => match serde_json::to_value(config) {
+            Ok(serde_json::Value::Object(object)) => Ok(ConfigText::Json(object)),
+            Ok(_) => Err(internal("the configuration is no object".into())),
+            Err(error) => Err(internal(error.to_string())),
+        },
     }
 }

@@ -134,7 +134,7 @@ impl Registry {
         if spec.name.is_none() && spec.mark.is_none() && spec.matches.is_empty() {
             return;
         }
-        for other in self.services.values().map(|entry| &entry.spec) {
+        for other in self.services.values().map(|entry| &*entry.spec) {
             if other.key == spec.key {
                 continue;
             }

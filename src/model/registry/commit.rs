@@ -205,7 +205,7 @@ impl Registry {
             mark: spec.mark,
         });
         round.touched.push((service.id, Some(Arc::clone(&service))));
-        self.services.insert(spec.key, Entry { spec, service });
+        self.services.insert(spec.key, Entry { spec: Arc::new(spec), service });
     }
 
     /// The slot of a service that joins: its old one while flows still know it by that.

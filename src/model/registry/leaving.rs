@@ -4,7 +4,7 @@
 use super::draft::Draft;
 use super::{Applied, Registry, Round, no_service};
 use crate::model::service_key::ServiceKey;
-use crate::model::spec::{Removal, SpecProblem};
+use crate::model::spec::{Removal, ServiceSpec, SpecProblem};
 
 impl Registry {
     /// Removes a service: at once (`ipvsadm -D`), where its clients' packets are dropped from here
@@ -33,7 +33,7 @@ impl Registry {
         if is_leaving {
             return;
         }
-        let (spec, mut draft) = (entry.spec.clone(), Draft::of(&entry.service));
+        let (spec, mut draft) = (ServiceSpec::clone(&entry.spec), Draft::of(&entry.service));
         for at in 0..draft.servers.len() {
             self.leave(key, &mut draft, at, removal);
         }

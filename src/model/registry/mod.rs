@@ -109,7 +109,7 @@ pub type HopFor<'h> = &'h mut dyn FnMut(IpAddr) -> NextHopId;
 #[derive(Debug)]
 struct Entry {
     /// Its servers are those not draining, in list order.
-    spec: ServiceSpec,
+    spec: Arc<ServiceSpec>,
     service: Arc<VirtualService>,
 }
 
@@ -183,12 +183,18 @@ impl Registry {
     /// but in the snapshot, and so are services that leave.
     pub fn services(&self) -> impl Iterator<Item = (ServiceId, &ServiceSpec)> {
         let stays = |entry: &&Entry| !self.leaving.contains(&entry.spec.key);
-        self.services.values().filter(stays).map(|entry| (entry.service.id, &entry.spec))
+        self.services.values().filter(stays).map(|entry| (entry.service.id, &*entry.spec))
+    }
+
+    /// What was asked for of each service, shared with the registry: a list to be kept.
+    pub fn specs(&self) -> Vec<Arc<ServiceSpec>> {
+        let stays = |entry: &&Entry| !self.leaving.contains(&entry.spec.key);
+        self.services.values().filter(stays).map(|entry| Arc::clone(&entry.spec)).collect()
     }
 
     /// One service.
     pub fn service(&self, key: &ServiceKey) -> Option<(&ServiceSpec, &Arc<VirtualService>)> {
-        self.services.get(key).map(|entry| (&entry.spec, &entry.service))
+        self.services.get(key).map(|entry| (&*entry.spec, &entry.service))
     }
 
     /// The pools in force.
@@ -218,6 +224,11 @@ impl Registry {
     /// Replaces the routes towards clients.
     pub fn set_routes(&mut self, routes: Arc<RouteTable>) -> Applied {
         self.replace(|snapshot| snapshot.routes = routes)
+    }
+
+    /// A new revision of what is: for changes that are in no snapshot.
+    pub fn renumber(&mut self) -> Applied {
+        self.replace(|_| {})
     }
 
     /// Replaces the switches of all services (sysctls, `ipvsadm --set`).
@@ -295,7 +306,7 @@ impl Registry {
             let what = format!("server {} exists already", server.endpoint());
             return Err(vec![refusal(ProblemKind::Exists, key, what, "set its weight instead")]);
         }
-        let mut spec = entry.spec.clone();
+        let mut spec = ServiceSpec::clone(&entry.spec);
         spec.servers.push(server.clone());
         self.change(spec, Removal::Drain { deadline: None }, hop_for)
     }
@@ -310,7 +321,7 @@ impl Registry {
         let (mut draft, at) = self.find(key, endpoint)?;
         self.leave(key, &mut draft, at, removal);
         let mut round = Round::default();
-        let spec = self.services[key].spec.clone();
+        let spec = ServiceSpec::clone(&self.services[key].spec);
         self.store(spec, draft, &mut round);
         Ok(self.publish(round))
     }
@@ -324,7 +335,7 @@ impl Registry {
     ) -> Result<Applied, Vec<SpecProblem>> {
         let (mut draft, at) = self.find(key, server.endpoint())?;
         draft.edit(at, server);
-        let mut spec = self.services[key].spec.clone();
+        let mut spec = ServiceSpec::clone(&self.services[key].spec);
         spec.servers = specs_of(&draft.servers);
         self.check_one(&spec)?;
         self.servers.draining.remove(&draft.servers[at].id);
@@ -376,7 +387,7 @@ impl Registry {
         let over = self.drains_over(usage, oldest_adopted_revision, now);
         for (key, ids) in over {
             let Some(entry) = self.services.get(&key) else { continue };
-            let (spec, mut draft) = (entry.spec.clone(), Draft::of(&entry.service));
+            let (spec, mut draft) = (ServiceSpec::clone(&entry.spec), Draft::of(&entry.service));
             for id in ids {
                 if let Some(at) = draft.position_of(id) {
                     self.leave(&key, &mut draft, at, Removal::Now);

@@ -78,7 +78,7 @@ impl Registry {
         let is_kept = |entry: &&Entry| {
             beside == Beside::Others && desired.services.iter().all(|s| s.key != entry.spec.key)
         };
-        let kept = self.services.values().filter(is_kept).map(|entry| &entry.spec);
+        let kept = self.services.values().filter(is_kept).map(|entry| &*entry.spec);
         let pairs = address_pairs(&desired.pools, kept.chain(&desired.services));
         if pairs > self.address_pairs_max {
             problems.push(too_many(pairs, self.address_pairs_max));
