@@ -12,6 +12,8 @@ DEMO_PACKAGES=(iproute2 procps ethtool netbase nftables nginx curl wrk python3)
 # What black-box tests run besides.
 TEST_PACKAGES=(haproxy bird2 iputils-ping vsftpd tshark dpdk-dev iperf3 dnsmasq-base
     bind9-dnsutils)
+# What counts instructions.
+COUNT_PACKAGES=(valgrind)
 
 if [ -t 1 ]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
