@@ -42,20 +42,36 @@ fn tell(gyre: &Gyre, events: Vec<KernelEvent>) {
 }
 
 /// A link with a network of its own on it.
-fn connected() -> Gyre {
-    let gyre = Gyre::start();
+fn network() -> Vec<KernelEvent> {
     let link =
         Link { ifindex: IFINDEX, name: "wan".into(), mac: [2, 0, 0, 0, 0, 2], mtu: 1400, up: true };
     let address = ip("192.0.2.2");
-    tell(
-        &gyre,
-        vec![
-            KernelEvent::LinkChanged(link),
-            KernelEvent::AddressAdded { ifindex: IFINDEX, address },
-            route("192.0.2.0/24", None),
-        ],
-    );
+    vec![
+        KernelEvent::LinkChanged(link),
+        KernelEvent::AddressAdded { ifindex: IFINDEX, address },
+        route("192.0.2.0/24", None),
+    ]
+}
+
+/// One that the kernel gets after gyre has started.
+fn connected() -> Gyre {
+    let gyre = Gyre::start();
+    tell(&gyre, network());
     gyre
+}
+
+#[test]
+fn no_server_is_unreachable_to_workers_before_the_kernels_routes_are_read() {
+    let gyre = Gyre::knowing(network());
+    gyre.call("status", json!({}));
+    for worker in &gyre.workers {
+        let hops = gyre.wait_for("a slot for each server", |_| {
+            let hops = worker.hops.lock().unwrap().clone();
+            (hops.len() >= 2).then_some(hops)
+        });
+        // A path of no bytes is none at all.
+        assert!(hops.iter().all(|(_, hop)| hop.mtu == 1400), "{hops:?}");
+    }
 }
 
 #[test]

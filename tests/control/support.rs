@@ -199,6 +199,21 @@ impl Gyre {
 
     /// With a configuration file at `path`, which says `text`.
     pub fn of_file(config_path: &Path, text: &str, socket_limits: SocketLimits) -> Self {
+        Gyre::begin(config_path, text, socket_limits, Vec::new())
+    }
+
+    /// Where the kernel knows these facts before control asks.
+    pub fn knowing(facts: Vec<KernelEvent>) -> Self {
+        let path = Path::new("/etc/gyre/test.toml");
+        Gyre::begin(path, CONFIG, SocketLimits::default(), facts)
+    }
+
+    fn begin(
+        config_path: &Path,
+        text: &str,
+        socket_limits: SocketLimits,
+        facts: Vec<KernelEvent>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("gyre.sock");
         let steering = Arc::new(Steering::for_workers(2));
@@ -217,6 +232,7 @@ impl Gyre {
             threads.push(std::thread::spawn(move || work(id, &worker, ends)));
         }
         let (event_in, events) = mpsc::channel(16);
+        event_in.try_send(facts).unwrap();
         let (asks, ask_out) = mpsc::unbounded_channel();
         let told = Arc::new(Mutex::new(Vec::new()));
         let kernel_side = {

@@ -164,8 +164,13 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
     };
     let ready = match listen(&socket) {
         Ok(listener) => match kernel.start().await {
-            Ok((asks, events)) => {
+            Ok((asks, mut events)) => {
                 core.kernel = asks;
+                // What the kernel knows comes before the first snapshot: a worker that has the
+                // services and no routes yet would tell clients that their servers are unreachable.
+                if let Some(known) = events.as_mut().and_then(|events| events.try_recv().ok()) {
+                    core.kernel_events(&known);
+                }
                 core.start(checked).await.map(|()| (listener, events))
             }
             Err(error) => Err(error),
