@@ -33,11 +33,11 @@ use tracing::{error, info, warn};
 
 use super::api::rpc::Outcome;
 use super::api::{ApiError, ErrorCode};
-use super::kernel_source::{KernelAsks, KernelEvents};
+use super::kernel_source::{KernelAsks, KernelEvents, KernelSource};
 use super::port_info::PortInfoSource;
 use super::socket::{self, BoundSocket, Job};
 use super::{ControlError, ControlInputs, KernelSide, Reload, Stop};
-use crate::config::Config;
+use crate::config::{Checked, Config};
 use crate::model::next_hops::{KernelEvent, NextHops};
 use crate::model::{NicModel, PoolSpec, Registry, Snapshot};
 use crate::time::Nanos;
@@ -163,18 +163,7 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         },
     };
     let ready = match listen(&socket) {
-        Ok(listener) => match kernel.start().await {
-            Ok((asks, mut events)) => {
-                core.kernel = asks;
-                // What the kernel knows comes before the first snapshot: a worker that has the
-                // services and no routes yet would tell clients that their servers are unreachable.
-                if let Some(known) = events.as_mut().and_then(|events| events.try_recv().ok()) {
-                    core.kernel_events(&known);
-                }
-                core.start(checked).await.map(|()| (listener, events))
-            }
-            Err(error) => Err(error),
-        },
+        Ok(listener) => core.open(kernel, checked).await.map(|events| (listener, events)),
         Err(error) => Err(error),
     };
     let outcome = match ready {
@@ -229,6 +218,23 @@ impl Core {
     /// Time for deadlines of drains.
     fn now(&self) -> Nanos {
         Nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Listens to the kernel, then publishes the first configuration. What the kernel knows comes
+    /// before it: a worker that has services and no routes would tell clients that their servers
+    /// are unreachable.
+    async fn open(
+        &mut self,
+        kernel: KernelSource,
+        checked: Checked,
+    ) -> Result<Option<KernelEvents>, ControlError> {
+        let (asks, mut events) = kernel.start().await?;
+        self.kernel = asks;
+        if let Some(known) = events.as_mut().and_then(|events| events.try_recv().ok()) {
+            self.kernel_events(&known);
+        }
+        self.start(checked).await?;
+        Ok(events)
     }
 
     async fn serve(&mut self, mut inbox: Inbox) {
