@@ -30,6 +30,8 @@ pub struct Sweep {
     pub filter: FlowFilter,
     /// Stop after so many matches.
     pub matches_max: u32,
+    /// Place in the worker's table to begin at: 0, or the one behind a row's.
+    pub start: u32,
 }
 
 /// What a sweep does.
@@ -178,8 +180,8 @@ pub struct FlowRow {
 /// Worker to control.
 #[derive(Clone, Copy, Debug)]
 pub enum FromWorker {
-    /// A matching flow of sweep `job`.
-    Row(u64, FlowRow),
+    /// A matching flow of sweep `job`, and the place behind it.
+    Row(u64, u32, FlowRow),
     /// Sweep `job` is over; so many flows matched.
     SweepDone(u64, u32),
     /// A client on this port's link needs a neighbour entry.

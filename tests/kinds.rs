@@ -284,12 +284,18 @@ fn templates_are_listed_held_by_flows_and_deleted() {
     let mut director = director(&text);
     assert!(segment(&mut director, 2001, TcpFlags::SYN));
     let list = |director: &mut Director, action| {
-        let sweep = Sweep { job: 1, action, filter: FlowFilter::default(), matches_max: u32::MAX };
+        let sweep = Sweep {
+            job: 1,
+            action,
+            filter: FlowFilter::default(),
+            matches_max: u32::MAX,
+            start: 0,
+        };
         director.state.start_sweep(sweep);
         let (mut rows, snapshot) = (Vec::new(), director.snapshot.clone());
         while director.state.is_sweeping() {
             director.state.sweep(&snapshot, director.now, |event| {
-                if let FromWorker::Row(_, row) = event {
+                if let FromWorker::Row(_, _, row) = event {
                     rows.push((row.kind, row.client.1, row.state.name(), row.expires_ms / 1000));
                 }
                 true
@@ -335,6 +341,7 @@ fn a_full_table_of_templates_is_a_counted_drop() {
                     ..FlowFilter::default()
                 },
                 matches_max: u32::MAX,
+                start: 0,
             });
             let snapshot = director.snapshot.clone();
             while director.state.is_sweeping() {

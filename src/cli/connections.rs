@@ -29,6 +29,9 @@ pub struct Args {
     /// At most so many
     #[arg(long, value_name = "NUMBER")]
     limit: Option<u32>,
+    /// The page behind the one that ended with this
+    #[arg(long, value_name = "PAGE")]
+    after: Option<String>,
     #[command(flatten)]
     show: ShowArgs,
 }
@@ -42,6 +45,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
         server: args.server,
         state: args.state,
         limit: args.limit,
+        after: args.after,
     };
     let mut client = args.show.socket.connect()?;
     let (result, raw): (ListConnectionsResult, _) = client.call("connections.list", &params)?;
@@ -67,8 +71,8 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
         ]);
     }
     table.write(out)?;
-    if result.truncated {
-        eprintln!("there are more; narrow the filter or raise --limit");
+    if let Some(next) = result.next {
+        eprintln!("there are more: narrow the filter, raise --limit or add --after {next}");
     }
     Ok(())
 }

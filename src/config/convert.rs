@@ -349,7 +349,7 @@ fn written_tunnel(tunnel: model::Tunnel) -> (Tunnel, Option<u16>, TunnelChecksum
     }
 }
 
-fn written_server(server: &ServerSpec, service: &ServiceSpec) -> Server {
+pub(super) fn written_server(server: &ServerSpec, service: &ServiceSpec) -> Server {
     let (tunnel, tunnel_port, checksum) = written_tunnel(server.tunnel);
     Server {
         address: Endpoint {

@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
     ports(config, walk);
     port_names(config, walk);
     routes(config, walk);
+    marks(config, walk);
     for (at, service) in config.service.iter().enumerate() {
         let path = walk.element("service", at);
         options(service, &path, walk);
@@ -214,6 +215,22 @@ fn routes(config: &Config, walk: &mut Walk) {
             let what = format!("no port leads to {router}");
             let remedy = "add an address of its network to a port, or a [[neighbour]] for it";
             walk.push(&via, what, remedy.into());
+        }
+    }
+}
+
+/// Each mark is said once and is some packets'.
+fn marks(config: &Config, walk: &mut Walk) {
+    let mut seen = HashMap::new();
+    for (at, mark) in config.mark.iter().enumerate() {
+        let path = walk.element("mark", at);
+        let list = join(&path, "match");
+        if mark.matches.is_empty() && !walk.is_dropped(&list) && !walk.any_dropped_in(&list) {
+            walk.push(&list, "the mark is no packet's".into(), "add a [[mark.match]]".into());
+        }
+        if let Some(first) = seen.insert(mark.number, at) {
+            let what = format!("mark[{first}] has the number {} too", mark.number);
+            walk.push(&join(&path, "number"), what, "put all its matches into one".into());
         }
     }
 }

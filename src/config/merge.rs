@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use serde::Serialize;
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
-use super::types::{Config, Neighbour, Pool, Route, Semantics, Server, Service};
+use super::types::{Config, Mark, Neighbour, Pool, Route, Semantics, Server, Service};
 use super::values::Endpoint;
 use super::{Checked, Fields, check, fields};
 use crate::model::{ServiceKey, ServiceSpec};
@@ -31,6 +31,8 @@ struct Tail<'a> {
     neighbour: &'a [Neighbour],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     route: &'a [Route],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    mark: &'a [Mark],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     service: Vec<&'a Service>,
 }
@@ -68,6 +70,9 @@ fn merged(text: &str, new: &Config) -> Option<String> {
     }
     if replace("route", old.route != new.route) {
         tail.route = &new.route;
+    }
+    if replace("mark", old.mark != new.mark) {
+        tail.mark = &new.mark;
     }
     tail.service = services(&mut document, &desired.services, new);
     let tail = toml_edit::ser::to_string_pretty(&tail).ok()?;

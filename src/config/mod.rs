@@ -32,7 +32,7 @@ pub use merge::merge;
 pub use problem::{Position, Problem};
 pub use reference::reference;
 pub use types::{
-    ClientAddress, Config, Defence, Forwarding, Hugepages, Idle, Kernel, LogLevel, Match,
+    ClientAddress, Config, Defence, Forwarding, Hugepages, Idle, Kernel, LogLevel, Mark, Match,
     Neighbour, Pool, Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag, Semantics, Server,
     Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
 };
@@ -110,6 +110,11 @@ pub fn server_from_json(
     finish(walk, spec)
 }
 
+/// A server as `server_from_json` takes it for `service`.
+pub fn server_to_json(server: &ServerSpec, service: &ServiceSpec) -> Fields {
+    fields(&convert::written_server(server, service))
+}
+
 fn check_node(node: &Node) -> Result<Checked, Vec<Problem>> {
     let mut walk = Walk::default();
     let config: Option<Config> = left_of(&mut walk, node, &schema::CONFIG);
@@ -169,7 +174,8 @@ impl Config {
     }
 }
 
-type Fields = serde_json::Map<String, serde_json::Value>;
+/// An object's members.
+pub type Fields = serde_json::Map<String, serde_json::Value>;
 
 fn fields(value: &impl serde::Serialize) -> Fields {
     match serde_json::to_value(value) {

@@ -269,6 +269,11 @@ const MATCH: &[Field] = &[
     field("protocol", PROTOCOL, "transport protocol (tcp)"),
 ];
 
+const MARK: &[Field] = &[
+    required("number", Shape::Integer(1, u32::MAX as i64), "the mark"),
+    required("match", Shape::List(&Shape::Table(MATCH)), "packets that carry it"),
+];
+
 /// A service, by itself for `service.add`.
 pub(super) const SERVICE: Shape = Shape::Table(&[
     Field {
@@ -366,6 +371,12 @@ pub(super) const CONFIG: Shape = Shape::Table(&[
         "route",
         Shape::List(&Shape::Table(ROUTE)),
         "static routes: they go before the kernel's, and are all that `replay` has",
+    ),
+    field(
+        "mark",
+        Shape::List(&Shape::Table(MARK)),
+        "firewall marks, for groups that `ipvsadm -A -f` makes; gyre sees packets before the \
+         kernel's packet filter could mark them",
     ),
     field(
         "semantics",

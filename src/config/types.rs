@@ -29,6 +29,9 @@ pub struct Config {
     /// Static routes; they go before the kernel's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Route>,
+    /// Which packets carry a firewall mark, for groups that `ipvsadm -f` makes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mark: Vec<Mark>,
     /// The kernel's switches, for all services.
     #[serde(skip_serializing_if = "Semantics::is_default")]
     pub semantics: Semantics,
@@ -592,6 +595,17 @@ pub struct Match {
     /// Protocol.
     #[serde(default)]
     pub protocol: Protocol,
+}
+
+/// A firewall mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// The mark.
+    pub number: u32,
+    /// Packets that carry it.
+    #[serde(default, rename = "match", skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<Match>,
 }
 
 /// A real server.

@@ -33,7 +33,7 @@ impl WorkerState {
         if let Some(running) = self.sweep {
             self.tell(FromWorker::SweepDone(running.sweep.job, running.matched));
         }
-        self.sweep = Some(RunningSweep { sweep, at: 0, matched: 0 });
+        self.sweep = Some(RunningSweep { sweep, at: sweep.start, matched: 0 });
     }
 
     /// Whether a sweep is under way: a worker with one does not sleep.
@@ -100,7 +100,7 @@ impl WorkerState {
         }
         match (running.sweep.action, place) {
             (SweepAction::List, _) => {
-                if !report(FromWorker::Row(running.sweep.job, *row)) {
+                if !report(FromWorker::Row(running.sweep.job, self.behind(place), *row)) {
                     return false;
                 }
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use gyre::control::socket::SocketLimits;
 use gyre::message::FromWorker;
 use gyre::model::{
     Protocol, Semantics, ServerState, ServiceKey, Snapshot, VirtualService, WorkerId,
@@ -497,4 +498,56 @@ fn wrong_values_and_wrong_meanings_come_as_one_list() {
         &["mss_max: -5 is out of range; ", "tcp 192.0.2.80:80: there is no pool `none`; define"],
     );
     assert_eq!(gyre.call("status", json!({}))["revision"], before);
+}
+
+#[test]
+fn a_server_is_edited_in_place() {
+    let gyre = Gyre::start();
+    let edit = |set| json!({"service": "web", "server": "192.0.2.12:8080", "set": set});
+    let row = || gyre.call("server.list", json!({"service": "web"}))["servers"][1].clone();
+    let set = json!({"upper_threshold": 10, "lower_threshold": 5, "weight": null});
+    let changed = gyre.call("server.edit", edit(set));
+    assert_eq!(changed["changes"], json!(["tcp 192.0.2.80:80: edit server 192.0.2.12:8080"]));
+    let shown = row();
+    let wanted = (&json!(1), &json!(10), &json!(5));
+    assert_eq!((&shown["weight"], &shown["upper_threshold"], &shown["lower_threshold"]), wanted);
+    gyre.call("server.edit", edit(json!({"lower_threshold": null})));
+    assert_eq!((&row()["upper_threshold"], &row()["lower_threshold"]), (&json!(10), &json!(0)));
+    for (set, code) in [
+        (json!({"address": "192.0.2.13:80"}), "invalid_params"),
+        (json!({"weight": -1}), "invalid_config"),
+        (json!({"size": 1}), "invalid_config"),
+        (json!({"lower_threshold": 11}), "invalid_config"),
+        (json!({"forwarding": "local"}), "invalid_config"),
+    ] {
+        assert_eq!(gyre.refuse("server.edit", edit(set.clone())).0, code, "{set}");
+    }
+    let other = json!({"service": "web", "server": "192.0.2.13:8080", "set": {"weight": 2}});
+    assert_eq!(gyre.refuse("server.edit", other).0, "not_found");
+}
+
+#[test]
+fn timeouts_are_set_for_all_services_and_kept_in_the_configuration() {
+    let gyre = Gyre::start();
+    let get = || gyre.call("timeouts.get", json!({}));
+    assert_eq!(get(), json!({"tcp_s": 900, "tcp_fin_s": 120, "udp_s": 300}));
+    let changed = gyre.call("timeouts.set", json!({"udp_s": 60}));
+    assert_eq!(get(), json!({"tcp_s": 900, "tcp_fin_s": 120, "udp_s": 60}));
+    let snapshot = gyre.adopted(changed["revision"].as_u64().unwrap());
+    assert_eq!(snapshot.semantics.timeouts.udp_ms, 60_000);
+    let config = gyre.call("config.get", json!({}))["config"].clone();
+    assert_eq!(config["semantics"]["timeouts"], json!({"udp": 60}));
+    for bad in [json!({"tcp_s": 0}), json!({"udp_s": 3_000_000})] {
+        assert_eq!(gyre.refuse("timeouts.set", bad).0, "invalid_config");
+    }
+}
+
+#[test]
+fn marks_are_listed_as_the_configuration_has_them() {
+    let text =
+        format!("{CONFIG}\n[[mark]]\nnumber = 8\nmatch = [{{ address = \"192.0.2.81:80\" }}]\n");
+    let gyre = Gyre::with(&text, SocketLimits::default());
+    let wanted = json!({"marks": [{"mark": 8,
+        "match": [{"address": "192.0.2.81:80", "protocol": "tcp"}]}]});
+    assert_eq!(gyre.call("marks.list", json!({})), wanted);
 }

@@ -82,6 +82,39 @@ fn filters_and_limit_narrow_the_list_and_say_when_more_matched() {
     }
 }
 
+/// Pages follow each other over both workers; each flow is on one of them.
+#[test]
+fn a_long_list_comes_in_pages() {
+    let gyre = with_flows();
+    for (limit, filter) in [(1, 8), (3, 8), (5, 8), (2, 4)] {
+        let mut seen = Vec::new();
+        let mut params = json!({"limit": limit});
+        if filter == 4 {
+            params["client"] = json!("198.51.100.7");
+        }
+        loop {
+            let page = gyre.call("connections.list", params.clone());
+            assert!(count(&page) <= limit);
+            let rows = page["connections"].as_array().unwrap();
+            seen.extend(rows.iter().map(|row| row["client"].as_str().unwrap().to_owned()));
+            assert_eq!(page["truncated"], json!(!page["next"].is_null()));
+            if page["next"].is_null() {
+                break;
+            }
+            params["after"] = page["next"].clone();
+        }
+        let shown = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!((shown, seen.len()), (filter, filter), "pages of {limit}");
+    }
+    let gone = json!({"after": "9.1"});
+    let past = gyre.call("connections.list", gone);
+    assert_eq!((count(&past), &past["next"]), (0, &Value::Null));
+    let bad = json!({"after": "soon"});
+    assert_eq!(gyre.refuse("connections.list", bad).0, "invalid_params");
+}
+
 #[test]
 fn flows_are_deleted_by_filter_or_all_when_said_so() {
     let gyre = with_flows();
@@ -176,6 +209,7 @@ fn stats_add_up_what_workers_and_devices_count() {
         counters.nics[0].rx_frames.add(10);
         counters.nics[0].tx_full.add(2);
         counters.flows.add(5);
+        counters.fast_frames.add(7);
         let service = &counters.services[ServiceId(0).index()];
         service.connections.add(50);
         let server = &counters.servers[ServerId(1).index()];
@@ -196,6 +230,7 @@ fn stats_add_up_what_workers_and_devices_count() {
     assert_eq!(of(&stats["replies"], "tcp_reset")["count"], 2);
     assert_eq!(stats["workers"][1]["drops_by_reason"][0]["name"], "no_server");
     assert_eq!(stats["workers"][1]["hand_offs"], 3);
+    assert_eq!(stats["workers"][1]["fast_frames"], 7);
     let port = &stats["ports"][0];
     assert_eq!((&port["rx_frames"], &port["tx_full"]), (&json!(20), &json!(4)));
     assert_eq!((&port["rx_missed"], &port["rx_nombuf"]), (&json!(7), &json!(6)));
@@ -217,6 +252,50 @@ fn stats_add_up_what_workers_and_devices_count() {
     assert_eq!(gyre.call("ports.list", json!({}))["ports"][0], *port);
     let status = gyre.call("status", json!({}));
     assert_eq!((&status["flows"], &status["drops"]), (&json!(10), &json!(2)));
+}
+
+/// Counts of a server that leaves stay in its service's, and come from it again when it returns.
+#[test]
+fn a_services_traffic_outlives_its_servers_until_it_is_zeroed() {
+    let gyre = Gyre::start();
+    let service = || gyre.call("service.list", json!({"service": "web"}))["services"][0].clone();
+    gyre.call("status", json!({}));
+    let slot = &gyre.workers[0].counters.servers[ServerId(1).index()];
+    slot.in_packets.add(10);
+    slot.out_bytes.add(500);
+    gyre.workers[1].counters.services[ServiceId(0).index()].connections.add(4);
+    let counted = |row: &Value| (row["in_packets"].clone(), row["out_bytes"].clone());
+    assert_eq!(counted(&service()), (json!(10), json!(500)));
+    let server = json!({"service": "web", "server": "192.0.2.12:8080", "mode": "now"});
+    gyre.call("server.remove", server);
+    assert_eq!(service()["servers"].as_array().unwrap().len(), 1);
+    assert_eq!(counted(&service()), (json!(10), json!(500)));
+    let server = json!({"service": "web", "server": {"address": "192.0.2.12:8080"}});
+    gyre.call("server.add", server);
+    assert_eq!(counted(&service()), (json!(10), json!(500)));
+    gyre.call("stats.zero", json!({"service": "web"}));
+    let zeroed = service();
+    assert_eq!(counted(&zeroed), (json!(0), json!(0)));
+    assert_eq!(zeroed["connections"], 0);
+    slot.in_packets.add(3);
+    assert_eq!(service()["in_packets"], 3);
+    assert_eq!(gyre.refuse("stats.zero", json!({"service": "www"})).0, "not_found");
+}
+
+#[test]
+fn rates_follow_the_counts() {
+    let gyre = Gyre::start();
+    gyre.call("status", json!({}));
+    let slot = &gyre.workers[0].counters.servers[ServerId(0).index()];
+    gyre.wait_for("a rate", |gyre| {
+        slot.in_packets.add(500);
+        let rows = gyre.call("server.list", json!({"service": "web"}));
+        (rows["servers"][0]["rates"]["in_packets"].as_u64() > Some(0)).then_some(())
+    });
+    let service = gyre.call("service.list", json!({}))["services"][0].clone();
+    assert!(service["rates"]["in_packets"].as_u64() > Some(0), "{service}");
+    assert_eq!(service["rates"]["out_packets"], 0);
+    assert_eq!(service["servers"][1]["rates"]["in_packets"], 0);
 }
 
 #[test]

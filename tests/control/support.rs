@@ -87,12 +87,9 @@ fn matches(row: &FlowRow, sweep: &Sweep) -> bool {
 
 fn answer(worker: &Worker, sweep: Sweep, ends: &mut WorkerEnds) {
     let mut flows = worker.flows.lock().unwrap();
-    let found: Vec<FlowRow> = flows
-        .iter()
-        .filter(|row| matches(row, &sweep))
-        .take(sweep.matches_max as usize)
-        .copied()
-        .collect();
+    let places = (1..).zip(flows.iter().copied()).skip(sweep.start as usize);
+    let found: Vec<(u32, FlowRow)> =
+        places.filter(|(_, row)| matches(row, &sweep)).take(sweep.matches_max as usize).collect();
     let mut say = |event| {
         while ends.events.push(event).is_err() {
             std::thread::yield_now();
@@ -100,7 +97,7 @@ fn answer(worker: &Worker, sweep: Sweep, ends: &mut WorkerEnds) {
     };
     match sweep.action {
         SweepAction::List => {
-            found.iter().for_each(|row| say(FromWorker::Row(sweep.job, *row)));
+            found.iter().for_each(|(behind, row)| say(FromWorker::Row(sweep.job, *behind, *row)));
         }
         SweepAction::Delete => {
             let mut left = found.len();

@@ -250,7 +250,13 @@ impl Team {
     pub fn start_sweep(&mut self, action: SweepAction) {
         let filter = FlowFilter::default();
         for member in &mut self.members {
-            member.state.start_sweep(Sweep { job: 1, action, filter, matches_max: u32::MAX });
+            member.state.start_sweep(Sweep {
+                job: 1,
+                action,
+                filter,
+                matches_max: u32::MAX,
+                start: 0,
+            });
         }
     }
 

@@ -42,6 +42,10 @@ pub struct ListConnectionsParams {
     /// At most so many, 1 to 100000; 1000 unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// The page behind the one that had this as `next`, with the same filter. It may be shorter
+    /// than `limit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 impl ListConnectionsParams {
@@ -130,6 +134,9 @@ pub struct ListConnectionsResult {
     pub connections: Vec<ConnectionRow>,
     /// Whether more matched than `limit` let through.
     pub truncated: bool,
+    /// What to give as `after` for the next page; null on the last one. Flows that come or go
+    /// between two pages may be in none.
+    pub next: Option<String>,
 }
 
 /// Result of `connections.delete`.

@@ -15,13 +15,15 @@ use super::error::{ApiError, ErrorCode};
 use super::neighbour::NeighboursResult;
 use super::port::PortsResult;
 use super::server::{
-    AddServerParams, ListServersParams, RemoveServerParams, ServersResult, SetWeightParams,
+    AddServerParams, EditServerParams, ListServersParams, RemoveServerParams, ServersResult,
+    SetWeightParams,
 };
 use super::service::{
     AddServiceParams, EditServiceParams, ListServicesParams, RemoveServiceParams, ServicesResult,
 };
-use super::stats::Stats;
+use super::stats::{Stats, ZeroParams};
 use super::status::Status;
+use super::timeouts::{MarksResult, SetTimeoutsParams, TimeoutsResult};
 use super::worker::WorkersResult;
 use super::{Changed, NoParams};
 
@@ -137,9 +139,13 @@ methods! {
     "service.list" => ServiceList(ListServicesParams) -> ServicesResult, [NotFound],
         "Virtual services with their servers and counts.",
         r#"{"service":"web"}"#,
-        r#"{"services":[{"protocol":"tcp","address":"192.0.2.80:80","name":"web",
-            "scheduler":"wrr","synproxy":false,"connections_max":null,"flows":40,
-            "connections":90000,"refused":0,"cookies_sent":0,"cookies_proven":0,"servers":[]}]}"#;
+        r#"{"services":[{"protocol":"tcp","address":"192.0.2.80:80","name":"web","mark":null,
+            "family":"ipv4","scheduler":"wrr","scheduler_flags":[],"persistence_timeout_s":null,
+            "persistence_prefix":null,"one_packet":false,"local_addresses":null,
+            "synproxy":false,"connections_max":null,"flows":40,"connections":90000,
+            "in_packets":800000,"in_bytes":104000000,"out_packets":0,"out_bytes":0,
+            "rates":{"connections":25,"in_packets":220,"in_bytes":28000,"out_packets":0,
+            "out_bytes":0},"refused":0,"cookies_sent":0,"cookies_proven":0,"servers":[]}]}"#;
     "service.add" => ServiceAdd(AddServiceParams) -> Changed, [InvalidConfig, Exists, NoRoom],
         "Adds a virtual service.",
         r#"{"service":{"address":"192.0.2.80:443","protocol":"tcp","scheduler":"rr",
@@ -158,10 +164,12 @@ methods! {
         "Real servers with their counts.",
         r#"{"service":"web"}"#,
         r#"{"servers":[{"service":"tcp 192.0.2.80:80","address":"192.0.2.11:80",
-            "forwarding":"dr","weight":3,"upper_threshold":0,"lower_threshold":0,"state":"active",
+            "forwarding":"dr","tunnel":null,"tunnel_port":null,"tunnel_checksum":null,
+            "weight":3,"upper_threshold":0,"lower_threshold":0,"state":"active",
             "reachable":true,"active":30,"inactive":10,"templates":0,"connections":45000,
             "in_packets":400000,"in_bytes":52000000,
-            "out_packets":0,"out_bytes":0,"refused":0}]}"#;
+            "out_packets":0,"out_bytes":0,"rates":{"connections":12,"in_packets":110,
+            "in_bytes":14000,"out_packets":0,"out_bytes":0},"refused":0}]}"#;
     "server.add" => ServerAdd(AddServerParams) -> Changed,
         [NotFound, InvalidConfig, Exists, NoRoom],
         "Adds a real server. One that is draining comes back, with its counts.",
@@ -171,6 +179,11 @@ methods! {
         "Removes a real server: drained unless told otherwise.",
         r#"{"service":"web","server":"192.0.2.12:80","mode":"drain","deadline_s":60}"#,
         r#"{"revision":8,"changes":["tcp 192.0.2.80:80: drain server 192.0.2.12:80"]}"#;
+    "server.edit" => ServerEdit(EditServerParams) -> Changed, [NotFound, InvalidConfig],
+        "Changes options of a real server; its flows stay, and go on as they began. One that is \
+         draining takes new flows again.",
+        r#"{"service":"web","server":"192.0.2.11:80","set":{"weight":2,"upper_threshold":null}}"#,
+        r#"{"revision":9,"changes":["tcp 192.0.2.80:80: edit server 192.0.2.11:80"]}"#;
     "server.set_weight" => ServerSetWeight(SetWeightParams) -> Changed, [NotFound, InvalidConfig],
         "Changes a real server's share of new flows.",
         r#"{"service":"web","server":"192.0.2.11:80","weight":0}"#,
@@ -182,7 +195,7 @@ methods! {
         r#"{"connections":[{"protocol":"tcp","client":"198.51.100.7:40312",
             "virtual":"192.0.2.80:80","local":"192.0.2.8:1024","server":"192.0.2.11:80",
             "forwarding":"fullnat","state":"ESTABLISHED","expires_ms":899000,"packets":12,
-            "worker":1}],"truncated":false}"#;
+            "worker":1}],"truncated":true,"next":"0.17-1.9"}"#;
     "connections.delete" => ConnectionsDelete(DeleteParams) -> DeleteResult,
         [InvalidParams, WorkerTimeout, NoRoom],
         "Ends the flows that match, without a word to either side.",
@@ -198,13 +211,29 @@ methods! {
             "local_addresses":[{"pool":"pool1","address":"192.0.2.8","port_first":1024,
             "port_last":65535,"used":40,"free":128984,"reused":7,"exhausted":0}],
             "neighbours_unresolved":[]}"#;
+    "stats.zero" => StatsZero(ZeroParams) -> NoParams, [NotFound],
+        "Starts what is counted of services and servers at 0 again, as `ipvsadm -Z`.",
+        r#"{"service":"web"}"#,
+        "{}";
+    "timeouts.get" => TimeoutsGet(NoParams) -> TimeoutsResult, [],
+        "The idle timeouts that `ipvsadm -L --timeout` shows.",
+        "{}",
+        r#"{"tcp_s":900,"tcp_fin_s":120,"udp_s":300}"#;
+    "timeouts.set" => TimeoutsSet(SetTimeoutsParams) -> Changed, [InvalidConfig],
+        "Sets them, as `ipvsadm --set`: each holds for a flow from its next packet on.",
+        r#"{"udp_s":60}"#,
+        r#"{"revision":10,"changes":["change semantics"]}"#;
+    "marks.list" => MarksList(NoParams) -> MarksResult, [],
+        "Which packets carry a firewall mark: the configuration's `[[mark]]`.",
+        "{}",
+        r#"{"marks":[{"mark":8,"match":[{"address":"192.0.2.80:80","protocol":"tcp"}]}]}"#;
     "workers.list" => WorkersList(NoParams) -> WorkersResult, [],
         "Workers: whether they turn, and what they did.",
         "{}",
         r#"{"workers":[{"id":0,"stalled":false,"turns":81000000,"idle_turns":80000000,
             "revision":9,"flows":600,"flows_created":45000,"flows_expired":44400,
             "flows_shed":0,"locality_full":0,"pending":0,
-            "rx_frames":900000,"tx_frames":900000,"hand_offs":0,"drops":6}]}"#;
+            "fast_frames":800000,"rx_frames":900000,"tx_frames":900000,"hand_offs":0,"drops":6}]}"#;
     "ports.list" => PortsList(NoParams) -> PortsResult, [],
         "Ports: link, queues, frames, what the device lost, buffers.",
         "{}",

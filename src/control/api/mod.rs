@@ -13,6 +13,7 @@ mod server;
 mod service;
 mod stats;
 mod status;
+mod timeouts;
 mod worker;
 
 use schemars::JsonSchema;
@@ -32,15 +33,16 @@ pub use methods::{METHODS, Method, Request, closest};
 pub use neighbour::{NeighbourRow, NeighboursResult};
 pub use port::{MempoolRow, PortRow, PortsResult};
 pub use server::{
-    AddServerParams, ListServersParams, RemovalMode, RemoveServerParams, ServerRow, ServersResult,
-    SetWeightParams,
+    AddServerParams, EditServerParams, ListServersParams, RemovalMode, RemoveServerParams,
+    ServerRow, ServersResult, SetWeightParams,
 };
 pub use service::{
     AddServiceParams, EditServiceParams, ListServicesParams, RemoveServiceParams, ServiceRow,
     ServicesResult,
 };
-pub use stats::{CauseCount, LocalAddressRow, Stats, WorkerDetail};
+pub use stats::{CauseCount, LocalAddressRow, RateRow, Stats, WorkerDetail, ZeroParams};
 pub use status::Status;
+pub use timeouts::{MarkRow, MarksResult, SetTimeoutsParams, TimeoutsResult};
 pub use worker::{WorkerRow, WorkersResult};
 
 /// No parameters.

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::stats::RateRow;
+
 /// Parameters of `server.list`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +55,20 @@ pub struct RemoveServerParams {
     pub deadline_s: Option<u64>,
 }
 
+/// Parameters of `server.edit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditServerParams {
+    /// Which service.
+    pub service: String,
+    /// Which server.
+    #[schemars(with = "String")]
+    pub server: SocketAddr,
+    /// Keys of `[[service.server]]` with their new values; null takes a key away. The address
+    /// cannot be set here.
+    pub set: Map<String, Value>,
+}
+
 /// Parameters of `server.set_weight`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +91,12 @@ pub struct ServerRow {
     pub address: String,
     /// Forwarding mode.
     pub forwarding: String,
+    /// What wraps packets on their way to a `tun` server: `ipip`, `gre` or `gue`.
+    pub tunnel: Option<String>,
+    /// Destination port of `gue`.
+    pub tunnel_port: Option<u16>,
+    /// Checksum of `gre` and `gue`: `none`, `csum` or `remcsum`.
+    pub tunnel_checksum: Option<String>,
     /// Share of new flows.
     pub weight: u32,
     /// Connections, active and inactive, at which it takes no new ones; 0 is no bound.
@@ -101,6 +123,8 @@ pub struct ServerRow {
     pub out_packets: u64,
     /// Bytes to clients, in modes that see them.
     pub out_bytes: u64,
+    /// What goes on now.
+    pub rates: RateRow,
     /// Resets by the server and handshakes it left unanswered.
     pub refused: u64,
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::server::{RemovalMode, ServerRow};
+use super::stats::RateRow;
 
 /// Parameters of `service.list`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -60,8 +61,22 @@ pub struct ServiceRow {
     pub address: String,
     /// Name, if it has one.
     pub name: Option<String>,
+    /// Firewall mark that a group stands for to users of `ipvsadm`.
+    pub mark: Option<u32>,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
     /// Scheduler.
     pub scheduler: String,
+    /// Its options: `sh-port`, `sh-fallback`, `mh-port`, `mh-fallback`.
+    pub scheduler_flags: Vec<String>,
+    /// Seconds that a client keeps to its server; null where it does not.
+    pub persistence_timeout_s: Option<u32>,
+    /// Leading bits of a client's address that count for that.
+    pub persistence_prefix: Option<u8>,
+    /// Whether each datagram is scheduled by itself.
+    pub one_packet: bool,
+    /// Pool of FULLNAT source addresses.
+    pub local_addresses: Option<String>,
     /// Whether SYN cookies guard it.
     pub synproxy: bool,
     /// Most live flows; null is unbounded.
@@ -70,6 +85,16 @@ pub struct ServiceRow {
     pub flows: u64,
     /// Flows ever admitted.
     pub connections: u64,
+    /// Packets from clients to its servers, also those that have left.
+    pub in_packets: u64,
+    /// Bytes of these.
+    pub in_bytes: u64,
+    /// Packets to clients, in modes that see them.
+    pub out_packets: u64,
+    /// Bytes of these.
+    pub out_bytes: u64,
+    /// What goes on now.
+    pub rates: RateRow,
     /// First packets refused: no server, a limit, a deny list, a full table or no port.
     pub refused: u64,
     /// SYN cookies sent.

@@ -19,6 +19,30 @@ pub struct CauseCount {
     pub meaning: String,
 }
 
+/// Averages over some seconds, as the kernel estimates them (`ipvsadm -L --rate`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RateRow {
+    /// Flows admitted a second.
+    pub connections: u64,
+    /// Packets from clients a second.
+    pub in_packets: u64,
+    /// Bytes from clients a second.
+    pub in_bytes: u64,
+    /// Packets to clients a second, in modes that see them.
+    pub out_packets: u64,
+    /// Bytes to clients a second, in modes that see them.
+    pub out_bytes: u64,
+}
+
+/// Parameters of `stats.zero`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ZeroParams {
+    /// Only this service and its servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
 /// A worker's counts by cause; causes at 0 are left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerDetail {

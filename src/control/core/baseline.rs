@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::counters::{LipCounters, OtherFlows, ServerCounters, ServiceCounters, WorkerCounters};
-use crate::model::{Applied, LipId, ServerId, ServiceId};
+use crate::model::{Applied, LipId, ServerId, ServiceId, Snapshot, VirtualService};
 
 /// Counts of a server over all workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,55 @@ pub struct ServerTotals {
     pub out_packets: u64,
     pub out_bytes: u64,
     pub refused: u64,
+}
+
+/// What `ipvsadm --stats` shows of a server or a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub connections: u64,
+    pub in_packets: u64,
+    pub in_bytes: u64,
+    pub out_packets: u64,
+    pub out_bytes: u64,
+}
+
+impl Traffic {
+    pub fn parts(&self) -> [u64; 5] {
+        [self.connections, self.in_packets, self.in_bytes, self.out_packets, self.out_bytes]
+    }
+
+    /// Sums and differences of counts pass below 0 on the way; modulo 2^64 they come out right.
+    fn plus(self, other: Traffic) -> Traffic {
+        Traffic {
+            connections: self.connections.wrapping_add(other.connections),
+            in_packets: self.in_packets.wrapping_add(other.in_packets),
+            in_bytes: self.in_bytes.wrapping_add(other.in_bytes),
+            out_packets: self.out_packets.wrapping_add(other.out_packets),
+            out_bytes: self.out_bytes.wrapping_add(other.out_bytes),
+        }
+    }
+
+    fn minus(self, other: Traffic) -> Traffic {
+        Traffic {
+            connections: self.connections.wrapping_sub(other.connections),
+            in_packets: self.in_packets.wrapping_sub(other.in_packets),
+            in_bytes: self.in_bytes.wrapping_sub(other.in_bytes),
+            out_packets: self.out_packets.wrapping_sub(other.out_packets),
+            out_bytes: self.out_bytes.wrapping_sub(other.out_bytes),
+        }
+    }
+}
+
+impl ServerTotals {
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            connections: self.connections,
+            in_packets: self.in_packets,
+            in_bytes: self.in_bytes,
+            out_packets: self.out_packets,
+            out_bytes: self.out_bytes,
+        }
+    }
 }
 
 /// Counts of a service over all workers.
@@ -49,6 +98,8 @@ pub struct Counts {
     servers: Arc<HashMap<ServerId, ServerTotals>>,
     services: Arc<HashMap<ServiceId, ServiceTotals>>,
     lips: Arc<HashMap<LipId, LipTotals>>,
+    /// What servers that left a service had counted: the service's traffic is its servers'.
+    departed: Arc<HashMap<ServiceId, Traffic>>,
 }
 
 impl Counts {
@@ -58,7 +109,57 @@ impl Counts {
             servers: Arc::default(),
             services: Arc::default(),
             lips: Arc::default(),
+            departed: Arc::default(),
         }
+    }
+
+    /// Starts a service's counts, and those of its servers, at 0 (`ipvsadm -Z`).
+    pub fn zero(&mut self, service: &VirtualService) {
+        for server in &service.servers {
+            let now = self.server_raw(server.id);
+            let then = ServerTotals { flows: 0, active: 0, ..now };
+            Arc::make_mut(&mut self.servers).insert(server.id, then);
+        }
+        let now = self.service_raw(service.id);
+        let then = ServiceTotals { flows: 0, ..now };
+        Arc::make_mut(&mut self.services).insert(service.id, then);
+        Arc::make_mut(&mut self.departed).remove(&service.id);
+    }
+
+    /// Keeps what servers that leave their service had counted, and takes it back from those that
+    /// return. After `renew`.
+    pub fn follow(&mut self, old: &Snapshot, new: &Snapshot) {
+        for (at, before) in old.services.iter().enumerate() {
+            let after = new.services.get(at).and_then(Option::as_ref);
+            let (Some(before), Some(after)) = (before, after) else { continue };
+            if Arc::ptr_eq(before, after) || before.key != after.key {
+                continue;
+            }
+            let lacks = |of: &VirtualService, id| of.servers.iter().all(|server| server.id != id);
+            for server in before.servers.iter().filter(|server| lacks(after, server.id)) {
+                self.depart(after.id, |sum, own| sum.plus(own), server.id);
+            }
+            for server in after.servers.iter().filter(|server| lacks(before, server.id)) {
+                self.depart(after.id, |sum, own| sum.minus(own), server.id);
+            }
+        }
+    }
+
+    fn depart(&mut self, of: ServiceId, change: fn(Traffic, Traffic) -> Traffic, id: ServerId) {
+        let own = self.server(id).traffic();
+        // A new server has nothing to take back: most changes are such.
+        if own != Traffic::default() {
+            let sum = Arc::make_mut(&mut self.departed).entry(of).or_default();
+            *sum = change(*sum, own);
+        }
+    }
+
+    /// A service's own connections, with the packets of its servers.
+    pub fn traffic_of_service(&self, service: &VirtualService) -> Traffic {
+        let departed = self.departed.get(&service.id).copied().unwrap_or_default();
+        let servers = service.servers.iter();
+        let sum = servers.fold(departed, |sum, server| sum.plus(self.server(server.id).traffic()));
+        Traffic { connections: self.service(service.id).connections, ..sum }
     }
 
     /// Notes what slots that changed hands had counted. Before workers hear of the new owners.
@@ -75,6 +176,7 @@ impl Counts {
         for id in &applied.fresh_services {
             let now = self.service_raw(*id);
             Arc::make_mut(&mut self.services).insert(*id, ServiceTotals { flows: 0, ..now });
+            Arc::make_mut(&mut self.departed).remove(id);
         }
         for id in &applied.fresh_lips {
             let now = self.lip_raw(*id);

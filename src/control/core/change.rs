@@ -12,10 +12,14 @@ use super::history::{Extent, Kept};
 use super::naming::find_service;
 use super::refusal::{from_config, from_specs};
 use super::whole::Whole;
-use crate::config::{Config, Service, server_from_json, service_from_json};
-use crate::control::api::{ApiError, ErrorCode, RemovalMode};
+use crate::config::{Config, Service, server_from_json, server_to_json, service_from_json};
+use crate::control::api::{ApiError, ErrorCode, RemovalMode, SetTimeoutsParams};
+use crate::limits::TIMEOUT_MILLIS_MAX;
 use crate::model::next_hops::NextHops;
-use crate::model::{Applied, NextHopId, Registry, Removal, ServiceKey, ServiceSpec, SpecProblem};
+use crate::model::{
+    Applied, ForwardMode, NextHopId, RealServer, Registry, Removal, ServerSpec, ServiceKey,
+    ServiceSpec, SpecProblem,
+};
 use crate::time::{NANOS_PER_SECOND, Nanos};
 
 /// A change as asked for, its texts parsed where that takes long.
@@ -42,6 +46,12 @@ pub enum Change {
         mode: RemovalMode,
         deadline_s: Option<u64>,
     },
+    EditServer {
+        service: String,
+        server: SocketAddr,
+        set: Map<String, Value>,
+    },
+    SetTimeouts(SetTimeoutsParams),
     SetWeight {
         service: String,
         server: SocketAddr,
@@ -59,6 +69,8 @@ impl Change {
             Change::RemoveService { .. } => "service.remove",
             Change::AddServer { .. } => "server.add",
             Change::RemoveServer { .. } => "server.remove",
+            Change::EditServer { .. } => "server.edit",
+            Change::SetTimeouts(_) => "timeouts.set",
             Change::SetWeight { .. } => "server.set_weight",
         }
     }
@@ -168,6 +180,8 @@ impl Present<'_> {
                     registry.remove_server(&key, server, removal)
                 })
             }
+            Change::EditServer { service, server, set } => self.edit_server(&service, server, set),
+            Change::SetTimeouts(params) => self.set_timeouts(params),
             Change::SetWeight { service, server, weight } => {
                 let key = self.find(&service)?;
                 run(format!("{key}: weight of {server} is {weight}"), move |registry| {
@@ -256,6 +270,84 @@ impl Present<'_> {
         run(format!("{key}: add server {}", server.endpoint()), move |registry| {
             registry.add_server(&key, &server, &mut hop_in(&hops))
         })
+    }
+}
+
+impl Present<'_> {
+    fn edit_server(
+        &self,
+        service: &str,
+        endpoint: SocketAddr,
+        set: Map<String, Value>,
+    ) -> Result<Run, ApiError> {
+        let key = self.find(service)?;
+        let (spec, live) = self.registry.service(&key).ok_or_else(internal)?;
+        let is_it = |server: &&ServerSpec| server.endpoint() == endpoint;
+        let draining = live
+            .servers
+            .iter()
+            .find(|server| (server.address, server.port) == (endpoint.ip(), endpoint.port()));
+        let Some(old) = spec.servers.iter().find(is_it).cloned().or(draining.map(spec_of)) else {
+            let message = format!("{key}: the service has no server {endpoint}");
+            let error = ApiError::new(ErrorCode::NotFound, message);
+            return Err(error.hint("`gyre services` lists them"));
+        };
+        if set.contains_key("address") {
+            let error = ApiError::new(ErrorCode::InvalidParams, "server.edit cannot set `address`");
+            return Err(error.hint("add another server and remove this one"));
+        }
+        let mut written = server_to_json(&old, spec);
+        for (name, value) in set {
+            if value.is_null() {
+                written.remove(&name);
+            } else {
+                written.insert(name, value);
+            }
+        }
+        let judge = |spec: &ServiceSpec| self.registry.check_service(spec);
+        let others = spec.servers.iter().filter(|server| !is_it(server)).cloned().collect();
+        let beside = ServiceSpec { servers: others, ..spec.clone() };
+        let new =
+            server_from_json(&Value::Object(written), &beside, &judge).map_err(from_config)?;
+        if (new.mode == ForwardMode::Local) != (old.mode == ForwardMode::Local) {
+            let message = format!("{key}: server {endpoint} is or becomes the director itself");
+            return Err(ApiError::new(ErrorCode::InvalidConfig, message)
+                .hint("remove the server, then add it with the other forwarding"));
+        }
+        run(format!("{key}: edit server {endpoint}"), move |registry| {
+            registry.edit_server(&key, &new)
+        })
+    }
+
+    /// As `ipvsadm --set`.
+    fn set_timeouts(&self, params: SetTimeoutsParams) -> Result<Run, ApiError> {
+        let mut semantics = self.registry.snapshot().semantics;
+        let timeouts = &mut semantics.timeouts;
+        for (name, asked, timeout) in [
+            ("tcp_s", params.tcp_s, &mut timeouts.established_ms),
+            ("tcp_fin_s", params.tcp_fin_s, &mut timeouts.fin_wait_ms),
+            ("udp_s", params.udp_s, &mut timeouts.udp_ms),
+        ] {
+            let Some(seconds) = asked else { continue };
+            let longest = TIMEOUT_MILLIS_MAX / 1000;
+            if !(1..=longest).contains(&seconds) {
+                let message = format!("{name} = {seconds} is not within 1 to {longest} seconds");
+                let error = ApiError::new(ErrorCode::InvalidConfig, message);
+                return Err(error.hint("leave it out to keep what it is"));
+            }
+            *timeout = seconds * 1000;
+        }
+        run("change semantics".into(), move |registry| Ok(registry.set_semantics(semantics)))
+    }
+}
+
+fn spec_of(server: &RealServer) -> ServerSpec {
+    let endpoint = SocketAddr::new(server.address, server.port);
+    ServerSpec {
+        upper_threshold: server.upper_threshold,
+        lower_threshold: server.lower_threshold,
+        tunnel: server.tunnel,
+        ..ServerSpec::new(endpoint, server.weight, server.mode)
     }
 }
 

@@ -152,6 +152,9 @@ impl Difference {
         if old.statics.neighbour != new.statics.neighbour {
             self.push("change static neighbours".into(), vec![Place::whole("neighbour")]);
         }
+        if old.statics.mark != new.statics.mark {
+            self.push("change firewall marks".into(), vec![Place::whole("mark")]);
+        }
         if old.statics.route != new.statics.route {
             self.push("change static routes".into(), vec![Place::whole("route")]);
         }

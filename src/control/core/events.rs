@@ -23,7 +23,7 @@ impl Core {
     fn event(&mut self, at: usize, event: FromWorker) {
         let worker = self.workers[at].link().worker.0;
         match event {
-            FromWorker::Row(job, row) => self.sweeps.row(worker, job, &row),
+            FromWorker::Row(job, behind, row) => self.sweeps.row(worker, (job, behind), &row),
             FromWorker::SweepDone(job, matched) => {
                 let retired = self.sweeps.done(worker, (job, matched), &mut self.workers);
                 for hop in retired {

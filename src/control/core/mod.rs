@@ -4,6 +4,7 @@
 
 mod baseline;
 mod change;
+mod cursor;
 mod difference;
 mod events;
 mod file;
@@ -12,6 +13,7 @@ mod hops;
 mod loads;
 mod naming;
 mod outgoing;
+mod rates;
 mod refusal;
 mod replies;
 mod requests;
@@ -28,7 +30,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::api::rpc::Outcome;
@@ -47,6 +50,7 @@ use baseline::Counts;
 use history::{History, Kept, Unconfirmed};
 use loads::{Loads, SHARE_EVERY};
 use outgoing::Outgoing;
+use rates::{RATE_EVERY, Rates};
 use replies::Replies;
 use sweep::Sweeps;
 use watch::Watch;
@@ -72,6 +76,9 @@ struct Core {
     ended: Vec<bool>,
     counts: Counts,
     loads: Loads,
+    rates: Arc<Rates>,
+    /// The next ones, on their way.
+    rating: Option<oneshot::Receiver<Rates>>,
     watch: Watch,
     sweeps: Sweeps,
     /// At home unless something is being built with it.
@@ -109,6 +116,7 @@ struct Times {
     tick: Instant,
     look: Instant,
     share: Instant,
+    rate: Instant,
     reclaim: Instant,
     reclaim_hops: Instant,
 }
@@ -133,6 +141,8 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
         watch: Watch::new(&counts.workers, now),
         counts,
         loads: Loads::default(),
+        rates: Arc::new(Rates::new(now)),
+        rating: None,
         sweeps: Sweeps::default(),
         snapshot: Arc::clone(inputs.registry.snapshot()),
         nics: inputs.registry.snapshot().nics.to_vec(),
@@ -158,6 +168,7 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
             tick: now,
             look: now,
             share: now,
+            rate: now,
             reclaim: now,
             reclaim_hops: now + RECLAIM_HOPS_EVERY,
         },
@@ -285,6 +296,7 @@ impl Core {
             self.next.share = now + SHARE_EVERY;
             self.loads.share(&self.counts.workers, &self.snapshot);
         }
+        self.rate(now);
         if now >= self.next.reclaim {
             self.next.reclaim = now + RECLAIM_EVERY;
             self.want_reclaim();
@@ -295,6 +307,23 @@ impl Core {
         }
         let idle = self.sweeps.is_idle() && self.replies.is_empty();
         self.next.tick = now + if idle { TICK } else { TICK_BUSY };
+    }
+
+    /// Has rates looked at again when it is time, and takes them when they are there.
+    fn rate(&mut self, now: Instant) {
+        if let Some(rates) = self.rating.as_mut().and_then(|rating| rating.try_recv().ok()) {
+            self.rates = Arc::new(rates);
+            self.rating = None;
+        }
+        if now < self.next.rate || self.rating.is_some() {
+            return;
+        }
+        self.next.rate = now + RATE_EVERY;
+        let (before, snapshot, counts) =
+            (Arc::clone(&self.rates), Arc::clone(&self.snapshot), self.counts.clone());
+        let (done, rating) = oneshot::channel();
+        self.rating = Some(rating);
+        spawn_blocking(move || done.send(before.next(&snapshot, &counts, now)));
     }
 
     /// Sends what waits.

@@ -1,18 +1,23 @@
 //! Each method of the socket: answered at once, beside the core, or by work on the registry.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::change::Change;
+use super::cursor::Cursor;
 use super::view::View;
 use super::work::Work;
 use super::{Core, sweep, to_outcome};
+use crate::config::Mark;
 use crate::control::api::rpc::Outcome;
 use crate::control::api::{
-    ApiError, ConnectionFilter, DeleteParams, ErrorCode, ListConnectionsParams, NeighboursResult,
-    NoParams, PortsResult, Request, ServersResult, ServicesResult, WorkersResult,
+    ApiError, ConnectionFilter, DeleteParams, ErrorCode, ListConnectionsParams, MarkRow,
+    MarksResult, NeighboursResult, NoParams, PortsResult, Request, ServersResult, ServicesResult,
+    TimeoutsResult, WorkersResult,
 };
 use crate::limits::{CONNECTIONS_SHOWN_DEFAULT, CONNECTIONS_SHOWN_MAX};
 
@@ -66,6 +71,19 @@ impl Core {
             Request::ConfigConfirm(NoParams {}) => drop(reply.send(self.confirm())),
             Request::ConfigRevisions(NoParams {}) => self.enqueue(Work::Revisions { reply }),
             Request::ConfigSave(params) => self.enqueue(Work::Save { params, reply }),
+            Request::StatsZero(params) => {
+                let zeroed = self.zero(params.service.as_deref());
+                let _ = reply.send(zeroed.and_then(|()| to_outcome(&NoParams {})));
+            }
+            Request::TimeoutsGet(NoParams {}) => {
+                let timeouts = self.snapshot.semantics.timeouts;
+                let _ = reply.send(to_outcome(&TimeoutsResult {
+                    tcp_s: timeouts.established_ms / 1000,
+                    tcp_fin_s: timeouts.fin_wait_ms / 1000,
+                    udp_s: timeouts.udp_ms / 1000,
+                }));
+            }
+            Request::MarksList(NoParams {}) => drop(reply.send(self.marks())),
             Request::Shutdown(NoParams {}) => {
                 info!("asked to stop over the socket");
                 let _ = reply.send(to_outcome(&NoParams {}));
@@ -82,6 +100,7 @@ impl Core {
         View {
             snapshot: self.snapshot.clone(),
             counts: self.counts.clone(),
+            rates: Arc::clone(&self.rates),
             pools: self.pools.clone(),
             hops: self.next_hops.rows(),
             ports: (self.port_info)(),
@@ -103,17 +122,39 @@ impl Core {
         });
     }
 
+    fn marks(&self) -> Outcome {
+        let row = |mark: &Mark| {
+            let value = serde_json::to_value(&mark.matches);
+            let value = value.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+            let matches = value.as_array().cloned().unwrap_or_default();
+            Ok(MarkRow { mark: mark.number, matches })
+        };
+        let marks: Result<Vec<MarkRow>, ApiError> = self.config.mark.iter().map(row).collect();
+        to_outcome(&MarksResult { marks: marks? })
+    }
+
+    fn zero(&mut self, service: Option<&str>) -> Result<(), ApiError> {
+        let only = service.map(|name| self.view().find(name)).transpose()?;
+        let snapshot = Arc::clone(&self.snapshot);
+        let all = snapshot.services.iter().flatten();
+        for service in all.filter(|service| only.is_none_or(|id| service.id == id)) {
+            self.counts.zero(service);
+        }
+        Ok(())
+    }
+
     fn list_connections(&mut self, params: &ListConnectionsParams, reply: Reply) {
         let limit = params.limit.unwrap_or(CONNECTIONS_SHOWN_DEFAULT);
         let filter = if (1..=CONNECTIONS_SHOWN_MAX).contains(&limit) {
-            sweep::filter(&params.filter())
+            let from = params.after.as_deref().map(cursor).transpose();
+            from.and_then(|from| Ok((sweep::filter(&params.filter())?, from)))
         } else {
             let message = format!("limit {limit} is not within 1 to {CONNECTIONS_SHOWN_MAX}");
             Err(ApiError::new(ErrorCode::InvalidParams, message).hint("narrow the filter instead"))
         };
         match filter {
-            Ok(filter) => {
-                let purpose = sweep::Purpose::List { limit, reply };
+            Ok((filter, from)) => {
+                let purpose = sweep::Purpose::List { limit, from, reply };
                 self.sweeps.want(filter, purpose, &mut self.workers);
                 self.pump();
             }
@@ -145,6 +186,13 @@ impl Core {
     }
 }
 
+fn cursor(text: &str) -> Result<Cursor, ApiError> {
+    Cursor::parse(text).ok_or_else(|| {
+        ApiError::new(ErrorCode::InvalidParams, "`after` is no `next` of connections.list")
+            .hint("leave it out to begin at the start")
+    })
+}
+
 fn change_of(request: Request) -> Result<Change, ApiError> {
     match request {
         Request::ServiceAdd(params) => Ok(Change::AddService(params.service)),
@@ -165,6 +213,12 @@ fn change_of(request: Request) -> Result<Change, ApiError> {
             mode: params.mode,
             deadline_s: params.deadline_s,
         }),
+        Request::ServerEdit(params) => Ok(Change::EditServer {
+            service: params.service,
+            server: params.server,
+            set: params.set,
+        }),
+        Request::TimeoutsSet(params) => Ok(Change::SetTimeouts(params)),
         Request::ServerSetWeight(params) => Ok(Change::SetWeight {
             service: params.service,
             server: params.server,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::cursor::Cursor;
 use super::outgoing::Outgoing;
 use super::view::mode_word;
 use crate::control::api::rpc::Outcome;
@@ -22,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who wants to know.
 pub enum Purpose {
-    /// `connections.list`, at most so many.
-    List { limit: u32, reply: oneshot::Sender<Outcome> },
+    /// `connections.list`, at most so many, and from where on if not from the start.
+    List { limit: u32, from: Option<Cursor>, reply: oneshot::Sender<Outcome> },
     /// `connections.delete`, at most so many.
     Delete { limit: u32, reply: oneshot::Sender<Outcome> },
     /// Routes changed or next hops are to be reused: these may be when all workers are through.
@@ -43,6 +44,8 @@ struct Running {
     /// Workers that have not been asked yet.
     later: Vec<u8>,
     rows: Vec<ConnectionRow>,
+    /// Where a list goes on: the workers that may have more.
+    next: Cursor,
     matched: u64,
     deadline: Instant,
 }
@@ -77,13 +80,27 @@ fn state(name: &str) -> Result<FlowState, ApiError> {
 
 impl Wanted {
     fn sweep(&self, job: u64) -> Sweep {
-        let (action, matches_max) = match self.purpose {
+        let (action, matches_max) = match &self.purpose {
             // One more than is shown tells whether there are more.
-            Purpose::List { limit, .. } => (SweepAction::List, limit.saturating_add(1)),
-            Purpose::Delete { limit, .. } => (SweepAction::Delete, limit),
+            Purpose::List { limit, from: None, .. } => (SweepAction::List, limit.saturating_add(1)),
+            // Later pages may be short, so that no worker reports what is not shown.
+            Purpose::List { limit, from: Some(from), .. } => {
+                (SweepAction::List, (limit / from.workers().max(1)).max(1))
+            }
+            Purpose::Delete { limit, .. } => (SweepAction::Delete, *limit),
             Purpose::ForgetRoutes { .. } => (SweepAction::ForgetRoutes, u32::MAX),
         };
-        Sweep { job, action, filter: self.filter, matches_max }
+        Sweep { job, action, filter: self.filter, matches_max, start: 0 }
+    }
+
+    /// The walk as one worker is to do it; none where it is through already.
+    fn sweep_for(&self, worker: u8, sweep: Sweep) -> Option<Sweep> {
+        match &self.purpose {
+            Purpose::List { from: Some(from), .. } => {
+                Some(Sweep { start: from.place_of(worker)?, ..sweep })
+            }
+            _ => Some(sweep),
+        }
     }
 
     fn is_bounded_deletion(&self) -> bool {
@@ -102,6 +119,19 @@ impl Wanted {
 }
 
 impl Running {
+    /// Notes where the next page begins on a worker that is through with this one.
+    fn turn_page(&mut self, worker: u8, matched: u32) {
+        let Purpose::List { from, .. } = &self.wanted.purpose else { return };
+        let shown = self.rows.iter().filter(|row| row.worker == worker).count();
+        let start = from.as_ref().and_then(|from| from.place_of(worker)).unwrap_or(0);
+        if matched >= self.wanted.sweep(self.job).matches_max || matched as usize > shown {
+            // None of its rows may have had room.
+            self.next.set(worker, self.next.place_of(worker).unwrap_or(start));
+        } else {
+            self.next.remove(worker);
+        }
+    }
+
     /// Has the next worker delete what the bound still allows; whether there was one to ask.
     fn ask_next(&mut self, workers: &mut [Outgoing]) -> bool {
         let mut sweep = self.wanted.sweep(self.job);
@@ -153,22 +183,36 @@ impl Sweeps {
             // A bound is for all workers together, so they go one after the other.
             let at_once = if wanted.is_bounded_deletion() { 1 } else { workers.len() };
             let (now, later) = workers.split_at_mut(at_once.min(workers.len()));
-            now.iter_mut().for_each(|worker| worker.command(ToWorker::Sweep(sweep)));
-            let numbers = |of: &[Outgoing]| of.iter().map(|w| w.link().worker.0).collect();
-            self.running = Some(Running {
+            let mut waiting_for = Vec::new();
+            for worker in now {
+                let number = worker.link().worker.0;
+                if let Some(sweep) = wanted.sweep_for(number, sweep) {
+                    worker.command(ToWorker::Sweep(sweep));
+                    waiting_for.push(number);
+                }
+            }
+            let later = later.iter().map(|worker| worker.link().worker.0).collect();
+            let running = Running {
                 job: self.jobs,
                 wanted,
-                waiting_for: numbers(now),
-                later: numbers(later),
+                waiting_for,
+                later,
                 rows: Vec::new(),
+                next: Cursor::default(),
                 matched: 0,
                 deadline: Instant::now() + PATIENCE,
-            });
+            };
+            if running.waiting_for.is_empty() {
+                // A cursor that names no worker of this process has nothing behind it.
+                finish(running);
+            } else {
+                self.running = Some(running);
+            }
         }
     }
 
-    /// A worker reports a flow.
-    pub fn row(&mut self, worker: u8, job: u64, row: &FlowRow) {
+    /// A worker reports a flow, and the place behind it.
+    pub fn row(&mut self, worker: u8, (job, behind): (u64, u32), row: &FlowRow) {
         let Some(running) = self.running.as_mut().filter(|running| running.job == job) else {
             return;
         };
@@ -176,6 +220,7 @@ impl Sweeps {
             && running.rows.len() < limit as usize
         {
             running.rows.push(connection(worker, row));
+            running.next.set(worker, behind);
         }
     }
 
@@ -191,6 +236,7 @@ impl Sweeps {
         };
         running.waiting_for.retain(|other| *other != worker);
         running.matched += u64::from(matched);
+        running.turn_page(worker, matched);
         if !running.waiting_for.is_empty() || running.ask_next(workers) {
             return Vec::new();
         }
@@ -225,9 +271,10 @@ impl Sweeps {
 
 fn finish(running: Running) -> Vec<RetiredHop> {
     match running.wanted.purpose {
-        Purpose::List { limit, reply } => {
-            let truncated = running.matched > u64::from(limit);
-            let result = ListConnectionsResult { connections: running.rows, truncated };
+        Purpose::List { reply, .. } => {
+            let next = running.next.to_text();
+            let truncated = next.is_some();
+            let result = ListConnectionsResult { connections: running.rows, truncated, next };
             // Large lists take a while to write: not on the control thread.
             tokio::task::spawn_blocking(move || reply.send(super::to_outcome(&result)));
             Vec::new()

@@ -8,7 +8,8 @@ use std::time::Instant;
 use hashbrown::{HashMap, HashSet};
 
 use super::baseline::Counts;
-use crate::config::{Forwarding, ServiceAddress};
+use super::rates::Rates;
+use crate::config::{Forwarding, SchedulerFlag, ServiceAddress, Tunnel, TunnelChecksum};
 use crate::control::api::{
     ApiError, CauseCount, LocalAddressRow, MempoolRow, NeighbourRow, PortRow, ServerRow,
     ServiceRow, Stats, Status, WorkerDetail, WorkerRow,
@@ -19,8 +20,8 @@ use crate::counters::{
 };
 use crate::model::next_hops::{HopRow, HopTarget};
 use crate::model::{
-    ForwardMode, KernelMode, LipId, NicModel, PoolSpec, Protocol, RealServer, ServerState,
-    ServiceId, ServiceKey, Snapshot, VirtualService,
+    self, ForwardMode, GueChecksum, KernelMode, LipId, NicModel, PoolSpec, Protocol, RealServer,
+    Scheduler, ServerState, ServiceId, ServiceKey, Snapshot, VirtualService,
 };
 
 /// What lists are made of.
@@ -28,6 +29,7 @@ use crate::model::{
 pub struct View {
     pub snapshot: Arc<Snapshot>,
     pub counts: Counts,
+    pub rates: Arc<Rates>,
     pub pools: Arc<Vec<PoolSpec>>,
     pub hops: Vec<HopRow>,
     pub ports: Vec<PortInfo>,
@@ -181,16 +183,29 @@ impl View {
 
     fn service(&self, service: &VirtualService, unresolved: &HashSet<IpAddr>) -> ServiceRow {
         let totals = self.counts.service(service.id);
+        let traffic = self.counts.traffic_of_service(service);
         let server = |server| self.server(service, server, unresolved);
         ServiceRow {
             protocol: protocol_word(&service.key).into(),
             address: address_text(&service.key),
             name: service.name.clone(),
+            mark: service.mark,
+            family: if service.is_ipv4() { "ipv4" } else { "ipv6" }.into(),
             scheduler: service.scheduler.name().into(),
+            scheduler_flags: scheduler_flags(&service.scheduler),
+            persistence_timeout_s: service.persistence.map(|kept| kept.timeout_ms / 1000),
+            persistence_prefix: service.persistence.map(|kept| kept.client_bits),
+            one_packet: service.one_packet,
+            local_addresses: self.pool_of(service),
             synproxy: service.synproxy,
             connections_max: service.connections_max,
             flows: totals.flows,
             connections: totals.connections,
+            in_packets: traffic.in_packets,
+            in_bytes: traffic.in_bytes,
+            out_packets: traffic.out_packets,
+            out_bytes: traffic.out_bytes,
+            rates: self.rates.service(service.id),
             refused: totals.refused,
             cookies_sent: totals.cookies_sent,
             cookies_proven: totals.cookies_proven,
@@ -205,6 +220,7 @@ impl View {
         unresolved: &HashSet<IpAddr>,
     ) -> ServerRow {
         let totals = self.counts.server(server.id);
+        let tunnel = (server.mode == ForwardMode::Tunnel).then(|| tunnel_words(server.tunnel));
         let state = match server.state {
             ServerState::Active => "active",
             ServerState::Draining => "draining",
@@ -213,6 +229,9 @@ impl View {
             service: service.key.to_string(),
             address: SocketAddr::new(server.address, server.port).to_string(),
             forwarding: mode_word(server.mode).into(),
+            tunnel: tunnel.map(|(word, ..)| word.into()),
+            tunnel_port: tunnel.and_then(|(_, port, _)| port),
+            tunnel_checksum: tunnel.and_then(|(.., checksum)| checksum).map(Into::into),
             weight: server.weight,
             upper_threshold: server.upper_threshold,
             lower_threshold: server.lower_threshold,
@@ -227,8 +246,16 @@ impl View {
             in_bytes: totals.in_bytes,
             out_packets: totals.out_packets,
             out_bytes: totals.out_bytes,
+            rates: self.rates.server(server.id),
             refused: totals.refused,
         }
+    }
+
+    /// The pool that a service's local addresses come from.
+    fn pool_of(&self, service: &VirtualService) -> Option<String> {
+        let lip = service.local_addresses.first()?.address;
+        let pool = self.pools.iter().find(|pool| pool.addresses.contains(&lip))?;
+        Some(pool.name.clone())
     }
 
     fn port(&self, nic: &NicModel) -> PortRow {
@@ -339,6 +366,37 @@ impl View {
     }
 }
 
+fn scheduler_flags(scheduler: &Scheduler) -> Vec<String> {
+    let (set, [port, fallback]) = match scheduler {
+        Scheduler::SourceHash(set, _) => (set, [SchedulerFlag::ShPort, SchedulerFlag::ShFallback]),
+        Scheduler::KernelMaglev(set, _) => {
+            (set, [SchedulerFlag::MhPort, SchedulerFlag::MhFallback])
+        }
+        _ => return Vec::new(),
+    };
+    let flags = [(set.port, port), (set.fallback, fallback)];
+    flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.word().into()).collect()
+}
+
+/// What users write for a tunnel: its kind, port and checksum.
+fn tunnel_words(tunnel: model::Tunnel) -> (&'static str, Option<u16>, Option<&'static str>) {
+    match tunnel {
+        model::Tunnel::Ipip => (Tunnel::Ipip.word(), None, None),
+        model::Tunnel::Gre { checksum } => {
+            let word = if checksum { TunnelChecksum::Csum } else { TunnelChecksum::None };
+            (Tunnel::Gre.word(), None, Some(word.word()))
+        }
+        model::Tunnel::Gue { port, checksum } => {
+            let word = match checksum {
+                GueChecksum::None => TunnelChecksum::None,
+                GueChecksum::Sum => TunnelChecksum::Csum,
+                GueChecksum::Remote => TunnelChecksum::Remcsum,
+            };
+            (Tunnel::Gue.word(), Some(port), Some(word.word()))
+        }
+    }
+}
+
 fn cause(name: &str, meaning: &str, count: u64) -> CauseCount {
     CauseCount { name: name.into(), count, meaning: meaning.into() }
 }
@@ -363,6 +421,7 @@ fn worker_row(id: u8, worker: &WorkerCounters, stalled: bool) -> WorkerRow {
         flows_shed: worker.flows_shed.get(),
         locality_full: worker.locality_full.get(),
         pending: worker.pending.get(),
+        fast_frames: worker.fast_frames.get(),
         rx_frames: sum(|nic| &nic.rx_frames),
         tx_frames: sum(|nic| &nic.tx_frames),
         hand_offs: total(&worker.hand_offs),

@@ -364,6 +364,7 @@ impl Core {
     fn applied(&mut self, applied: &Applied) {
         if applied.changed {
             self.counts.renew(applied);
+            self.counts.follow(&self.snapshot, &applied.snapshot);
             self.publish(&applied.snapshot);
         }
     }
