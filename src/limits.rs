@@ -163,6 +163,10 @@ pub const TX_TRIES_MAX: u32 = 4;
 pub const LAST_WORD_TRIES_MAX: u32 = 1000;
 /// Events taken from one worker before the next has its turn.
 pub const CONTROL_EVENTS_PER_TURN_MAX: usize = 8192;
+/// Events that may wait for a client which asked for them; what is beyond it hears the number of.
+pub const EVENTS_UNSENT_MAX: usize = 1024;
+/// Lines of changes in one event.
+pub const EVENT_CHANGES_MAX: usize = 20;
 /// Requests that may wait for the core.
 pub const JOBS_WAITING_MAX: usize = 64;
 /// Commands kept for a worker that takes none: what is beyond is made good by a repetition of all

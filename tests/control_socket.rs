@@ -11,6 +11,8 @@ mod clients;
 mod command_line;
 #[path = "control/configuration.rs"]
 mod configuration;
+#[path = "control/events.rs"]
+mod events;
 #[path = "control/lists.rs"]
 mod lists;
 #[path = "control/neighbours.rs"]

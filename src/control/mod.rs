@@ -2,6 +2,7 @@
 //! this part and `runtime`, at start and end, log. It never sees the packet path or DPDK: `message`
 //! and rings are all that is shared.
 
+mod answer;
 pub mod api;
 mod core;
 mod error;
@@ -9,6 +10,7 @@ mod kernel_side;
 mod kernel_source;
 mod link;
 pub mod netlink;
+mod notices;
 mod port_info;
 mod reload;
 pub mod socket;

@@ -259,3 +259,43 @@ fn runtime_semantics_and_pools_go_back_with_the_rest() {
     assert_eq!(now["config"]["local_addresses"]["pool1"]["addresses"], json!(["192.0.2.8"]));
     assert_eq!((now["config"].get("semantics"), now["config"].get("neighbour")), (None, None));
 }
+
+/// `services` of `servers` each, half of them wrr and half wlc.
+fn large(services: usize, servers: usize, weight: usize) -> String {
+    let mut text = CONFIG.to_owned();
+    for at in 0..services {
+        let (vip, scheduler) =
+            (format!("10.{}.{}.80:80", at / 250, at % 250), ["wrr", "wlc"][at % 2]);
+        text += &format!("[[service]]\naddress = \"{vip}\"\nscheduler = \"{scheduler}\"\n");
+        for host in 0..servers {
+            let weight = weight + host;
+            let rip = format!("172.16.{}.{host}:80", at % 100);
+            text += &format!("[[service.server]]\naddress = \"{rip}\"\nweight = {weight}\n");
+        }
+    }
+    text
+}
+
+/// In a debug build the configuration is a tenth as large and the time is not looked at.
+#[test]
+fn ten_thousand_services_of_ten_servers_are_applied_within_a_second() {
+    let services = if cfg!(debug_assertions) { 1_000 } else { 10_000 };
+    let slots = 131_072;
+    let path = std::path::Path::new("/etc/gyre/test.toml");
+    let gyre = Gyre::sized(slots, (path, CONFIG), SocketLimits::default());
+    for (what, weight) in [("first", 1), ("other weights", 2), ("the same", 2)] {
+        let config = json!({"config": large(services, 10, weight)});
+        let start = std::time::Instant::now();
+        gyre.call("config.apply", config);
+        let took = start.elapsed();
+        println!("{what}: {services} services of 10 servers applied in {took:?}");
+        assert!(cfg!(debug_assertions) || took < Duration::from_secs(1), "{what}: {took:?}");
+    }
+    let start = std::time::Instant::now();
+    gyre.call(
+        "server.set_weight",
+        json!({"service": "web", "server": "192.0.2.12:8080", "weight": 7}),
+    );
+    println!("one weight beside them in {:?}", start.elapsed());
+    assert_eq!(gyre.call("status", json!({}))["services"], services + 1);
+}

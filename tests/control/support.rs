@@ -60,12 +60,12 @@ pub struct Worker {
 }
 
 /// Fewer slots than gyre has: most of the time to make them is saved.
-const SLOTS: usize = 256;
+pub const SLOTS: usize = 256;
 
 impl Worker {
-    fn new() -> Self {
+    fn new(slots: usize) -> Self {
         Worker {
-            counters: Arc::new(WorkerCounters::with_bounds(SLOTS, SLOTS, SLOTS)),
+            counters: Arc::new(WorkerCounters::with_bounds(slots, slots, SLOTS)),
             flows: Mutex::default(),
             hops: Mutex::default(),
             forgot_routes: Mutex::default(),
@@ -196,30 +196,35 @@ impl Gyre {
 
     /// With a configuration file at `path`, which says `text`.
     pub fn of_file(config_path: &Path, text: &str, socket_limits: SocketLimits) -> Self {
-        Gyre::begin(config_path, text, socket_limits, Vec::new())
+        Gyre::begin(SLOTS, (config_path, text), socket_limits, Vec::new())
     }
 
     /// Where the kernel knows these facts before control asks.
     pub fn knowing(facts: Vec<KernelEvent>) -> Self {
         let path = Path::new("/etc/gyre/test.toml");
-        Gyre::begin(path, CONFIG, SocketLimits::default(), facts)
+        Gyre::begin(SLOTS, (path, CONFIG), SocketLimits::default(), facts)
+    }
+
+    /// With room for so many services, and for so many servers.
+    pub fn sized(slots: usize, file: (&Path, &str), socket_limits: SocketLimits) -> Self {
+        Gyre::begin(slots, file, socket_limits, Vec::new())
     }
 
     fn begin(
-        config_path: &Path,
-        text: &str,
+        slots: usize,
+        (config_path, text): (&Path, &str),
         socket_limits: SocketLimits,
         facts: Vec<KernelEvent>,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("gyre.sock");
         let steering = Arc::new(Steering::for_workers(2));
-        let (services_max, servers_max, lips_max) = (SLOTS, SLOTS, SLOTS);
+        let (services_max, servers_max, lips_max) = (slots, slots, SLOTS);
         let bounds = RegistryConfig::new(steering);
         let config = RegistryConfig { services_max, servers_max, lips_max, ..bounds };
         let mut registry = Registry::new(config);
         registry.set_nics(vec![nic()]);
-        let workers: Vec<Arc<Worker>> = (0..2).map(|_| Arc::new(Worker::new())).collect();
+        let workers: Vec<Arc<Worker>> = (0..2).map(|_| Arc::new(Worker::new(slots))).collect();
         let mut links = Vec::new();
         let mut threads = Vec::new();
         for (id, worker) in (0..).map(WorkerId).zip(&workers) {

@@ -12,7 +12,9 @@ use super::config::{
 };
 use super::connection::{DeleteParams, DeleteResult, ListConnectionsParams, ListConnectionsResult};
 use super::error::{ApiError, ErrorCode};
+use super::event::{SubscribeParams, SubscribeResult};
 use super::neighbour::NeighboursResult;
+use super::openrpc::Discovery;
 use super::port::PortsResult;
 use super::server::{
     AddServerParams, EditServerParams, ListServersParams, RemoveServerParams, ServersResult,
@@ -250,6 +252,15 @@ methods! {
         "{}",
         r#"{"neighbours":[{"address":"192.0.2.11","target":null,"port":"wan",
             "mac":"02:00:00:00:00:11","resolved":true,"mtu":1500}]}"#;
+    "events.subscribe" => EventsSubscribe(SubscribeParams) -> SubscribeResult, [],
+        "From now on tells this connection what happens, by notifications. Again replaces the \
+         kinds; an empty list ends it.",
+        r#"{"kinds":["server.down","server.up"]}"#,
+        r#"{"kinds":["server.down","server.up"]}"#;
+    "rpc.discover" => Discover(NoParams) -> Discovery, [],
+        "This API as an OpenRPC document.",
+        "{}",
+        r#"{"openrpc":"1.3.2"}"#;
     "shutdown" => Shutdown(NoParams) -> NoParams, [],
         "Stops gyre: workers finish their turn, interfaces and rules go away.",
         "{}",

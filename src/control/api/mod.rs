@@ -5,8 +5,10 @@ mod config;
 mod connection;
 mod docs;
 mod error;
+mod event;
 mod methods;
 mod neighbour;
+mod openrpc;
 mod port;
 pub mod rpc;
 mod server;
@@ -29,8 +31,10 @@ pub use connection::{
 };
 pub use docs::markdown;
 pub use error::{ApiError, ErrorCode, ErrorData};
+pub use event::{Event, EventKind, Notice, SubscribeParams, SubscribeResult};
 pub use methods::{METHODS, Method, Request, closest};
 pub use neighbour::{NeighbourRow, NeighboursResult};
+pub use openrpc::{Discovery, discovery};
 pub use port::{MempoolRow, PortRow, PortsResult};
 pub use server::{
     AddServerParams, EditServerParams, ListServersParams, RemovalMode, RemoveServerParams,

@@ -169,6 +169,20 @@ pub fn write_reply(out: &mut Vec<u8>, id: &Id, outcome: &Outcome) {
     debug_assert!(written.is_ok());
 }
 
+/// A notification, without newline: what the server tells unasked.
+pub fn write_notification(method: &str, params: &impl Serialize) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Notification<'a, T> {
+        jsonrpc: &'static str,
+        method: &'a str,
+        params: &'a T,
+    }
+    // Our own types have string keys only, so this has no way to fail.
+    let written = serde_json::to_vec(&Notification { jsonrpc: "2.0", method, params });
+    debug_assert!(written.is_ok());
+    written.unwrap_or_default()
+}
+
 /// A request line for `method`, newline included: the client's side.
 pub fn write_request(method: &str, params: Option<&RawValue>) -> Vec<u8> {
     #[derive(Serialize)]

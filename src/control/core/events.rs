@@ -6,6 +6,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Core;
 use super::watch::Notice;
+use crate::control::api::Event;
 use crate::limits::CONTROL_EVENTS_PER_TURN_MAX;
 use crate::message::FromWorker;
 
@@ -57,13 +58,17 @@ impl Core {
         for notice in self.watch.look(&self.counts.workers, now) {
             match notice {
                 Notice::Stalled(worker) => {
+                    self.notices.tell(Event::WorkerStalled { worker: worker as u8 });
                     warn!(
                         worker,
                         "the worker has completed no turn for a second and its frames wait; \
                          does something else take its core? `gyre workers` shows it"
                     );
                 }
-                Notice::Recovered(worker) => info!(worker, "the worker turns again"),
+                Notice::Recovered(worker) => {
+                    self.notices.tell(Event::WorkerRecovered { worker: worker as u8 });
+                    info!(worker, "the worker turns again");
+                }
             }
         }
     }

@@ -28,6 +28,7 @@ impl Core {
     pub(super) fn flush_hops(&mut self) {
         let updates = self.next_hops.take_updates();
         self.workers.iter_mut().for_each(|worker| worker.hops(&updates));
+        self.tell_of_hops(&updates);
         if let Some(wanted) = self.next_hops.take_wanted() {
             self.kernel.want(wanted);
         }

@@ -8,10 +8,12 @@ mod cursor;
 mod difference;
 mod events;
 mod file;
+mod floods;
 mod history;
 mod hops;
 mod loads;
 mod naming;
+mod news;
 mod outgoing;
 mod rates;
 mod refusal;
@@ -34,11 +36,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
+use super::answer::Job;
 use super::api::rpc::Outcome;
 use super::api::{ApiError, ErrorCode};
 use super::kernel_source::{KernelAsks, KernelEvents, KernelSource};
+use super::notices::Notices;
 use super::port_info::PortInfoSource;
-use super::socket::{self, BoundSocket, Job};
+use super::socket::{self, BoundSocket, SocketLimits};
 use super::{ControlError, ControlInputs, KernelSide, Reload, Stop};
 use crate::config::{Checked, Config};
 use crate::model::next_hops::{KernelEvent, NextHops};
@@ -47,8 +51,10 @@ use crate::time::Nanos;
 
 use crate::limits::JOBS_WAITING_MAX;
 use baseline::Counts;
+use floods::{FLOODS_EVERY, Floods};
 use history::{History, Kept, Unconfirmed};
 use loads::{Loads, SHARE_EVERY};
+use news::HopsResolved;
 use outgoing::Outgoing;
 use rates::{RATE_EVERY, Rates};
 use replies::Replies;
@@ -106,6 +112,9 @@ struct Core {
     kernel_side: KernelSide,
     /// Parsed configurations on their way back.
     parsed: mpsc::UnboundedSender<Work>,
+    notices: Notices,
+    floods: Floods,
+    hops_resolved: HopsResolved,
     stop: Stop,
     started: Instant,
     next: Times,
@@ -117,6 +126,7 @@ struct Times {
     look: Instant,
     share: Instant,
     rate: Instant,
+    floods: Instant,
     reclaim: Instant,
     reclaim_hops: Instant,
 }
@@ -128,51 +138,11 @@ fn to_outcome<T: Serialize>(result: &T) -> Outcome {
 
 /// Runs control to its end: until `stop`, a worker's end or a failure at start-up. Workers are told
 /// to end in any case.
-pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
-    let ControlInputs { socket, socket_limits, kernel, checked, reload, .. } = inputs;
+pub async fn run(mut inputs: ControlInputs) -> Result<(), ControlError> {
     let (parsed, from_parser) = mpsc::unbounded_channel();
-    let stop = inputs.stop;
-    let now = Instant::now();
-    let counters = inputs.links.iter().map(|link| Arc::clone(&link.counters)).collect();
-    let counts = Counts::new(counters);
-    let mut core = Core {
-        ended: vec![false; inputs.links.len()],
-        workers: inputs.links.into_iter().map(Outgoing::new).collect(),
-        watch: Watch::new(&counts.workers, now),
-        counts,
-        loads: Loads::default(),
-        rates: Arc::new(Rates::new(now)),
-        rating: None,
-        sweeps: Sweeps::default(),
-        snapshot: Arc::clone(inputs.registry.snapshot()),
-        nics: inputs.registry.snapshot().nics.to_vec(),
-        registry: Some(Box::new(inputs.registry)),
-        building: None,
-        work: VecDeque::new(),
-        replies: Replies::default(),
-        pools: Arc::default(),
-        config: Arc::new(Config { service: Vec::new(), ..checked.config.clone() }),
-        saved: None,
-        history: History::default(),
-        unconfirmed: None,
-        reverting: false,
-        config_path: inputs.config_path.display().to_string().into(),
-        next_hops: NextHops::new(inputs.nic_links),
-        kernel: KernelAsks::Silent,
-        port_info: inputs.port_info,
-        kernel_side: inputs.kernel_side,
-        parsed,
-        stop: stop.clone(),
-        started: now,
-        next: Times {
-            tick: now,
-            look: now,
-            share: now,
-            rate: now,
-            reclaim: now,
-            reclaim_hops: now + RECLAIM_HOPS_EVERY,
-        },
-    };
+    let kernel = std::mem::replace(&mut inputs.kernel, KernelSource::Silent);
+    let (stop, reload) = (inputs.stop.clone(), inputs.reload.clone());
+    let (mut core, Start { checked, socket, limits }) = Core::new(inputs, parsed);
     let ready = match listen(&socket) {
         Ok(listener) => core.open(kernel, checked).await.map(|events| (listener, events)),
         Err(error) => Err(error),
@@ -180,7 +150,8 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
     let outcome = match ready {
         Ok((listener, events)) => {
             let (jobs, inbox) = mpsc::channel(JOBS_WAITING_MAX);
-            let server = tokio::spawn(socket::serve(listener, socket_limits, jobs, stop));
+            let server =
+                tokio::spawn(socket::serve(listener, limits, (jobs, core.notices.clone()), stop));
             info!(socket = %socket.path().display(), "control socket is ready");
             core.serve(Inbox { jobs: inbox, parsed: from_parser, events, reload }).await;
             core.shut_down().await;
@@ -195,6 +166,67 @@ pub async fn run(inputs: ControlInputs) -> Result<(), ControlError> {
     };
     core.kernel.stop().await;
     outcome
+}
+
+/// What a start needs besides the core.
+struct Start {
+    checked: Checked,
+    socket: BoundSocket,
+    limits: SocketLimits,
+}
+
+impl Core {
+    /// Before anything was applied.
+    fn new(inputs: ControlInputs, parsed: mpsc::UnboundedSender<Work>) -> (Self, Start) {
+        let now = Instant::now();
+        let counters = inputs.links.iter().map(|link| Arc::clone(&link.counters)).collect();
+        let counts = Counts::new(counters);
+        let core = Core {
+            ended: vec![false; inputs.links.len()],
+            workers: inputs.links.into_iter().map(Outgoing::new).collect(),
+            watch: Watch::new(&counts.workers, now),
+            counts,
+            loads: Loads::default(),
+            rates: Arc::new(Rates::new(now)),
+            rating: None,
+            sweeps: Sweeps::default(),
+            snapshot: Arc::clone(inputs.registry.snapshot()),
+            nics: inputs.registry.snapshot().nics.to_vec(),
+            registry: Some(Box::new(inputs.registry)),
+            building: None,
+            work: VecDeque::new(),
+            replies: Replies::default(),
+            pools: Arc::default(),
+            config: Arc::new(Config { service: Vec::new(), ..inputs.checked.config.clone() }),
+            saved: None,
+            history: History::default(),
+            unconfirmed: None,
+            reverting: false,
+            config_path: inputs.config_path.display().to_string().into(),
+            next_hops: NextHops::new(inputs.nic_links),
+            kernel: KernelAsks::Silent,
+            port_info: inputs.port_info,
+            kernel_side: inputs.kernel_side,
+            parsed,
+            notices: Notices::new(),
+            floods: Floods::default(),
+            hops_resolved: HopsResolved::default(),
+            stop: inputs.stop,
+            started: now,
+            next: Times {
+                tick: now,
+                look: now,
+                share: now,
+                rate: now,
+                floods: now + FLOODS_EVERY,
+                reclaim: now,
+                reclaim_hops: now + RECLAIM_HOPS_EVERY,
+            },
+        };
+        let start =
+            Start { checked: inputs.checked, socket: inputs.socket, limits: inputs.socket_limits };
+        (core, start)
+    }
 }
 
 fn listen(socket: &BoundSocket) -> Result<UnixListener, ControlError> {
@@ -297,6 +329,10 @@ impl Core {
             self.loads.share(&self.counts.workers, &self.snapshot);
         }
         self.rate(now);
+        if now >= self.next.floods {
+            self.next.floods = now + FLOODS_EVERY;
+            self.look_for_floods();
+        }
         if now >= self.next.reclaim {
             self.next.reclaim = now + RECLAIM_EVERY;
             self.want_reclaim();

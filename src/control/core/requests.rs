@@ -89,6 +89,11 @@ impl Core {
                 let _ = reply.send(to_outcome(&NoParams {}));
                 self.stop.request();
             }
+            // Whoever carries the line answers these.
+            Request::EventsSubscribe(_) | Request::Discover(_) => {
+                let message = "not a request of the core's";
+                let _ = reply.send(Err(ApiError::new(ErrorCode::Internal, message)));
+            }
             other => match change_of(other) {
                 Ok(change) => self.enqueue(Work::Change { change, reply }),
                 Err(error) => drop(reply.send(Err(error))),

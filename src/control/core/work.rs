@@ -339,6 +339,7 @@ impl Core {
         }
         let whole = done.whole.take().map(|whole| self.whole_done(&done, whole));
         if let Some(kept) = done.kept.filter(|_| !done.changes.is_empty() || self.is_new()) {
+            self.tell_of_change(done.revision, &done.made.1, &done.changes);
             self.history.note(done.revision, done.made, &done.changes, kept);
         }
         match whole {
@@ -365,6 +366,7 @@ impl Core {
         if applied.changed {
             self.counts.renew(applied);
             self.counts.follow(&self.snapshot, &applied.snapshot);
+            self.tell_of_servers(&applied.snapshot);
             self.publish(&applied.snapshot);
         }
     }

@@ -1,20 +1,19 @@
 //! One client: lines in, replies out, in order. A slow or broken client costs only its own task.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Job, LineBuffer, SocketLimits};
-use crate::control::api::rpc::{Id, Item, Line, Outcome, write_reply};
-use crate::control::api::{ApiError, ErrorCode, Request};
+use super::{LineBuffer, SocketLimits};
+use crate::control::answer::Caller;
+use crate::control::api::rpc::{Id, write_notification, write_reply};
+use crate::control::api::{ApiError, ErrorCode, Notice};
 use crate::control::stop::Stop;
-use crate::limits::{DISCARD_BYTES_MAX, LONG_LINE_BYTES};
+use crate::limits::DISCARD_BYTES_MAX;
 
 /// How long, and how much, is read and thrown away of a client that got its last reply, so that
 /// it sees the reply and not a broken pipe.
@@ -25,6 +24,7 @@ const READ_BYTES: usize = 16 << 10;
 /// What a wait for more bytes ended with.
 enum Read {
     More,
+    Event(Arc<Notice>),
     End,
     TooSlow,
     Stopping,
@@ -34,7 +34,7 @@ enum Read {
 pub async fn serve(
     mut stream: UnixStream,
     limits: SocketLimits,
-    core: mpsc::Sender<Job>,
+    mut caller: Caller,
     stop: Stop,
 ) -> io::Result<()> {
     let mut buffer = LineBuffer::new(limits.request_bytes_max);
@@ -44,7 +44,7 @@ pub async fn serve(
         match buffer.next_line() {
             Ok(Some(line)) => {
                 deadline = None;
-                let reply = answer(line, &core).await;
+                let reply = caller.answer(line).await;
                 write(&mut stream, &reply, limits).await?;
                 continue;
             }
@@ -58,10 +58,16 @@ pub async fn serve(
         if buffer.has_partial() {
             deadline = deadline.or_else(|| Instant::now().checked_add(limits.partial_max));
         }
-        match read(&mut stream, &mut buffer, deadline, &stop).await? {
+        let source = (&mut stream, &mut caller);
+        match read(source, &mut buffer, deadline, &stop).await? {
             Read::More => {}
+            Read::Event(notice) => {
+                let mut line = write_notification("event", &*notice);
+                line.push(b'\n');
+                write(&mut stream, &line, limits).await?;
+            }
             Read::End => {
-                let reply = answer(buffer.take_rest(), &core).await;
+                let reply = caller.answer(buffer.take_rest()).await;
                 return write(&mut stream, &reply, limits).await;
             }
             Read::TooSlow => {
@@ -83,7 +89,7 @@ pub async fn turn_away(stream: UnixStream, limits: SocketLimits) {
 }
 
 async fn read(
-    stream: &mut UnixStream,
+    (stream, caller): (&mut UnixStream, &mut Caller),
     buffer: &mut LineBuffer,
     deadline: Option<Instant>,
     stop: &Stop,
@@ -101,6 +107,7 @@ async fn read(
             0 => Ok(Read::End),
             _ => Ok(Read::More),
         },
+        notice = caller.listener.next() => Ok(Read::Event(notice)),
         () = late => Ok(Read::TooSlow),
         () = stop.requested() => Ok(Read::Stopping),
     }
@@ -132,97 +139,4 @@ async fn dismiss(mut stream: UnixStream, error: ApiError, limits: SocketLimits) 
     };
     let _ = timeout(DISCARD_TIME, discard).await;
     Ok(())
-}
-
-/// A line's calls, typed.
-enum Calls {
-    None,
-    One(Asked),
-    Batch(Vec<Asked>),
-}
-
-/// A call, or what is wrong with it, and where the reply goes.
-type Asked = (Option<Id>, Result<Request, ApiError>);
-
-fn asked(item: Item) -> Asked {
-    let request = item.call.and_then(|call| Request::read(&call.method, call.params));
-    (item.reply_to, request)
-}
-
-fn read_line(line: &[u8]) -> Calls {
-    match Line::read(line) {
-        Line::Blank => Calls::None,
-        Line::One(item) => Calls::One(asked(item)),
-        Line::Batch(items) => Calls::Batch(items.into_iter().map(asked).collect()),
-    }
-}
-
-/// Reads long lines beside the control thread, which serves others meanwhile.
-async fn read_calls(line: Bytes) -> Calls {
-    if line.len() < LONG_LINE_BYTES {
-        return read_line(&line);
-    }
-    match spawn_blocking(move || read_line(&line)).await {
-        Ok(calls) => calls,
-        Err(error) => {
-            let error = ApiError::new(ErrorCode::Internal, error.to_string());
-            Calls::One((Some(Id::NULL), Err(error)))
-        }
-    }
-}
-
-/// The bytes to send for one line: nothing, or a reply and a newline.
-async fn answer(line: Bytes, core: &mpsc::Sender<Job>) -> Vec<u8> {
-    let mut out = Vec::new();
-    match read_calls(line).await {
-        Calls::None => {}
-        Calls::One(item) => {
-            answer_one(item, core, &mut out).await;
-        }
-        Calls::Batch(items) => {
-            out.push(b'[');
-            for item in items {
-                let is_first = out.len() == 1;
-                let before = out.len();
-                if !is_first {
-                    out.push(b',');
-                }
-                if !answer_one(item, core, &mut out).await {
-                    out.truncate(before);
-                }
-            }
-            // A batch of notifications gets no reply at all, not an empty array.
-            if out.len() == 1 {
-                out.clear();
-            } else {
-                out.push(b']');
-            }
-        }
-    }
-    if !out.is_empty() {
-        out.push(b'\n');
-    }
-    out
-}
-
-/// Appends the reply of one call; false when it gets none.
-async fn answer_one(
-    (reply_to, request): Asked,
-    core: &mpsc::Sender<Job>,
-    out: &mut Vec<u8>,
-) -> bool {
-    let outcome = match request {
-        Ok(request) => ask(request, core).await,
-        Err(error) => Err(error),
-    };
-    let Some(id) = reply_to else { return false };
-    write_reply(out, &id, &outcome);
-    true
-}
-
-async fn ask(request: Request, core: &mpsc::Sender<Job>) -> Outcome {
-    let stopping = || ApiError::new(ErrorCode::ShuttingDown, "gyre is stopping");
-    let (reply, answer) = oneshot::channel();
-    core.send(Job { request, reply }).await.map_err(|_| stopping())?;
-    answer.await.map_err(|_| stopping())?
 }

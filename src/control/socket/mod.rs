@@ -8,7 +8,7 @@ mod lines;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -16,8 +16,8 @@ use tracing::{debug, warn};
 pub use bind::BoundSocket;
 pub use lines::{LineBuffer, TooLong};
 
-use super::api::Request;
-use super::api::rpc::Outcome;
+use super::answer::{Caller, Job};
+use super::notices::Notices;
 use super::stop::Stop;
 use crate::limits::{CONTROL_CLIENTS_MAX, REQUEST_BYTES_MAX};
 
@@ -25,15 +25,6 @@ use crate::limits::{CONTROL_CLIENTS_MAX, REQUEST_BYTES_MAX};
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Pause after `accept` failed, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A request on its way to the core.
-#[derive(Debug)]
-pub struct Job {
-    /// What is asked.
-    pub request: Request,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Outcome>,
-}
 
 /// Bounds on what clients may do.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +54,7 @@ impl Default for SocketLimits {
 pub async fn serve(
     listener: UnixListener,
     limits: SocketLimits,
-    core: mpsc::Sender<Job>,
+    (core, notices): (mpsc::Sender<Job>, Notices),
     stop: Stop,
 ) {
     let mut clients = JoinSet::new();
@@ -79,9 +70,10 @@ pub async fn serve(
                 clients.spawn(client::turn_away(stream, limits));
             }
             Ok((stream, _)) => {
-                let (core, stop) = (core.clone(), stop.clone());
+                let caller = Caller { core: core.clone(), listener: notices.listener() };
+                let stop = stop.clone();
                 clients.spawn(async move {
-                    if let Err(error) = client::serve(stream, limits, core, stop).await {
+                    if let Err(error) = client::serve(stream, limits, caller, stop).await {
                         debug!(%error, "control socket: client lost");
                     }
                 });

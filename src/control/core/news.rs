@@ -1,0 +1,174 @@
+//! What the core tells of: compares what was with what is, and puts it into events.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use tracing::{info, warn};
+
+use super::Core;
+use super::floods::{Flood, Scene};
+use crate::control::api::Event;
+use crate::counters::DropReason;
+use crate::limits::EVENT_CHANGES_MAX;
+use crate::model::{
+    NextHop, NextHopId, RealServer, ServerId, ServerState, Snapshot, VirtualService,
+};
+
+fn endpoint(server: &RealServer) -> String {
+    SocketAddr::new(server.address, server.port).to_string()
+}
+
+/// Whether new flows may go there, as far as the configuration goes; why, or why not.
+fn takes_flows(server: &RealServer) -> (bool, String) {
+    match (server.state, server.weight) {
+        (ServerState::Draining, _) => (false, "draining".into()),
+        (ServerState::Active, 0) => (false, "weight 0".into()),
+        (ServerState::Active, weight) => (true, format!("weight {weight}")),
+    }
+}
+
+/// What became of a service's servers.
+fn compare(
+    old: Option<&VirtualService>,
+    new: Option<&VirtualService>,
+    tell: &mut dyn FnMut(Event),
+) {
+    let Some(service) = new.or(old).map(|service| service.key.to_string()) else { return };
+    let servers = |service: Option<&VirtualService>| -> HashMap<ServerId, RealServer> {
+        let all = service.into_iter().flat_map(|service| service.servers.iter());
+        all.map(|server| (server.id, server.clone())).collect()
+    };
+    let (before, after) = (servers(old), servers(new));
+    let listed = |service: Option<&VirtualService>| -> Vec<ServerId> {
+        service.into_iter().flat_map(|s| s.servers.iter().map(|server| server.id)).collect()
+    };
+    for id in listed(old).into_iter().filter(|id| !after.contains_key(id)) {
+        let (service, server) = (service.clone(), endpoint(&before[&id]));
+        match takes_flows(&before[&id]) {
+            (true, _) => tell(Event::ServerDown { service, server, reason: "removed".into() }),
+            (false, _) if before[&id].state == ServerState::Draining => {
+                tell(Event::DrainDone { service, server });
+            }
+            _ => {}
+        }
+    }
+    for id in listed(new) {
+        let was = before.get(&id).map(takes_flows);
+        let (service, server) = (service.clone(), endpoint(&after[&id]));
+        match (was, takes_flows(&after[&id])) {
+            (None, (true, _)) => {
+                tell(Event::ServerUp { service, server, reason: "added".into() });
+            }
+            (Some((false, _)), (true, reason)) => tell(Event::ServerUp { service, server, reason }),
+            (Some((true, _)), (false, reason)) => {
+                tell(Event::ServerDown { service, server, reason });
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Core {
+    /// Tells what `new` makes of servers, before it takes the place of the present snapshot.
+    pub(super) fn tell_of_servers(&self, new: &Arc<Snapshot>) {
+        if !self.notices.are_heard() {
+            return;
+        }
+        let service =
+            |snapshot: &Arc<Snapshot>, at: usize| snapshot.services.get(at).cloned().flatten();
+        for id in new.changed_services.iter() {
+            let (old, new) = (service(&self.snapshot, id.index()), service(new, id.index()));
+            compare(old.as_deref(), new.as_deref(), &mut |event| self.notices.tell(event));
+        }
+    }
+
+    /// Tells of a new configuration.
+    pub(super) fn tell_of_change(&self, revision: u64, by: &str, changes: &[String]) {
+        let changes = changes.iter().take(EVENT_CHANGES_MAX).cloned().collect();
+        self.notices.tell(Event::ConfigChanged { revision, by: by.to_owned(), changes });
+    }
+
+    /// Tells of servers whose next hop was found or lost.
+    pub(super) fn tell_of_hops(&mut self, updates: &[(NextHopId, NextHop)]) {
+        let mut flipped: HashMap<NextHopId, bool> = HashMap::new();
+        for (id, hop) in updates {
+            let known = self.hops_resolved.contains(id);
+            if known != hop.resolved {
+                flipped.insert(*id, hop.resolved);
+            }
+            if hop.resolved {
+                self.hops_resolved.insert(*id);
+            } else {
+                self.hops_resolved.remove(id);
+            }
+        }
+        if flipped.is_empty() || !self.notices.are_heard() {
+            return;
+        }
+        for service in self.snapshot.services.iter().flatten() {
+            for server in &service.servers {
+                let Some(resolved) = flipped.get(&server.hop) else { continue };
+                let (service, server) = (service.key.to_string(), endpoint(server));
+                self.notices.tell(if *resolved {
+                    let reason = "its neighbour answers".into();
+                    Event::ServerUp { service, server, reason }
+                } else {
+                    let reason = "its neighbour does not answer".into();
+                    Event::ServerDown { service, server, reason }
+                });
+            }
+        }
+    }
+
+    /// Compares counters once a second.
+    pub(super) fn look_for_floods(&mut self) {
+        let guarded = self.snapshot.services.iter().flatten().filter(|service| service.synproxy);
+        let mut counts: Vec<(Scene, u64)> = guarded
+            .map(|service| {
+                let totals = self.counts.service(service.id);
+                let unproven = totals.cookies_sent.saturating_sub(totals.cookies_proven);
+                (Scene::Service(service.key.to_string()), unproven)
+            })
+            .collect();
+        for (at, worker) in (0u8..).zip(self.counts.workers.iter()) {
+            let full = [DropReason::TableFull, DropReason::DropPacket];
+            let full: u64 = full.iter().map(|reason| worker.drops[*reason as usize].get()).sum();
+            counts.push((Scene::Worker(at), full + worker.flows_shed.get()));
+        }
+        for flood in self.floods.look(counts) {
+            self.tell_of_flood(flood);
+        }
+    }
+
+    fn tell_of_flood(&self, flood: Flood) {
+        let parts = |scene: &Scene| match scene {
+            Scene::Service(name) => (Some(name.clone()), None),
+            Scene::Worker(worker) => (None, Some(*worker)),
+        };
+        match flood {
+            Flood::On(scene, per_second) => {
+                match &scene {
+                    Scene::Service(service) => warn!(
+                        per_second,
+                        "{service}: a flood of SYNs that nobody proves; cookies answer it"
+                    ),
+                    Scene::Worker(worker) => warn!(
+                        worker,
+                        per_second, "more new flows than there is room for; `gyre drops` has more"
+                    ),
+                }
+                let (service, worker) = parts(&scene);
+                self.notices.tell(Event::FloodOn { service, worker, per_second });
+            }
+            Flood::Off(scene) => {
+                info!("the flood is over: {scene:?}");
+                let (service, worker) = parts(&scene);
+                self.notices.tell(Event::FloodOff { service, worker });
+            }
+        }
+    }
+}
+
+/// Next hops that were resolved when last heard of.
+pub type HopsResolved = HashSet<NextHopId>;
