@@ -50,21 +50,7 @@ impl Core {
             }
             Request::ConnectionsList(params) => self.list_connections(&params, reply),
             Request::ConnectionsDelete(params) => self.delete_connections(&params, reply),
-            Request::ConfigGet(params) => {
-                let asked = params.revision.map(|number| self.history.get(number).cloned());
-                match asked {
-                    Some(None) => {
-                        let message = "there is no such revision";
-                        let hint = "`gyre revisions` lists those that are kept";
-                        let error = ApiError::new(ErrorCode::NotFound, message).hint(hint);
-                        let _ = reply.send(Err(error));
-                    }
-                    kept => {
-                        let earlier = params.revision.zip(kept.flatten());
-                        self.enqueue(Work::ConfigGet { format: params.format, earlier, reply });
-                    }
-                }
-            }
+            Request::ConfigGet(params) => self.get_config(params, reply),
             Request::ConfigApply(params) => self.parse_config(params, reply),
             Request::ConfigReload(params) => self.reload(params, reply),
             Request::ConfigRollback(params) => self.roll_back(params, reply),
@@ -89,11 +75,7 @@ impl Core {
                 let _ = reply.send(to_outcome(&NoParams {}));
                 self.stop.request();
             }
-            // Whoever carries the line answers these.
-            Request::EventsSubscribe(_) | Request::Discover(_) => {
-                let message = "not a request of the core's";
-                let _ = reply.send(Err(ApiError::new(ErrorCode::Internal, message)));
-            }
+            // Events and discovery are answered by whoever carries the line.
             other => match change_of(other) {
                 Ok(change) => self.enqueue(Work::Change { change, reply }),
                 Err(error) => drop(reply.send(Err(error))),

@@ -19,8 +19,8 @@ use super::{file, to_outcome};
 use crate::config::{Checked, check, check_json, merge};
 use crate::control::api::rpc::Outcome;
 use crate::control::api::{
-    ApiError, ApplyParams, ApplyResult, ConfigText, ConfirmResult, ErrorCode, ReloadParams,
-    RevisionsResult, RollbackParams, SaveParams, SaveResult,
+    ApiError, ApplyParams, ApplyResult, ConfigText, ConfirmResult, ErrorCode, GetParams,
+    ReloadParams, RevisionsResult, RollbackParams, SaveParams, SaveResult,
 };
 use crate::limits::{CHANGES_SHOWN_MAX, CONFIRM_SECONDS_MAX};
 use crate::model::{Registry, ServerSpec};
@@ -197,6 +197,19 @@ impl Present<'_> {
 }
 
 impl Core {
+    /// Shows what runs, or what ran.
+    pub(super) fn get_config(&mut self, params: GetParams, reply: Reply) {
+        let kept = params.revision.map(|number| self.history.get(number).cloned());
+        if matches!(kept, Some(None)) {
+            let message = "there is no such revision";
+            let hint = "`gyre revisions` lists those that are kept";
+            let _ = reply.send(Err(ApiError::new(ErrorCode::NotFound, message).hint(hint)));
+            return;
+        }
+        let earlier = params.revision.zip(kept.flatten());
+        self.enqueue(Work::ConfigGet { format: params.format, earlier, reply });
+    }
+
     /// Parses beside the core, then has it come back as work.
     pub(super) fn parse_config(&mut self, params: ApplyParams, reply: Reply) {
         let ApplyParams { config, dry_run, confirm_s, file } = params;
