@@ -11,6 +11,7 @@ mod ctl;
 mod drops;
 mod error;
 mod file;
+pub mod ipvsadm;
 mod neighbours;
 mod ports;
 mod reload;
@@ -24,6 +25,7 @@ mod workers;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -61,6 +63,7 @@ enum Command {
     Ports(ports::Args),
     Neighbours(neighbours::Args),
     Drops(drops::Args),
+    Ipvsadm(ipvsadm::Args),
     Completions(completions::Args),
 }
 
@@ -85,6 +88,8 @@ impl Command {
             Command::Ports(args) => ports::run(args, out),
             Command::Neighbours(args) => neighbours::run(args, out),
             Command::Drops(args) => drops::run(args, out),
+            // `main` runs it: it has exit codes of its own.
+            Command::Ipvsadm(_) => Ok(()),
             Command::Completions(args) => completions::run(args, out),
         }
     }
@@ -93,6 +98,10 @@ impl Command {
 /// Runs the command line `args`, program name first: 0 done, 1 failed, 2 bad usage or
 /// configuration. Errors are printed here, once.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(words) = ipvsadm_words(&args) {
+        return ipvsadm::main(words);
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -101,6 +110,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if let Command::Ipvsadm(args) = cli.command {
+        return args.run();
+    }
     let mut out = BufWriter::new(io::stdout().lock());
     let done = cli.command.run(&mut out).and_then(|()| Ok(out.flush()?));
     match done {
@@ -117,6 +129,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             exit_code(&error)
         }
     }
+}
+
+/// The words that are ipvsadm's: all that follow the name, be it the program's own or the
+/// subcommand's. They are read in its own way, in which even `--` and `-h` differ.
+fn ipvsadm_words(args: &[OsString]) -> Option<Vec<OsString>> {
+    let (program, rest) = args.split_first()?;
+    if Path::new(program).file_name().is_some_and(|name| name == "ipvsadm") {
+        return Some(rest.to_vec());
+    }
+    let (subcommand, rest) = rest.split_first()?;
+    (subcommand == "ipvsadm").then(|| rest.to_vec())
 }
 
 #[cfg(test)]

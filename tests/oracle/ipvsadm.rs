@@ -1,127 +1,41 @@
-//! `ipvsadm` command lines as calls of the registry, for recordings only; the product's own front
-//! end is another matter.
+//! `ipvsadm` command lines of recordings, read by the product's own front end, as calls of the
+//! registry.
 //!
 //! What gyre cannot do yet is an `Err` with a word; `exceptions.toml` excuses it by that word.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
+use gyre::cli::ipvsadm::{Command, Fields, Line, Protocol as Transport, ServiceName};
+use gyre::config;
 use gyre::model::*;
+use serde_json::{Value, json};
 
-use crate::lab::{Lab, MarkMatch};
+use crate::lab::{Lab, MarkMatch, OWN_ADDRESSES};
 
 /// What gyre lacks for a command.
 pub type Needs = &'static str;
 
-/// One parsed command line.
-#[derive(Clone, Debug, Default)]
-struct Line {
-    command: char,
-    protocol: Option<Protocol>,
-    service: Option<String>,
-    mark: Option<u32>,
-    is_ipv6: bool,
-    scheduler: Option<String>,
-    flags: Vec<String>,
-    persistence_s: Option<u32>,
-    netmask: Option<String>,
-    one_packet: bool,
-    server: Option<String>,
-    method: Option<char>,
-    weight: Option<u32>,
-    upper: u32,
-    lower: u32,
-    tunnel: Vec<(String, Option<String>)>,
-    timeouts_s: Vec<u32>,
-}
-
-/// Long names of what recordings use.
-const LONG: [(&str, &str); 26] = [
-    ("--add-service", "-A"),
-    ("--edit-service", "-E"),
-    ("--delete-service", "-D"),
-    ("--clear", "-C"),
-    ("--add-server", "-a"),
-    ("--edit-server", "-e"),
-    ("--delete-server", "-d"),
-    ("--zero", "-Z"),
-    ("--tcp-service", "-t"),
-    ("--udp-service", "-u"),
-    ("--fwmark-service", "-f"),
-    ("--ipv6", "-6"),
-    ("--scheduler", "-s"),
-    ("--sched-flags", "-b"),
-    ("--persistent", "-p"),
-    ("--netmask", "-M"),
-    ("--real-server", "-r"),
-    ("--gatewaying", "-g"),
-    ("--ipip", "-i"),
-    ("--masquerading", "-m"),
-    ("--weight", "-w"),
-    ("--u-threshold", "-x"),
-    ("--l-threshold", "-y"),
-    ("--ops", "-o"),
-    ("--pe", "-P"),
-    ("--numeric", "-n"),
-];
-
 fn parse(args: &str) -> Result<Line, Needs> {
-    let mut line = Line::default();
-    let mut words = args.split_whitespace().peekable();
-    while let Some(word) = words.next() {
-        let short = LONG.iter().find(|(long, _)| *long == word).map_or(word, |(_, short)| *short);
-        let mut value = || words.next().unwrap_or_else(|| panic!("{args}: {word} needs a value"));
-        match short {
-            "-A" | "-E" | "-D" | "-C" | "-a" | "-e" | "-d" | "-Z" => {
-                line.command = short.chars().nth(1).unwrap();
-            }
-            "--set" => {
-                line.command = 'S';
-                line.timeouts_s = (0..3).map(|_| value().parse().unwrap()).collect();
-            }
-            "-t" | "-u" => {
-                line.protocol = Some(if short == "-t" { Protocol::Tcp } else { Protocol::Udp });
-                line.service = Some(value().into());
-            }
-            "-f" => line.mark = Some(value().parse().unwrap()),
-            "-s" => line.scheduler = Some(value().into()),
-            "-b" => line.flags = value().split(',').map(str::to_string).collect(),
-            "-M" => line.netmask = Some(value().into()),
-            "-r" => line.server = Some(value().into()),
-            "-g" | "-i" | "-m" => line.method = short.chars().nth(1),
-            "-w" => line.weight = Some(value().parse().unwrap()),
-            "-x" => line.upper = value().parse().unwrap(),
-            "-y" => line.lower = value().parse().unwrap(),
-            "-o" => line.one_packet = true,
-            "-p" => {
-                let given = words.next_if(|word| !word.starts_with('-'));
-                line.persistence_s = Some(given.map_or(360, |seconds| seconds.parse().unwrap()));
-            }
-            "--tun-type" | "--tun-port" => line.tunnel.push((short.into(), Some(value().into()))),
-            "--tun-nocsum" | "--tun-csum" | "--tun-remcsum" => {
-                line.tunnel.push((short.into(), None));
-            }
-            "-6" => line.is_ipv6 = true,
-            "-n" => {}
-            "-P" => return Err("persistence engines"),
-            "--sctp-service" => return Err("SCTP"),
-            "--start-daemon" | "--stop-daemon" => return Err("connection synchronisation"),
-            other => {
-                println!("oracle: `ipvsadm {args}`: {other} is unknown here");
-                return Err("an option of ipvsadm");
-            }
-        }
+    let words: Vec<String> = args.split_whitespace().map(str::to_string).collect();
+    let line = Line::parse(&words).map_err(|fail| {
+        println!("oracle: `ipvsadm {args}`: {}", fail.message);
+        "an option of ipvsadm"
+    })?;
+    if line.engine.is_some() {
+        return Err("persistence engines");
     }
-    Ok(line)
-}
-
-/// `address:port`, `[v6]:port`, or an address alone with `port_default`.
-fn endpoint(text: &str, port_default: u16) -> SocketAddr {
-    text.parse().unwrap_or_else(|_| {
-        let bare = text.trim_start_matches('[').trim_end_matches(']');
-        let address: IpAddr = bare.parse().unwrap_or_else(|_| panic!("{text}: no address"));
-        SocketAddr::new(address, port_default)
-    })
+    if matches!(line.service, Some(ServiceName::Address(Transport::Sctp, _))) {
+        return Err("SCTP");
+    }
+    match line.command {
+        Command::StartDaemon | Command::StopDaemon => Err("connection synchronisation"),
+        Command::AddService | Command::EditService if !line.has_scheduler() => {
+            println!("oracle: the scheduler {} is unknown here", line.scheduler);
+            Err("another scheduler")
+        }
+        _ => Ok(line),
+    }
 }
 
 /// A scheduler by its name and flags.
@@ -151,137 +65,93 @@ pub fn scheduler(name: &str, flags: &[String]) -> Result<SchedulerSpec, Needs> {
     })
 }
 
-/// The service's port; 0 where it has several.
-fn service_port(key: &ServiceKey) -> u16 {
-    key.port().unwrap_or(0)
-}
-
-impl Line {
-    fn key(&self) -> Result<ServiceKey, Needs> {
-        if let Some(mark) = self.mark {
-            let family = if self.is_ipv6 { "-6" } else { "" };
-            return Ok(ServiceKey::group(&format!("fwmark-{mark}{family}")).unwrap());
-        }
-        let place = endpoint(self.service.as_deref().expect("a service"), 0);
-        let protocol = self.protocol.unwrap_or(Protocol::Tcp);
-        Ok(ServiceKey::new(protocol, place.ip(), place.port()))
-    }
-
-    /// `-M`: a mask for IPv4, a length for IPv6.
-    fn client_bits(&self, is_ipv4: bool) -> u8 {
-        let Some(mask) = &self.netmask else { return if is_ipv4 { 32 } else { 128 } };
-        match mask.parse::<std::net::Ipv4Addr>() {
-            Ok(mask) => u32::from(mask).leading_ones() as u8,
-            Err(_) => mask.parse().unwrap(),
-        }
-    }
-
-    fn service(&self, marks: &BTreeMap<u32, Vec<MarkMatch>>) -> Result<ServiceSpec, Needs> {
-        let mut spec = ServiceSpec::new(
-            self.key()?,
-            scheduler(self.scheduler.as_deref().unwrap_or("wlc"), &self.flags)?,
-        );
-        if let Some(mark) = self.mark {
-            let any = if self.is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().unwrap();
-            let marked = marks.get(&mark).into_iter().flatten();
-            let one = |one: &MarkMatch| TrafficMatch {
-                protocol: one.protocol,
-                prefix: any,
-                ports: Ports::range(one.ports.0, one.ports.1).unwrap(),
-            };
-            spec.matches = marked.map(one).collect();
-            spec.mark = Some(mark);
-        }
-        spec.persistence = self.persistence_s.map(|seconds| Persistence {
-            timeout_ms: seconds * 1000,
-            client_bits: self.client_bits(spec.is_ipv4()),
-        });
-        spec.one_packet = self.one_packet;
-        spec.ttl = TtlPolicy::Decrement;
-        Ok(spec)
-    }
-
-    fn server(&self, key: &ServiceKey) -> Result<ServerSpec, Needs> {
-        let place = endpoint(self.server.as_deref().expect("a server"), service_port(key));
-        let is_local = place.ip().is_loopback() || crate::host::is_own(place.ip());
-        let mode = match self.method.unwrap_or('g') {
-            _ if is_local => ForwardMode::Local,
-            'g' => ForwardMode::DirectRoute,
-            'm' => ForwardMode::Nat,
-            _ => ForwardMode::Tunnel,
+/// What a mark stands for, as the configuration writes it.
+fn packets(marks: &BTreeMap<u32, Vec<MarkMatch>>, number: u32, is_ipv6: bool) -> Vec<Value> {
+    let any = if is_ipv6 { "[::/0]" } else { "0.0.0.0/0" };
+    let one = |one: &MarkMatch| {
+        let ports = match one.ports {
+            (0, u16::MAX) => "0".to_string(),
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
         };
-        // DR and TUN servers have the service's port, whatever was given.
-        let port = if mode.maps_ports() { place.port() } else { service_port(key) };
-        Ok(ServerSpec {
-            upper_threshold: self.upper,
-            lower_threshold: self.lower,
-            tunnel: self.tunnel(),
-            ..ServerSpec::new((place.ip(), port).into(), self.weight.unwrap_or(1), mode)
-        })
+        json!({"protocol": one.protocol.to_string(), "address": format!("{any}:{ports}")})
+    };
+    marks.get(&number).into_iter().flatten().map(one).collect()
+}
+
+/// A service by `-A` or `-E`, which states everything.
+fn service(line: &Line, lab: &Lab) -> ServiceSpec {
+    let matches = match line.service {
+        Some(ServiceName::Mark { number, is_ipv6 }) => packets(&lab.marks, number, is_ipv6),
+        _ => Vec::new(),
+    };
+    let fields = line.new_service(matches).unwrap();
+    let mut spec = config::service_from_json(&Value::Object(fields), &|_| Vec::new()).unwrap();
+    spec.ttl = TtlPolicy::Decrement;
+    if lab.helps_ftp && line.command == Command::AddService && spec.key.port() == Some(FTP_PORT) {
+        spec.helper = Some(Helper::Ftp);
+    }
+    spec
+}
+
+fn key(line: &Line) -> ServiceKey {
+    match line.service.expect("a service") {
+        ServiceName::Address(protocol, place) => {
+            let protocol = if protocol == Transport::Udp { Protocol::Udp } else { Protocol::Tcp };
+            ServiceKey::new(protocol, place.ip(), place.port())
+        }
+        ServiceName::Mark { number, is_ipv6 } => {
+            let family = if is_ipv6 { "-6" } else { "" };
+            ServiceKey::group(&format!("fwmark-{number}{family}")).unwrap()
+        }
     }
 }
 
-impl Line {
-    fn tunnel(&self) -> Tunnel {
-        let option = |name: &str| self.tunnel.iter().find(|(given, _)| given == name);
-        let value = |name| option(name).and_then(|(_, value)| value.as_deref());
-        let (sum, remote) = (option("--tun-csum").is_some(), option("--tun-remcsum").is_some());
-        match value("--tun-type").unwrap_or("ipip") {
-            "gre" => Tunnel::Gre { checksum: sum },
-            "gue" => Tunnel::Gue {
-                port: value("--tun-port").unwrap().parse().unwrap(),
-                checksum: match (sum, remote) {
-                    (false, false) => GueChecksum::None,
-                    (true, _) => GueChecksum::Sum,
-                    (_, true) => GueChecksum::Remote,
-                },
-            },
-            _ => Tunnel::Ipip,
-        }
+/// A server by `-a` or `-e`. What the director itself serves has the service's port.
+fn server(line: &Line, lab: &Lab) -> ServerSpec {
+    let own: Vec<IpAddr> = OWN_ADDRESSES.iter().map(|own| own.parse().unwrap()).collect();
+    let mut fields: Fields = line.new_server(&own).unwrap();
+    if fields["forwarding"] == "local" {
+        fields["address"] = line.server.expect("a server").ip().to_string().into();
     }
+    let (service, _) = lab.registry.service(&key(line)).expect("its service");
+    config::server_from_json(&Value::Object(fields), service, &|_| Vec::new()).unwrap()
 }
 
 /// Makes the change that `ipvsadm` with these arguments makes.
 pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
     let line = parse(args)?;
     let outcome = match line.command {
-        'C' => {
+        Command::Clear => {
             let keys: Vec<ServiceKey> = lab.registry.services().map(|(_, spec)| spec.key).collect();
             keys.iter().try_for_each(|key| {
                 lab.change(|registry, _| registry.remove_service(key, Removal::Now))
             })
         }
-        'A' => {
-            let mut spec = line.service(&lab.marks)?;
-            if lab.helps_ftp && spec.key.port() == Some(FTP_PORT) {
-                spec.helper = Some(Helper::Ftp);
-            }
+        Command::AddService => {
+            let spec = service(&line, lab);
             lab.change(|registry, hops| registry.add_service(&spec, hops))
         }
-        'E' => {
-            let spec = line.service(&lab.marks)?;
+        Command::EditService => {
+            let spec = service(&line, lab);
             lab.change(|registry, _| registry.edit_service(&spec))
         }
-        'D' => {
-            let key = line.key()?;
-            lab.change(|registry, _| registry.remove_service(&key, Removal::Now))
+        Command::DeleteService => {
+            lab.change(|registry, _| registry.remove_service(&key(&line), Removal::Now))
         }
-        'a' => {
-            let key = line.key()?;
-            let spec = line.server(&key)?;
-            lab.change(|registry, hops| registry.add_server(&key, &spec, hops))
+        Command::AddServer => {
+            let spec = server(&line, lab);
+            lab.change(|registry, hops| registry.add_server(&key(&line), &spec, hops))
         }
-        'e' => {
-            let key = line.key()?;
-            let spec = line.server(&key)?;
-            lab.change(|registry, _| registry.edit_server(&key, &spec))
+        Command::EditServer => {
+            let spec = server(&line, lab);
+            lab.change(|registry, _| registry.edit_server(&key(&line), &spec))
         }
-        'd' => {
-            let key = line.key()?;
-            let place = endpoint(line.server.as_deref().expect("a server"), service_port(&key));
-            lab.change(|registry, _| registry.remove_server(&key, place, Removal::Now))
+        Command::DeleteServer => {
+            let place = line.server.expect("a server");
+            lab.change(|registry, _| registry.remove_server(&key(&line), place, Removal::Now))
         }
-        'S' => {
+        Command::Set => {
             let mut semantics = lab.registry.snapshot().semantics;
             let timeouts = &mut semantics.timeouts;
             let named =
@@ -292,8 +162,8 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
             }
             lab.change(|registry, _| Ok(registry.set_semantics(semantics)))
         }
-        'Z' => Ok(()),
-        _ => panic!("{args}: no command"),
+        Command::Zero => Ok(()),
+        _ => panic!("{args}: no change"),
     };
     outcome.unwrap_or_else(|problems| panic!("{args}: {problems:#?}"));
     Ok(())

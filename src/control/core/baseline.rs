@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::counters::{LipCounters, OtherFlows, ServerCounters, ServiceCounters, WorkerCounters};
 use crate::model::{Applied, LipId, ServerId, ServiceId, Snapshot, VirtualService};
@@ -100,6 +100,8 @@ pub struct Counts {
     lips: Arc<HashMap<LipId, LipTotals>>,
     /// What servers that left a service had counted: the service's traffic is its servers'.
     departed: Arc<HashMap<ServiceId, Traffic>>,
+    /// The same by server, of those that may come back to a service that is still there.
+    left: Arc<HashMap<ServerId, (ServiceId, Traffic)>>,
 }
 
 impl Counts {
@@ -110,48 +112,81 @@ impl Counts {
             services: Arc::default(),
             lips: Arc::default(),
             departed: Arc::default(),
+            left: Arc::default(),
         }
     }
 
     /// Starts a service's counts, and those of its servers, at 0 (`ipvsadm -Z`).
     pub fn zero(&mut self, service: &VirtualService) {
-        for server in &service.servers {
-            let now = self.server_raw(server.id);
-            let then = ServerTotals { flows: 0, active: 0, ..now };
-            Arc::make_mut(&mut self.servers).insert(server.id, then);
-        }
+        service.servers.iter().for_each(|server| self.zero_server(server.id));
         let now = self.service_raw(service.id);
         let then = ServiceTotals { flows: 0, ..now };
         Arc::make_mut(&mut self.services).insert(service.id, then);
         Arc::make_mut(&mut self.departed).remove(&service.id);
+        // What left before is not to be taken back any more.
+        Arc::make_mut(&mut self.left).retain(|_, (of, _)| *of != service.id);
     }
 
-    /// Keeps what servers that leave their service had counted, and takes it back from those that
-    /// return. After `renew`.
-    pub fn follow(&mut self, old: &Snapshot, new: &Snapshot) {
-        for (at, before) in old.services.iter().enumerate() {
-            let after = new.services.get(at).and_then(Option::as_ref);
-            let (Some(before), Some(after)) = (before, after) else { continue };
-            if Arc::ptr_eq(before, after) || before.key != after.key {
-                continue;
+    /// Keeps what servers that leave a service had counted, takes it back from those that return,
+    /// and starts at 0 what comes with a service, as the kernel does. After `renew`.
+    pub fn follow(&mut self, old: &Snapshot, applied: &Applied) {
+        let new = &applied.snapshot;
+        let fresh: HashSet<ServerId> = applied.fresh_servers.iter().copied().collect();
+        for at in 0..old.services.len().max(new.services.len()) {
+            let of = |snapshot: &'_ Snapshot| snapshot.services.get(at).cloned().flatten();
+            let (before, after) = (of(old), of(new));
+            let is_same = match (&before, &after) {
+                (Some(before), Some(after)) => {
+                    if Arc::ptr_eq(before, after) {
+                        continue;
+                    }
+                    before.key == after.key
+                }
+                (None, None) => continue,
+                _ => false,
+            };
+            if let Some(gone) = before.as_ref().filter(|_| !is_same) {
+                Arc::make_mut(&mut self.departed).remove(&gone.id);
+                Arc::make_mut(&mut self.left).retain(|_, (service, _)| *service != gone.id);
             }
-            let lacks = |of: &VirtualService, id| of.servers.iter().all(|server| server.id != id);
-            for server in before.servers.iter().filter(|server| lacks(after, server.id)) {
-                self.depart(after.id, |sum, own| sum.plus(own), server.id);
-            }
-            for server in after.servers.iter().filter(|server| lacks(before, server.id)) {
-                self.depart(after.id, |sum, own| sum.minus(own), server.id);
+            let Some(after) = after else { continue };
+            match before.filter(|_| is_same) {
+                Some(before) => self.follow_service(&before, &after, &fresh),
+                None if applied.fresh_services.contains(&after.id) => {}
+                None => self.zero(&after),
             }
         }
     }
 
-    fn depart(&mut self, of: ServiceId, change: fn(Traffic, Traffic) -> Traffic, id: ServerId) {
-        let own = self.server(id).traffic();
-        // A new server has nothing to take back: most changes are such.
-        if own != Traffic::default() {
-            let sum = Arc::make_mut(&mut self.departed).entry(of).or_default();
-            *sum = change(*sum, own);
+    fn follow_service(
+        &mut self,
+        before: &VirtualService,
+        after: &VirtualService,
+        fresh: &HashSet<ServerId>,
+    ) {
+        let lacks = |of: &VirtualService, id| of.servers.iter().all(|server| server.id != id);
+        for server in before.servers.iter().filter(|server| lacks(after, server.id)) {
+            let own = self.server(server.id).traffic();
+            let sum = Arc::make_mut(&mut self.departed).entry(after.id).or_default();
+            *sum = sum.plus(own);
+            Arc::make_mut(&mut self.left).insert(server.id, (after.id, own));
         }
+        let came = after.servers.iter().filter(|server| lacks(before, server.id));
+        for server in came.filter(|server| !fresh.contains(&server.id)) {
+            match Arc::make_mut(&mut self.left).remove(&server.id) {
+                Some((_, own)) => {
+                    let sum = Arc::make_mut(&mut self.departed).entry(after.id).or_default();
+                    *sum = sum.minus(own);
+                }
+                None => self.zero_server(server.id),
+            }
+        }
+    }
+
+    fn zero_server(&mut self, id: ServerId) {
+        let now = self.server_raw(id);
+        let then = ServerTotals { flows: 0, active: 0, ..now };
+        Arc::make_mut(&mut self.servers).insert(id, then);
     }
 
     /// A service's own connections, with the packets of its servers.
@@ -170,6 +205,7 @@ impl Counts {
                 .iter()
                 .for_each(|worker| worker.others.tell(id.index(), OtherFlows::default()));
             let now = self.server_raw(*id);
+            Arc::make_mut(&mut self.left).remove(id);
             Arc::make_mut(&mut self.servers)
                 .insert(*id, ServerTotals { flows: 0, active: 0, ..now });
         }

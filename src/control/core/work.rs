@@ -365,7 +365,8 @@ impl Core {
     fn applied(&mut self, applied: &Applied) {
         if applied.changed {
             self.counts.renew(applied);
-            self.counts.follow(&self.snapshot, &applied.snapshot);
+            let before = Arc::clone(&self.snapshot);
+            self.counts.follow(&before, applied);
             self.tell_of_servers(&applied.snapshot);
             self.publish(&applied.snapshot);
         }
