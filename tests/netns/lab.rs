@@ -49,8 +49,19 @@ pub fn missing_privilege() -> Option<String> {
         return Some("needs root: network namespaces and packet sockets".into());
     }
     let tools = [
-        "ip", "nft", "ethtool", "nginx", "haproxy", "bird", "curl", "wrk", "ping", "iperf3",
-        "dnsmasq", "dig",
+        "ip",
+        "nft",
+        "ethtool",
+        "nginx",
+        "haproxy",
+        "bird",
+        "curl",
+        "wrk",
+        "ping",
+        "iperf3",
+        "dnsmasq",
+        "dig",
+        "ldirectord",
     ];
     if let Some(tool) = tools.iter().find(|tool| !is_installed(tool)) {
         return Some(format!("needs `{tool}`: scripts/test installs it"));

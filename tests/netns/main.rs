@@ -15,6 +15,7 @@ mod forwarding;
 mod ftp;
 mod kernel_side;
 mod lab;
+mod ldirectord;
 mod life;
 mod link;
 mod modes;
@@ -67,6 +68,7 @@ fn main() {
         dns::CASES,
         client_address::CASES,
         server_set::CASES,
+        ldirectord::CASES,
         synproxy::CASES,
         bulk::CASES,
         bad_frames::CASES,

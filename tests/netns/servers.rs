@@ -24,8 +24,10 @@ pub const BIG_BYTES: usize = 5_000_000;
 /// A running nginx. `GET /` gives `NAME CLIENT` where NAME is the server's and CLIENT the address
 /// and port in its PROXY header (empty without one); `/big` gives BIG_BYTES.
 pub struct Nginx {
-    _process: Process,
-    access_log: PathBuf,
+    /// None while it is stopped.
+    process: Option<Process>,
+    space: Namespace,
+    dir: PathBuf,
 }
 
 /// A line of nginx's access log.
@@ -67,18 +69,29 @@ impl Nginx {
         fs::create_dir_all(dir.join("files")).unwrap();
         let big: Vec<u8> = (0..BIG_BYTES).map(|i| (i * 7 + i / 251) as u8).collect();
         fs::write(dir.join("files/big"), big).unwrap();
-        let config = dir.join("nginx.conf");
-        fs::write(&config, nginx_config(&dir, name)).unwrap();
-        let mut command = space.command("nginx");
-        command.args(["-p", dir.to_str().unwrap(), "-e", "stderr", "-c"]).arg(&config);
-        let process = space.start("nginx", &mut command, &dir.join("output"));
-        wait_for_listener(space, HTTP);
-        Nginx { _process: process, access_log: dir.join("access.log") }
+        fs::write(dir.join("nginx.conf"), nginx_config(&dir, name)).unwrap();
+        let mut nginx = Nginx { process: None, space: space.clone(), dir };
+        nginx.come_back();
+        nginx
+    }
+
+    /// Starts it again after `die`.
+    pub fn come_back(&mut self) {
+        let mut command = self.space.command("nginx");
+        command.args(["-p", self.dir.to_str().unwrap(), "-e", "stderr", "-c"]);
+        command.arg(self.dir.join("nginx.conf"));
+        self.process = Some(self.space.start("nginx", &mut command, &self.dir.join("output")));
+        wait_for_listener(&self.space, HTTP);
+    }
+
+    /// Ends it at once; connections to it are refused from here on.
+    pub fn die(&mut self) {
+        self.process = None;
     }
 
     /// Requests served so far, oldest first.
     pub fn requests(&self) -> Vec<Request> {
-        let text = fs::read_to_string(&self.access_log).unwrap_or_default();
+        let text = fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
         let read = |line: &str| {
             let mut fields = line.split_whitespace().map(str::to_string);
             Some(Request {
