@@ -10,7 +10,7 @@ use super::client::Client;
 pub const SOCKET_DEFAULT: &str = "/run/gyre/gyre.sock";
 
 /// How to reach a running gyre.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SocketArgs {
     /// Control socket of the running gyre
     #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT, env = "GYRE_SOCKET")]
@@ -25,7 +25,7 @@ impl SocketArgs {
 }
 
 /// How to reach a running gyre and how to show its answer.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ShowArgs {
     #[command(flatten)]
     pub socket: SocketArgs,

@@ -9,7 +9,7 @@ use super::table::Table;
 use crate::control::api::{ListConnectionsParams, ListConnectionsResult};
 
 /// Show live connections
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Only of this client address
     #[arg(long, value_name = "ADDRESS")]

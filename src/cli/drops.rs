@@ -7,7 +7,7 @@ use super::table::Table;
 use crate::control::api::{CauseCount, NoParams, PortRow, Stats};
 
 /// Show dropped frames by reason, the most first
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Also reasons that have not occurred
     #[arg(short, long)]

@@ -12,15 +12,21 @@ mod drops;
 mod error;
 mod file;
 pub mod ipvsadm;
+mod man;
 mod neighbours;
+mod paint;
 mod ports;
 mod reload;
 mod replay;
 mod revisions;
 mod run;
+mod servers;
 mod services;
+mod shown;
+mod stats;
 mod status;
 mod table;
+mod watch;
 mod workers;
 
 use std::ffi::OsString;
@@ -56,15 +62,12 @@ enum Command {
     Revisions(revisions::Args),
     Rollback(revisions::RollbackArgs),
     Save(reload::SaveArgs),
-    Status(status::Args),
-    Services(services::Args),
-    Connections(connections::Args),
-    Workers(workers::Args),
-    Ports(ports::Args),
-    Neighbours(neighbours::Args),
-    Drops(drops::Args),
+    #[command(flatten)]
+    Show(shown::Shown),
+    Watch(watch::Args),
     Ipvsadm(ipvsadm::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 impl Command {
@@ -81,13 +84,9 @@ impl Command {
             Command::Revisions(args) => revisions::run(args, out),
             Command::Rollback(args) => revisions::roll_back(args, out),
             Command::Save(args) => reload::save(args, out),
-            Command::Status(args) => status::run(args, out),
-            Command::Services(args) => services::run(args, out),
-            Command::Connections(args) => connections::run(args, out),
-            Command::Workers(args) => workers::run(args, out),
-            Command::Ports(args) => ports::run(args, out),
-            Command::Neighbours(args) => neighbours::run(args, out),
-            Command::Drops(args) => drops::run(args, out),
+            Command::Show(shown) => shown.run(out),
+            Command::Watch(args) => watch::run(args, out),
+            Command::Man(args) => man::run(args, out),
             // `main` runs it: it has exit codes of its own.
             Command::Ipvsadm(_) => Ok(()),
             Command::Completions(args) => completions::run(args, out),

@@ -7,7 +7,7 @@ use super::table::Table;
 use crate::control::api::{NeighboursResult, NoParams};
 
 /// Show next hops and whether their MAC addresses are known
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     show: ShowArgs,

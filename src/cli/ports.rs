@@ -9,7 +9,7 @@ use super::table::Table;
 use crate::control::api::{NoParams, PortRow, PortsResult};
 
 /// Show ports: links, frames and what the devices lost
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     show: ShowArgs,

@@ -7,7 +7,7 @@ use super::table::Table;
 use crate::control::api::{ListServicesParams, ServiceRow, ServicesResult};
 
 /// Show virtual services and their servers, a line each server
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Only this service: `tcp 192.0.2.80:80`, `192.0.2.80:80` or its name
     service: Option<String>,

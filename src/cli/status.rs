@@ -5,10 +5,11 @@ use std::io::Write;
 use super::Out;
 use super::args::ShowArgs;
 use super::ctl::print_json;
+use super::paint::{self, Ink};
 use crate::control::api::{NoParams, Status};
 
 /// Show whether gyre runs and whether anything is wrong
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     show: ShowArgs,
@@ -46,7 +47,14 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
         ("drops", format!("{} frames", status.drops)),
         ("neighbours", format!("{} unresolved", status.neighbours_unresolved)),
     ];
+    let wrong = [
+        ("workers", !status.workers_stalled.is_empty()),
+        ("ports", !status.ports_down.is_empty()),
+        ("neighbours", status.neighbours_unresolved > 0),
+    ];
     for (name, value) in lines {
+        let is_wrong = wrong.contains(&(name, true)) && paint::is_on();
+        let value = if is_wrong { Ink::Red.over(&value) } else { value };
         writeln!(out, "{:<15}{value}", format!("{name}:"))?;
     }
     Ok(())

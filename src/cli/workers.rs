@@ -7,7 +7,7 @@ use super::table::Table;
 use crate::control::api::{NoParams, WorkersResult};
 
 /// Show workers and what they did
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     show: ShowArgs,

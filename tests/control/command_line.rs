@@ -159,6 +159,9 @@ fn tables_align_and_json_is_the_sockets() {
     for (name, method, wanted) in [
         ("status", "status", "workers:"),
         ("services", "service.list", "192.0.2.12:8080"),
+        ("servers", "server.list", "192.0.2.12:8080"),
+        ("stats", "stats", "pool1"),
+        ("neighbors", "neighbours.list", "192.0.2.11"),
         ("connections", "connections.list", "CLIENT"),
         ("workers", "workers.list", "running"),
         ("ports", "ports.list", "300/1024"),
@@ -193,4 +196,99 @@ fn a_closed_pipe_ends_a_list_quietly() {
     let mut errors = String::new();
     child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     assert_eq!((child.wait().unwrap().code(), errors.as_str()), (Some(0), ""));
+}
+
+/// `script` gives the command a terminal.
+fn on_a_terminal(gyre: &Gyre, words: &str, environment: (&str, &str)) -> String {
+    let line =
+        format!("{} {words} --socket {}", env!("CARGO_BIN_EXE_gyre"), gyre.path.to_str().unwrap());
+    let output = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .env(environment.0, environment.1)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let gyre = Gyre::start();
+    let none = ("GYRE_TEST", "");
+    assert!(on_a_terminal(&gyre, "services", none).contains("\x1b[1mSERVER\x1b[0m"));
+    assert!(on_a_terminal(&gyre, "services", none).contains("\x1b[31munreachable\x1b[0m"));
+    assert!(on_a_terminal(&gyre, "status", none).contains("\x1b[31m"));
+    for plain in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        assert!(!on_a_terminal(&gyre, "services", plain).contains('\x1b'), "{plain:?}");
+    }
+    assert!(!ask(&gyre, &["services"]).1.contains('\x1b'));
+}
+
+#[test]
+fn anything_shown_can_be_watched() {
+    let gyre = Gyre::start();
+    for words in [&["status"][..], &["services", "web"], &["servers"], &["stats", "-a"]] {
+        let (_, once, _) = ask(&gyre, words);
+        let watch = [&["watch", "-n", "0.1", "--count", "3"], words].concat();
+        let (code, thrice, errors) = ask(&gyre, &watch);
+        assert_eq!((code, errors.as_str()), (0, ""), "{words:?}");
+        let heading = once.lines().next().unwrap();
+        let first: String = heading.split_whitespace().next().unwrap().into();
+        let seen = thrice.lines().filter(|line| line.trim_start().starts_with(&first)).count();
+        assert!(seen >= 3, "{words:?}: {thrice}");
+    }
+    let (code, lines, _) = ask(&gyre, &["watch", "-n", "0.1", "--count", "2", "workers", "-j"]);
+    let documents = serde_json::Deserializer::from_str(&lines).into_iter::<Value>();
+    assert_eq!((code, documents.map(Result::unwrap).count()), (0, 2));
+    for bad in [&["watch", "frobnicate"][..], &["watch", "-n", "0", "status"], &["watch"]] {
+        assert_eq!(run(bad).0, 2, "{bad:?}");
+    }
+}
+
+#[test]
+fn near_names_are_suggested() {
+    let gyre = Gyre::start();
+    let (code, _, errors) = run(&["servics"]);
+    assert!(code == 2 && errors.contains("'services'"), "{errors}");
+    let (code, _, errors) = run(&["connections", "--cleint", "::1"]);
+    assert!(code == 2 && errors.contains("'--client'"), "{errors}");
+    for (name, meant) in [("wbe", "web"), ("tcp 192.0.2.8:80", "tcp 192.0.2.80:80")] {
+        let (code, _, errors) = ask(&gyre, &["services", name]);
+        assert!(code == 1 && errors.contains(&format!("did you mean `{meant}`?")), "{errors}");
+    }
+    let (_, _, errors) = ask(&gyre, &["services", "mail"]);
+    assert!(!errors.contains("did you mean"), "{errors}");
+}
+
+/// From the same description as the command line: a page for each command.
+#[test]
+fn manual_pages_are_made_of_the_command_line() {
+    let (code, page, errors) = run(&["man"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert!(page.starts_with(".ie") && page.contains(".TH gyre 1"), "{page}");
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(run(&["man", directory.path().to_str().unwrap()]).0, 0);
+    for (name, option) in
+        [("gyre-connections", "client"), ("gyre-watch", "interval"), ("gyre-ipvsadm", "fullnat")]
+    {
+        let path = directory.path().join(format!("{name}.1"));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(text.contains(option), "{name}: {text}");
+    }
+    let (code, _, errors) = run(&["man", "/nonexistent"]);
+    assert!(code == 1 && errors.contains("/nonexistent"), "{errors}");
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = run(&["completions", shell]);
+        assert_eq!(code, 0);
+        for command in ["servers", "stats", "watch", "ipvsadm", "man", "neighbours"] {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
 }

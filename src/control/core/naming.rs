@@ -5,6 +5,9 @@ use crate::config::ServiceAddress;
 use crate::control::api::{ApiError, ErrorCode};
 use crate::model::{Protocol, ServiceKey};
 
+/// Longer texts are no slips.
+const NAME_CHARS_MAX: usize = 80;
+
 /// The key that `text` spells out, if it spells one out with its protocol.
 fn spelled(text: &str) -> Option<ServiceKey> {
     let (protocol, address) = text.split_once([' ', ':', '/'])?;
@@ -34,7 +37,8 @@ pub fn find_service<'a>(
             || matches!((*this, address), (ServiceKey::Address { vip, ports, .. }, Some(address))
                 if address == ServiceAddress { vip, ports })
     };
-    let mut found = services.filter(means);
+    let services: Vec<_> = services.collect();
+    let mut found = services.iter().copied().filter(means);
     let shown: String = text.chars().take(80).collect();
     match (found.next(), found.next()) {
         (Some((key, _)), None) => Ok(key),
@@ -44,10 +48,26 @@ pub fn find_service<'a>(
         }
         (None, _) => {
             let message = format!("there is no service `{shown}`");
-            let hint = "`gyre services` lists them; write `tcp 192.0.2.80:80` or the name";
+            let hint = match near(text, &services) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => "`gyre services` lists them; write `tcp 192.0.2.80:80` or the name".into(),
+            };
             Err(ApiError::new(ErrorCode::NotFound, message).hint(hint))
         }
     }
+}
+
+/// The name that was probably meant: two slips at most, and fewer in a short one.
+fn near(text: &str, services: &[(ServiceKey, Option<&str>)]) -> Option<String> {
+    let length = text.chars().count();
+    if length > NAME_CHARS_MAX {
+        return None;
+    }
+    let names = services
+        .iter()
+        .flat_map(|(key, name)| name.map(str::to_owned).into_iter().chain([key.to_string()]));
+    let distance = |name: &String| strsim::damerau_levenshtein(text, name);
+    names.min_by_key(distance).filter(|name| distance(name) <= 2.min(length / 3))
 }
 
 #[cfg(test)]
