@@ -200,6 +200,18 @@ counted! {
     }
 }
 
+counted! {
+    /// Which of its rings a worker looks at.
+    RingKind {
+        Peers = "peers", "frames from other workers";
+        FromKernel = "from_kernel", "frames from the kernel interface";
+        Commands = "commands", "commands of control";
+    }
+}
+
+/// Upper ends of the buckets of a burst's size.
+pub const BURST_BUCKETS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+
 /// Counts per port and worker.
 #[derive(Debug, Default)]
 pub struct NicCounters {
@@ -332,6 +344,14 @@ pub struct WorkerCounters {
     pub idle_turns: Counter,
     /// Frames forwarded on the fast path: of established flows, with nothing to do but rewrite.
     pub fast_frames: Counter,
+    /// Time in turns that had work, ns.
+    pub busy_ns: Counter,
+    /// The rate of the clock that this was measured by, ticks a second.
+    pub tsc_hz: Counter,
+    /// Polls that brought frames, by how many: see `BURST_BUCKETS`.
+    pub bursts: [Counter; BURST_BUCKETS.len()],
+    /// Gauges: items that wait in its rings, looked at now and then.
+    pub ring_depths: [Counter; RingKind::ALL.len()],
     /// Gauge: live flows, IPv4 and IPv6.
     pub flows: Counter,
     /// Flows created.
@@ -385,6 +405,10 @@ impl WorkerCounters {
             turns: CachePadded::default(),
             idle_turns: Counter::default(),
             fast_frames: Counter::default(),
+            busy_ns: Counter::default(),
+            tsc_hz: Counter::default(),
+            bursts: std::array::from_fn(|_| Counter::default()),
+            ring_depths: std::array::from_fn(|_| Counter::default()),
             flows: Counter::default(),
             flows_created: Counter::default(),
             flows_expired: Counter::default(),
@@ -412,6 +436,14 @@ impl WorkerCounters {
         let [by_server, by_service] = &self.templates;
         by_server.get(server).into_iter().for_each(&count);
         by_service.get(service).into_iter().for_each(&count);
+    }
+
+    /// Counts a poll that brought so many frames.
+    #[inline]
+    pub fn burst(&self, frames: usize) {
+        // 1, 2, 3-4, 5-8 ...: the power of two at or above.
+        let bucket = frames.max(1).next_power_of_two().trailing_zeros() as usize;
+        self.bursts[bucket.min(BURST_BUCKETS.len() - 1)].add(1);
     }
 
     /// Counts one dropped frame.
@@ -466,6 +498,17 @@ mod tests {
         assert_eq!(workers[0].others.of(0), OtherFlows::default());
         // Out of range: nothing to say, nothing to break.
         tell_others(&workers, 2);
+    }
+
+    #[test]
+    fn each_size_of_a_burst_falls_into_the_bucket_that_ends_at_or_above_it() {
+        for frames in 1..=64 {
+            let worker = WorkerCounters::with_bounds(0, 0, 0);
+            worker.burst(frames);
+            let at = worker.bursts.iter().position(|bucket| bucket.get() == 1).unwrap();
+            assert!(frames <= BURST_BUCKETS[at], "{frames}");
+            assert!(at == 0 || frames > BURST_BUCKETS[at - 1], "{frames}");
+        }
     }
 
     #[test]

@@ -163,6 +163,12 @@ pub const TX_TRIES_MAX: u32 = 4;
 pub const LAST_WORD_TRIES_MAX: u32 = 1000;
 /// Events taken from one worker before the next has its turn.
 pub const CONTROL_EVENTS_PER_TURN_MAX: usize = 8192;
+/// Clients of the HTTP listener at one time; further ones wait to be accepted.
+pub const HTTP_CLIENTS_MAX: usize = 256;
+/// The shortest token that the HTTP listener takes, in bytes.
+pub const TOKEN_BYTES_MIN: usize = 16;
+/// The longest file that it is read from, in bytes.
+pub const TOKEN_BYTES_MAX: u64 = 4096;
 /// Events that may wait for a client which asked for them; what is beyond it hears the number of.
 pub const EVENTS_UNSENT_MAX: usize = 1024;
 /// Lines of changes in one event.

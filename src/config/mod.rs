@@ -32,11 +32,13 @@ pub use merge::merge;
 pub use problem::{Position, Problem};
 pub use reference::reference;
 pub use types::{
-    ClientAddress, Config, Defence, Forwarding, Hugepages, Idle, Kernel, LogLevel, Mark, Match,
-    Neighbour, Pool, Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag, Semantics, Server,
-    Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
+    ClientAddress, Config, Defence, Forwarding, Http, Hugepages, Idle, Kernel, LogLevel, Mark,
+    Match, Neighbour, Pool, Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag, Semantics,
+    Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
 };
-pub use values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
+pub use values::{
+    ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,
+};
 
 /// A configuration without fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +163,9 @@ impl Config {
         let mut paths = Vec::new();
         let (new_runtime, old_runtime) = (fields(&self.runtime), fields(&old.runtime));
         differing("runtime", &new_runtime, &old_runtime, &mut paths);
+        if self.http != old.http {
+            paths.push("http".into());
+        }
         for (at, port) in self.port.iter().enumerate() {
             match old.port.get(at) {
                 Some(old) => {

@@ -9,7 +9,9 @@ use super::types::{
     ClientAddress, Defence, Forwarding, Helper, Hugepages, Idle, Kernel, LogLevel, Protocol,
     Scheduler, SchedulerFlag, Ttl, Tunnel, TunnelChecksum,
 };
-use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
+use super::values::{
+    ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,
+};
 use crate::limits::{
     FLOWS_PER_WORKER_MAX, MAGLEV_SLOTS_MAX, SOURCE_PORT_SPACES_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX,
     WORKERS_MAX,
@@ -71,6 +73,15 @@ fn socket_path(text: &str) -> Result<(), String> {
     if text.len() > 107 { Err("the path is longer than 107 bytes".into()) } else { Ok(()) }
 }
 
+fn file_path(text: &str) -> Result<(), String> {
+    let good = text.starts_with('/') && !text.contains('\0');
+    good.then_some(()).ok_or_else(|| format!("`{}` is no absolute path", text.escape_debug()))
+}
+
+fn listen(text: &str) -> Result<(), String> {
+    text.parse::<Listen>().map(drop)
+}
+
 fn device(text: &str) -> Result<(), String> {
     let driver = text.split(',').next().unwrap_or_default();
     let vdev = ["net_", "eth_", "virtio_user"].iter().any(|start| driver.starts_with(start));
@@ -121,6 +132,19 @@ const RUNTIME: &[Field] = &[
     field("memory_mib", Shape::Integer(64, 1 << 20), "memory for frames without hugepages, MiB"),
     field("multi_process", Shape::Bool, "let dpdk-dumpcap and the like attach (false)"),
     field("log", Shape::Choice(LogLevel::WORDS, &[]), "least severe level that is logged (info)"),
+];
+
+const HTTP: &[Field] = &[
+    field(
+        "listen",
+        Shape::Parsed(listen, "\"127.0.0.1:9580\" or \"[::1]:9580\""),
+        "address and port; there is no encryption, so loopback (127.0.0.1:9580)",
+    ),
+    required(
+        "token_file",
+        Shape::Parsed(file_path, "\"/etc/gyre/token\""),
+        "file with the token that clients must send, 16 characters at least; not everybody's",
+    ),
 ];
 
 const PORT: &[Field] = &[
@@ -356,6 +380,12 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
 /// The whole.
 pub(super) const CONFIG: Shape = Shape::Table(&[
     field("runtime", Shape::Table(RUNTIME), "the process; changes need a restart"),
+    field(
+        "http",
+        Shape::Table(HTTP),
+        "the control API over HTTP (`/rpc`, `/events`), `/metrics` and `/healthz`; off without \
+         this, and changes need a restart",
+    ),
     field("port", Shape::List(&Shape::Table(PORT)), "ports; changes need a restart"),
     field(
         "local_addresses",

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{ClientPrefix, Endpoint, InterfaceAddress, Mac, MatchAddress, ServiceAddress};
+use super::values::{
+    ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,
+};
 use crate::limits::SOURCE_PORT_SPACES_DEFAULT;
 
 /// A whole configuration.
@@ -17,6 +19,9 @@ use crate::limits::SOURCE_PORT_SPACES_DEFAULT;
 pub struct Config {
     /// The process.
     pub runtime: Runtime,
+    /// The API over HTTP; none unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
     /// Ports (NICs).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<Port>,
@@ -88,6 +93,17 @@ impl Default for Runtime {
             log: LogLevel::Info,
         }
     }
+}
+
+/// The API over HTTP; changing it needs a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Where to listen.
+    #[serde(default)]
+    pub listen: Listen,
+    /// File that holds the token which clients must send.
+    pub token_file: String,
 }
 
 impl Runtime {

@@ -1,7 +1,7 @@
 //! Values that are written as text: addresses with ports or lengths, prefixes, MAC addresses.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -28,6 +28,7 @@ macro_rules! as_text {
 
 as_text!(Endpoint);
 as_text!(ServiceAddress);
+as_text!(Listen);
 as_text!(MatchAddress);
 as_text!(InterfaceAddress);
 as_text!(ClientPrefix);
@@ -74,6 +75,30 @@ fn with_ports(text: &str) -> Option<(&str, Ports)> {
 /// `2001:db8::80` out of `[2001:db8::80]`.
 fn unbracketed(text: &str) -> Option<&str> {
     text.strip_prefix('[')?.strip_suffix(']')
+}
+
+/// Where a listener waits: `127.0.0.1:9580`, `[::1]:9580`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Listen(pub SocketAddr);
+
+impl Default for Listen {
+    fn default() -> Self {
+        Listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9580))
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Listen).map_err(|_| format!("`{text}` is no address with a port"))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// A virtual address with its ports: `192.0.2.80:80`, `192.0.2.80:8000-8010`, and with port 0, for

@@ -1,6 +1,9 @@
 //! Lines of JSON-RPC to lines of replies, by way of the core. Knows no sockets: whoever carries
 //! lines has one `Caller` a client.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::to_raw_value;
@@ -8,17 +11,26 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::api::rpc::{Id, Item, Line, Outcome, write_reply};
-use super::api::{ApiError, ErrorCode, NoParams, Request, discovery};
+use super::api::{ApiError, ErrorCode, NoParams, Notice, Request, SubscribeParams, discovery};
+use super::metrics::{Facts, Latencies};
 use super::notices::Listener;
 use crate::limits::LONG_LINE_BYTES;
 
-/// A request on its way to the core.
+/// Something for the core to do.
 #[derive(Debug)]
-pub struct Job {
-    /// What is asked.
-    pub request: Request,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Outcome>,
+pub enum Job {
+    /// A request.
+    Call {
+        /// What is asked.
+        request: Request,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Outcome>,
+    },
+    /// What metrics are made of.
+    Facts {
+        /// Where it goes.
+        reply: oneshot::Sender<Box<Facts>>,
+    },
 }
 
 /// A line's calls, typed.
@@ -63,8 +75,10 @@ async fn read_calls(line: Bytes) -> Calls {
 pub struct Caller {
     /// Where requests go.
     pub core: mpsc::Sender<Job>,
-    /// What it hears of events.
-    pub listener: Listener,
+    /// What it hears of events, where its way can carry them.
+    pub listener: Option<Listener>,
+    /// Where the time that requests took is noted.
+    pub latencies: Latencies,
 }
 
 impl Caller {
@@ -105,7 +119,7 @@ impl Caller {
     /// Appends the reply of one call; false when it gets none.
     async fn answer_one(&mut self, (reply_to, request): Asked, out: &mut Vec<u8>) -> bool {
         let outcome = match request {
-            Ok(Request::EventsSubscribe(params)) => result(&self.listener.subscribe(params)),
+            Ok(Request::EventsSubscribe(params)) => self.subscribe(params),
             Ok(Request::Discover(NoParams {})) => result(discovery()),
             Ok(request) => self.ask(request).await,
             Err(error) => Err(error),
@@ -117,9 +131,31 @@ impl Caller {
 
     async fn ask(&self, request: Request) -> Outcome {
         let stopping = || ApiError::new(ErrorCode::ShuttingDown, "gyre is stopping");
+        let (start, method) = (Instant::now(), request.method());
         let (reply, answer) = oneshot::channel();
-        self.core.send(Job { request, reply }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        self.core.send(Job::Call { request, reply }).await.map_err(|_| stopping())?;
+        let outcome = answer.await.map_err(|_| stopping())?;
+        self.latencies.note(method, start.elapsed());
+        outcome
+    }
+
+    fn subscribe(&mut self, params: SubscribeParams) -> Outcome {
+        match &mut self.listener {
+            Some(listener) => result(&listener.subscribe(params)),
+            None => {
+                let message = "events cannot come this way";
+                Err(ApiError::new(ErrorCode::InvalidRequest, message)
+                    .hint("`GET /events` streams them; or use the socket"))
+            }
+        }
+    }
+
+    /// The next event that this client asked for.
+    pub async fn next_event(&mut self) -> Arc<Notice> {
+        match &mut self.listener {
+            Some(listener) => listener.next().await,
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What may keep control from starting or end it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::api::ApiError;
@@ -56,6 +57,22 @@ pub enum ControlError {
         path: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// The HTTP listener's address cannot be had.
+    #[error("http.listen {address}: {error}; set another address")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The HTTP listener's token cannot be had.
+    #[error("http.token_file {}: {what}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
     },
     /// The kernel's routes and neighbours cannot be watched.
     #[error(transparent)]

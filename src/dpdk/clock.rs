@@ -26,6 +26,11 @@ impl TscClock {
         TscClock { origin_ticks, nanos_per_tick: rate(hz), last: Nanos(0) }
     }
 
+    /// Ticks a second.
+    pub fn hz(&self) -> u64 {
+        ((u128::from(NANOS_PER_SECOND) << SHIFT) / u128::from(self.nanos_per_tick.max(1))) as u64
+    }
+
     /// The time now; never before an earlier answer of this clock.
     pub fn now(&mut self) -> Nanos {
         // SAFETY: reads a register.

@@ -100,6 +100,11 @@ impl Peers {
         }
     }
 
+    /// Crossings that wait to be taken.
+    pub fn waiting(&self) -> usize {
+        self.from.iter().map(Receiver::len).sum()
+    }
+
     /// Appends what other workers gave, up to a fair share from each; `into` is empty.
     #[inline]
     pub fn take(&mut self, into: &mut Crossings) {

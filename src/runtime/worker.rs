@@ -14,7 +14,7 @@ use super::idle::{Idle, IdlePolicy};
 use super::parking::{Awaited, Parking};
 use super::transmit::{Transmit, Way, bytes_of};
 use crate::control::WorkerEnds;
-use crate::counters::{DropReason, WorkerCounters};
+use crate::counters::{DropReason, RingKind, WorkerCounters};
 use crate::dataplane::{self, Burst, Errand, RxMeta, Verdict, WorkerConfig, WorkerState};
 use crate::dpdk::{Emit, Mbuf, MbufPool, MbufVec, Receive, RxQueue, TscClock, TxQueue};
 use crate::limits::{BURST_FRAMES_MAX, LAST_WORD_TRIES_MAX, NICS_MAX};
@@ -129,7 +129,12 @@ pub struct Worker<S: Stage = Forwarding> {
     idle: Idle,
     stop: Arc<AtomicBool>,
     ending: bool,
+    /// When the turn before began, if it had work: its time is known when the next one begins.
+    busy_since: Option<Nanos>,
 }
+
+/// Turns between two looks at how much waits in the rings.
+const RING_LOOK_TURNS: u64 = 1024;
 
 /// Every way a frame can leave a worker.
 struct Exits<Q> {
@@ -147,6 +152,7 @@ impl<S: Stage> Worker<S> {
     /// first touched on its NUMA node.
     pub fn new(parts: WorkerParts<S>) -> Result<Self, crate::memory::MemoryError> {
         let mut clock = parts.clock;
+        parts.config.counters.tsc_hz.set(clock.hz());
         let state = WorkerState::new(&parts.config, clock.now())?;
         let mut receive = ArrayVec::new();
         let mut ways = Vec::new();
@@ -176,6 +182,7 @@ impl<S: Stage> Worker<S> {
             idle: Idle::new(parts.idle),
             stop: parts.stop,
             ending: false,
+            busy_since: None,
         })
     }
 
@@ -197,6 +204,9 @@ impl<S: Stage> Worker<S> {
             self.idle.wait();
         }
         self.counters.turns.add(1);
+        if self.counters.turns.get().is_multiple_of(RING_LOOK_TURNS) {
+            self.look_at_rings();
+        }
     }
 
     /// What it holds.
@@ -212,6 +222,9 @@ impl<S: Stage> Worker<S> {
     /// One bounded turn; says whether there was anything to do.
     fn turn(&mut self) -> bool {
         let now = self.clock.now();
+        if let Some(since) = self.busy_since.take() {
+            self.counters.busy_ns.add(now.0.saturating_sub(since.0));
+        }
         let mut worked = false;
         for nic in 0..self.receive.len() {
             worked |= self.poll_queue(NicId(nic as u8), now);
@@ -232,7 +245,20 @@ impl<S: Stage> Worker<S> {
         worked |= self.adopt();
         self.report();
         worked |= self.exits.flush(&self.counters);
+        self.busy_since = worked.then_some(now);
         worked
+    }
+
+    /// Tells how much waits in the rings.
+    #[cold]
+    fn look_at_rings(&self) {
+        let depth = |ring: RingKind, waiting: usize| {
+            self.counters.ring_depths[ring as usize].set(waiting as u64);
+        };
+        depth(RingKind::Peers, self.exits.peers.waiting());
+        let from_kernel = self.exits.kernel.as_ref().map_or(0, |kernel| kernel.from_kernel.len());
+        depth(RingKind::FromKernel, from_kernel);
+        depth(RingKind::Commands, self.control.commands.len());
     }
 
     fn poll_queue(&mut self, nic: NicId, now: Nanos) -> bool {
@@ -244,6 +270,7 @@ impl<S: Stage> Worker<S> {
         let nic_counters = &self.counters.nics[nic.index()];
         nic_counters.rx_frames.add(frames.len() as u64);
         nic_counters.rx_bytes.add(bytes_of(&frames));
+        self.counters.burst(frames.len());
         self.set_chained_aside(&mut frames);
         let origin = Origin { nic, ..Origin::default() };
         let origins = std::iter::repeat_n(origin, frames.len()).collect();

@@ -106,6 +106,11 @@ impl History {
         self.revisions.back().map(|revision| revision.number)
     }
 
+    /// What runs.
+    pub fn latest(&self) -> Option<&Kept> {
+        self.revisions.back().map(|revision| &revision.kept)
+    }
+
     /// All, the newest first.
     pub fn rows(&self) -> Vec<RevisionRow> {
         let current = self.current();

@@ -39,7 +39,9 @@ use tracing::{error, info, warn};
 use super::answer::Job;
 use super::api::rpc::Outcome;
 use super::api::{ApiError, ErrorCode};
+use super::http::{self, Api, BoundHttp};
 use super::kernel_source::{KernelAsks, KernelEvents, KernelSource};
+use super::metrics::Latencies;
 use super::notices::Notices;
 use super::port_info::PortInfoSource;
 use super::socket::{self, BoundSocket, SocketLimits};
@@ -143,20 +145,32 @@ pub async fn run(mut inputs: ControlInputs) -> Result<(), ControlError> {
     let kernel = std::mem::replace(&mut inputs.kernel, KernelSource::Silent);
     let (stop, reload) = (inputs.stop.clone(), inputs.reload.clone());
     let (mut core, Start { checked, socket, limits }) = Core::new(inputs, parsed);
-    let ready = match listen(&socket) {
-        Ok(listener) => core.open(kernel, checked).await.map(|events| (listener, events)),
+    let http = match &checked.config.http {
+        Some(http) => BoundHttp::bind(http).await.map(Some),
+        None => Ok(None),
+    };
+    let ready = match http.and_then(|http| listen(&socket).map(|listener| (http, listener))) {
+        Ok(doors) => core.open(kernel, checked).await.map(|events| (doors, events)),
         Err(error) => Err(error),
     };
     let outcome = match ready {
-        Ok((listener, events)) => {
+        Ok(((http, listener), events)) => {
             let (jobs, inbox) = mpsc::channel(JOBS_WAITING_MAX);
-            let server =
-                tokio::spawn(socket::serve(listener, limits, (jobs, core.notices.clone()), stop));
+            let (notices, latencies) = (core.notices.clone(), Latencies::new());
+            let api = Api { core: jobs, notices, latencies };
+            let web = http.map(|bound| {
+                info!(address = ?bound.address(), "http is ready");
+                tokio::spawn(http::serve(bound, api.clone(), stop.clone()))
+            });
+            let server = tokio::spawn(socket::serve(listener, limits, api, stop));
             info!(socket = %socket.path().display(), "control socket is ready");
             core.serve(Inbox { jobs: inbox, parsed: from_parser, events, reload }).await;
             core.shut_down().await;
             // Clients get their last replies before the process goes.
             let _ = server.await;
+            if let Some(web) = web {
+                let _ = web.await;
+            }
             Ok(())
         }
         Err(error) => {
@@ -291,7 +305,10 @@ impl Core {
                 batch = next_batch(&mut inbox.events) => self.kernel_events(&batch),
                 () = inbox.reload.requested() => self.reload_by_signal(),
                 Some(work) = inbox.parsed.recv() => self.enqueue(work),
-                Some(Job { request, reply }) = inbox.jobs.recv() => self.request(request, reply),
+                Some(job) = inbox.jobs.recv() => match job {
+                    Job::Call { request, reply } => self.request(request, reply),
+                    Job::Facts { reply } => self.facts(reply),
+                },
             }
         }
     }

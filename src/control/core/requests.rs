@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::change::Change;
 use super::cursor::Cursor;
+use super::difference::{Difference, Side};
 use super::view::View;
 use super::work::Work;
 use super::{Core, sweep, to_outcome};
@@ -19,6 +20,7 @@ use crate::control::api::{
     MarksResult, NeighboursResult, NoParams, PortsResult, Request, ServersResult, ServicesResult,
     TimeoutsResult, WorkersResult,
 };
+use crate::control::metrics::Facts;
 use crate::limits::{CONNECTIONS_SHOWN_DEFAULT, CONNECTIONS_SHOWN_MAX};
 
 type Reply = oneshot::Sender<Outcome>;
@@ -95,6 +97,31 @@ impl Core {
             config_path: self.config_path.clone(),
             started: self.started,
         }
+    }
+
+    /// Gathers what metrics are made of, beside the core.
+    pub(super) fn facts(&mut self, reply: oneshot::Sender<Box<Facts>>) {
+        let view = self.view();
+        let runtime = &self.config.runtime;
+        let flow_entries = [runtime.connections, runtime.connections_ipv6];
+        let running = self.history.latest().cloned().zip(self.saved.clone());
+        let unconfirmed = self.unconfirmed.is_some();
+        spawn_blocking(move || {
+            let unsaved = running.map_or(0, |(running, saved)| {
+                let (running, saved) = (Side::from(&running), Side::from(&saved));
+                Difference::between(&saved, &running).lines().len() as u64
+            });
+            let facts = Facts {
+                status: view.status(),
+                stats: view.stats(),
+                workers: Arc::clone(&view.counts.workers),
+                flow_entries,
+                unsaved,
+                unconfirmed,
+            };
+            // A client that went away needs no answer.
+            let _ = reply.send(Box::new(facts));
+        });
     }
 
     /// Makes a list beside the core: it may be long.

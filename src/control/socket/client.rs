@@ -107,7 +107,7 @@ async fn read(
             0 => Ok(Read::End),
             _ => Ok(Read::More),
         },
-        notice = caller.listener.next() => Ok(Read::Event(notice)),
+        notice = caller.next_event() => Ok(Read::Event(notice)),
         () = late => Ok(Read::TooSlow),
         () = stop.requested() => Ok(Read::Stopping),
     }

@@ -8,7 +8,6 @@ mod lines;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -16,8 +15,8 @@ use tracing::{debug, warn};
 pub use bind::BoundSocket;
 pub use lines::{LineBuffer, TooLong};
 
-use super::answer::{Caller, Job};
-use super::notices::Notices;
+use super::answer::Caller;
+use super::http::Api;
 use super::stop::Stop;
 use crate::limits::{CONTROL_CLIENTS_MAX, REQUEST_BYTES_MAX};
 
@@ -51,12 +50,7 @@ impl Default for SocketLimits {
 }
 
 /// Serves clients until `stop`, each in a task of its own.
-pub async fn serve(
-    listener: UnixListener,
-    limits: SocketLimits,
-    (core, notices): (mpsc::Sender<Job>, Notices),
-    stop: Stop,
-) {
+pub async fn serve(listener: UnixListener, limits: SocketLimits, api: Api, stop: Stop) {
     let mut clients = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -70,7 +64,11 @@ pub async fn serve(
                 clients.spawn(client::turn_away(stream, limits));
             }
             Ok((stream, _)) => {
-                let caller = Caller { core: core.clone(), listener: notices.listener() };
+                let caller = Caller {
+                    core: api.core.clone(),
+                    listener: Some(api.notices.listener()),
+                    latencies: api.latencies.clone(),
+                };
                 let stop = stop.clone();
                 clients.spawn(async move {
                     if let Err(error) = client::serve(stream, limits, caller, stop).await {
