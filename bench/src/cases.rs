@@ -3,10 +3,11 @@
 use clap::ValueEnum;
 use gyre::model::{ForwardMode, Protocol};
 
-use crate::director::Traffic;
+use crate::random::Random;
+use crate::traffic::{Sizes, Traffic};
 
 /// Flows unless the axis is another.
-const FLOWS: usize = 1 << 20;
+pub const FLOWS: usize = 1 << 20;
 
 /// Which flow the next frame belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,7 +48,8 @@ pub struct Case {
 impl Case {
     /// The name by which it is chosen: what differs from the default is in it.
     pub fn name(&self) -> String {
-        let Traffic { replies, is_ipv4, protocol, flows, burst, .. } = self.traffic;
+        let Traffic { replies, is_ipv4, protocol, flows, burst, sizes, services, .. } =
+            self.traffic;
         let mut name = String::from(mode_name(self.traffic.mode));
         name += if replies { "-out" } else { "" };
         name += if protocol == Protocol::Udp { "-udp" } else { "-tcp" };
@@ -59,6 +61,16 @@ impl Case {
         if burst != 32 {
             name += &format!("-burst{burst}");
         }
+        name += &match sizes {
+            Sizes::Fixed(64) => String::new(),
+            Sizes::Fixed(bytes) => format!("-{bytes}B"),
+            Sizes::Imix => "-imix".into(),
+        };
+        name += &match services {
+            1 => String::new(),
+            1000.. => format!("-{}k-services", services / 1000),
+            _ => format!("-{services}-services"),
+        };
         name
     }
 }
@@ -74,7 +86,8 @@ pub fn mode_name(mode: ForwardMode) -> &'static str {
     }
 }
 
-fn flows_name(flows: usize) -> String {
+/// A number of flows, short.
+pub fn flows_name(flows: usize) -> String {
     match flows {
         _ if flows >= 1 << 20 => format!("{}M", flows >> 20),
         _ if flows >= 1 << 10 => format!("{}k", flows >> 10),
@@ -92,17 +105,15 @@ const WAYS: [(ForwardMode, bool); 6] = [
     (ForwardMode::FullNat, true),
 ];
 
+/// Frame sizes beside the default, with FCS: those of RFC 2544.
+const SIZES: [usize; 6] = [128, 256, 512, 1024, 1280, 1518];
+/// Services, ten servers each.
+const SERVICES: [usize; 2] = [1000, 10_000];
+
 /// Every case, or with `quick` the fewest that show each mode at one and at a million flows.
 pub fn all(quick: bool) -> Vec<Case> {
     let plain = |(mode, replies): (ForwardMode, bool), flows| Case {
-        traffic: Traffic {
-            mode,
-            replies,
-            is_ipv4: true,
-            protocol: Protocol::Udp,
-            flows,
-            burst: 32,
-        },
+        traffic: Traffic { replies, ..Traffic::new(mode, flows) },
         distribution: Distribution::Uniform,
     };
     let sizes: &[usize] =
@@ -110,46 +121,53 @@ pub fn all(quick: bool) -> Vec<Case> {
     let mut cases = Vec::new();
     for way in WAYS {
         cases.extend(sizes.iter().map(|flows| plain(way, *flows)));
-        if quick {
-            continue;
+        if !quick {
+            cases.extend(variants(plain(way, FLOWS)));
         }
-        let base = plain(way, FLOWS);
-        let with = |change: fn(&mut Case)| {
-            let mut case = base;
-            change(&mut case);
+    }
+    if !quick {
+        for mode in [ForwardMode::DirectRoute, ForwardMode::FullNat] {
+            let sizes = SIZES.map(Sizes::Fixed).into_iter().chain([Sizes::Imix]);
+            let sized = |sizes| {
+                let mut case = plain((mode, false), FLOWS);
+                case.traffic.sizes = sizes;
+                case
+            };
+            cases.extend(sizes.map(sized));
+        }
+        cases.extend(SERVICES.map(|services| {
+            let mut case = plain((ForwardMode::DirectRoute, false), FLOWS);
+            case.traffic.services = services;
             case
-        };
-        cases.push(with(|case| case.distribution = Distribution::Zipf));
-        cases.push(with(|case| case.traffic.burst = 64));
-        cases.push(with(|case| case.traffic.protocol = Protocol::Tcp));
-        cases.push(with(|case| case.traffic.is_ipv4 = false));
-        cases.push(with(|case| {
-            case.traffic.is_ipv4 = false;
-            case.traffic.protocol = Protocol::Tcp;
         }));
     }
     cases
 }
 
-/// A small generator: the order matters, its quality hardly.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
+/// A case with one thing changed at a time.
+fn variants(base: Case) -> Vec<Case> {
+    let changes: [fn(&mut Case); 5] = [
+        |case| case.distribution = Distribution::Zipf,
+        |case| case.traffic.burst = 64,
+        |case| case.traffic.protocol = Protocol::Tcp,
+        |case| case.traffic.is_ipv4 = false,
+        |case| (case.traffic.is_ipv4, case.traffic.protocol) = (false, Protocol::Tcp),
+    ];
+    let changed = |change: fn(&mut Case)| {
+        let mut case = base;
+        change(&mut case);
+        case
+    };
+    changes.map(changed).into()
 }
 
 /// A fixed random order that visits every flow once (Fisher and Yates). Independent draws would
 /// leave out a third of the flows.
-fn permutation(len: usize) -> Vec<u32> {
+pub fn permutation(len: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..len as u32).collect();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     for at in (1..order.len()).rev() {
-        order.swap(at, (random.next() % (at as u64 + 1)) as usize);
+        order.swap(at, random.below(at as u64 + 1) as usize);
     }
     order
 }
@@ -165,9 +183,9 @@ fn zipf(flows: usize) -> Vec<u32> {
             sum
         })
         .collect();
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = Random::new(0x2545_f491_4f6c_dd1d);
     let mut draw = || {
-        let point = (random.next() >> 11) as f64 / (1u64 << 53) as f64 * sum;
+        let point = random.unit() * sum;
         let rank = cumulative.partition_point(|reached| *reached <= point);
         ranks[rank.min(flows - 1)]
     };

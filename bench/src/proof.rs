@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use anyhow::{Context, ensure};
 use gyre::model::ForwardMode;
 
-use crate::director::{NEIGHBOUR_MAC, Traffic};
+use crate::director::NEIGHBOUR_MAC;
+use crate::traffic::Traffic;
 
 /// An IP packet taken apart.
 struct Taken<'f> {
@@ -45,6 +46,11 @@ pub fn check(traffic: &Traffic, sent: &[u8], got: &[u8]) -> anyhow::Result<()> {
         ensure!(if mode == ForwardMode::Nat { keeps } else { local }, "from {}", is.src);
     }
     transport(&is)
+}
+
+/// Whether the checksums of an IP packet are right.
+pub fn checksums(packet: &[u8]) -> anyhow::Result<()> {
+    transport(&take(packet)?)
 }
 
 fn take(packet: &[u8]) -> anyhow::Result<Taken<'_>> {

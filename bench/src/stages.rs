@@ -82,7 +82,8 @@ fn all_leave(burst: &mut Burst) {
     }
 }
 
-fn macswap(burst: &mut Burst) {
+/// MAC addresses change places.
+pub fn macswap(burst: &mut Burst) {
     for arrival in &mut burst.slots {
         if let Some(macs) = arrival.frame.bytes_mut().first_chunk_mut::<12>() {
             let [a, b, c, d, e, f, g, h, i, j, k, l] = *macs;
@@ -105,7 +106,7 @@ impl Lines {
                 let word = bytes.get(at..).and_then(|rest| rest.first_chunk()).copied();
                 u64::from_ne_bytes(word.unwrap_or_default())
             };
-            let mixed = fold(fold(word(26), word(34)) ^ word(46), 0x8ebc_6af0_9c88_c6e3);
+            let mixed = fold(fold(word(26), word(30)) ^ word(46), word(50));
             *place = (scale(mixed as u32, index_lines), scale((mixed >> 32) as u32, entry_lines));
             prefetch_read(&index[place.0 * LINE]);
         }
