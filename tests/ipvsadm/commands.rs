@@ -240,3 +240,41 @@ fn counts_come_back_with_a_server_and_not_with_a_service() {
     let gone = director.gyre(&["ctl", "connections.delete", "{\"all\":true}"]);
     assert_eq!(gone.exit, 0);
 }
+
+/// Services are restored with their servers in one step, and line by line where that is refused.
+#[test]
+fn a_refused_line_of_many_takes_no_other_with_it() {
+    let director = shared();
+    let rules = "-A -t 10.1.0.1:80 -s rr\n\
+                 -a -t 10.1.0.1:80 -r 10.2.0.11:80 -m\n\
+                 -a -t 10.1.0.1:80 -r 10.2.0.11:80 -m\n\
+                 -a -t 10.1.0.1:80 -r 10.2.0.12:80 -m -x 2 -y 9\n\
+                 -a -t 10.1.0.1:80 -r 10.2.0.13:80 -m -w 70000\n\
+                 -a -t 10.1.0.1:80 -r 10.2.0.14:80 -m\n\
+                 -A -t 10.1.0.1:80 -s wrr\n\
+                 -a -t 10.1.0.1:80 -r 10.2.0.15:80 -m\n\
+                 -A -u 10.1.0.1:53 -s rr\n\
+                 -a -u 10.1.0.1:53 -r 10.2.0.13:53 -g\n";
+    let restored = director.run_with(&["-R"], rules);
+    assert_eq!((restored.exit, restored.stdout.as_str()), (0, ""));
+    let said: Vec<&str> = restored.stderr.lines().collect();
+    assert_eq!(said.len(), 4, "{said:#?}");
+    assert_eq!(said[0], "Destination already exists");
+    assert_eq!(said[1], "Numerical result out of range");
+    assert!(said[2].contains("65535"), "{said:#?}");
+    assert_eq!(said[3], "Service already exists");
+    let kept = "-A -t 10.1.0.1:80 -s rr\n\
+                -a -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 1\n\
+                -a -t 10.1.0.1:80 -r 10.2.0.14:80 -m -w 1\n\
+                -a -t 10.1.0.1:80 -r 10.2.0.15:80 -m -w 1\n\
+                -A -u 10.1.0.1:53 -s rr\n\
+                -a -u 10.1.0.1:53 -r 10.2.0.13:53 -g -w 1\n";
+    assert_eq!(director.rules(), kept);
+    let bad = format!("{rules}-A -t\n");
+    director.reset("");
+    assert_eq!(director.run_with(&["-R"], &bad).exit, 0);
+    let stopped =
+        director.run_with(&["-R"], "-A -t 10.1.0.1:81 -s rr\nnonsense\n-A -t 10.1.0.1:82\n");
+    assert_eq!(stopped.exit, 255);
+    assert!(director.rules().contains("10.1.0.1:81") && !director.rules().contains("10.1.0.1:82"));
+}

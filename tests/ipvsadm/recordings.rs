@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::director::{Answer, Director};
+use crate::director::{Answer, Director, shared};
 use crate::exceptions::{Exceptions, fits};
 use crate::traffic;
 
@@ -238,6 +238,38 @@ fn what_ipvsadm_says_is_what_was_recorded() {
     let count = differences.len();
     differences.truncate(40);
     assert!(count == 0, "{count} differences\n{}", differences.join("\n\n"));
+}
+
+/// What `-S` printed on a kernel director, by number and by name, makes the same rules here.
+#[test]
+fn rules_of_a_kernel_director_are_restored_and_saved_again() {
+    let director = shared();
+    // What gyre lacks is refused line by line, and has its exceptions.
+    let lacks = ["--sctp", "--pe ", "-b flag", "-b \n", "[::]:", "-w 65536", ":0 -m", "127.0.0.1"];
+    let lacks_named = ["localhost", "10.1.0.1:90 ", "10.1.0.1:sip"];
+    let mut restored = 0;
+    for recording in recordings() {
+        let saved = |words: &[&str]| {
+            let listing = recording.listings.iter().find(|listing| listing.args == words);
+            let lines = listing?.stdout.split_inclusive('\n');
+            let has = |line: &&str| {
+                !lacks.iter().chain(&lacks_named).any(|lacking| line.contains(lacking))
+            };
+            Some(lines.filter(has).collect::<String>())
+        };
+        let Some(numeric) = saved(&["-Sn"]).filter(|rules| !rules.is_empty()) else { continue };
+        director.reset(&numeric);
+        assert_eq!(director.rules(), numeric, "{}", recording.name);
+        if let Some(named) = saved(&["-S"]) {
+            director.reset(&named);
+            assert_eq!(director.rules(), numeric, "{}", recording.name);
+            assert_eq!(director.run(&["-S"]).stdout, named, "{}", recording.name);
+        }
+        restored += 1;
+    }
+    if std::env::var_os("GYRE_ORACLE").is_none() {
+        assert!(restored >= 6, "only {restored} tables were restored");
+    }
 }
 
 #[test]

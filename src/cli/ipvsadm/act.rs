@@ -1,6 +1,6 @@
 //! Carries a command line out over the control socket.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::fail::Fail;
 use super::line::{Line, Protocol, ServiceName};
 use super::list::{Format, has_rule};
 use super::options::{Command, Kind};
+use super::restore;
 use super::usage::{USAGE, VERSION};
 use crate::cli::client::{Client, ClientError};
 use crate::control::api::{
@@ -36,6 +37,8 @@ const PAGE: u32 = 20_000;
 pub struct Director {
     path: PathBuf,
     client: Option<Client>,
+    /// Its own addresses, once they were asked for.
+    own: Option<Vec<IpAddr>>,
 }
 
 /// What an answer means in ipvsadm's words.
@@ -55,7 +58,8 @@ fn failed(error: ClientError, meanings: &Meanings) -> Fail {
     }
 }
 
-fn unwritten(error: std::io::Error) -> Fail {
+/// Standard output's end.
+pub(super) fn unwritten(error: std::io::Error) -> Fail {
     Fail { code: 1, message: format!("standard output: {error}"), ends_restore: true }
 }
 
@@ -70,7 +74,7 @@ fn socket_name(service: ServiceName) -> String {
 impl Director {
     /// The one whose socket is at `path`.
     pub fn new(path: &Path) -> Self {
-        Director { path: path.into(), client: None }
+        Director { path: path.into(), client: None, own: None }
     }
 
     fn ask<T: DeserializeOwned>(
@@ -161,37 +165,10 @@ impl Director {
             Command::Set => self.set_timeouts(line),
             Command::List => self.list(line, out),
             Command::Save => self.save(line, out),
-            Command::Restore => self.restore(std::io::stdin().lock(), out),
+            Command::Restore => restore::run(self, std::io::stdin().lock(), out),
             Command::StartDaemon => start_daemon(line),
             Command::StopDaemon => Err(Fail::refused("No daemon is running")),
         }
-    }
-
-    /// The command lines of `input`; what the director refuses is told, and the next one follows.
-    pub fn restore(&mut self, input: impl BufRead, out: &mut impl Write) -> Result<(), Fail> {
-        for text in input.lines() {
-            let text = text.map_err(|error| Fail::usage(format!("standard input: {error}")))?;
-            let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-            if words.first().is_some_and(|word| word == "ipvsadm") {
-                words.remove(0);
-            }
-            if words.is_empty() {
-                continue;
-            }
-            let done = Line::parse(&words).and_then(|line| match line.command {
-                Command::Restore => Ok(()),
-                _ => self.run(&line, out),
-            });
-            match done {
-                Err(fail) if fail.ends_restore => return Err(fail),
-                Err(fail) => {
-                    out.flush().map_err(unwritten)?;
-                    eprintln!("{}", fail.message);
-                }
-                Ok(()) => {}
-            }
-        }
-        Ok(())
     }
 
     fn add_service(&mut self, line: &Line) -> Result<(), Fail> {
@@ -311,9 +288,31 @@ impl Director {
 
     /// The addresses that are the director's own.
     fn own_addresses(&mut self) -> Result<Vec<IpAddr>, Fail> {
+        if let Some(own) = &self.own {
+            return Ok(own.clone());
+        }
         let ports: PortsResult = self.tell("ports.list", &NoParams {}, NO_SERVICE)?;
         let all = ports.ports.iter().flat_map(|port| &port.addresses);
-        Ok(all.filter_map(|address| address.parse().ok()).collect())
+        let own: Vec<IpAddr> = all.filter_map(|address| address.parse().ok()).collect();
+        self.own = Some(own.clone());
+        Ok(own)
+    }
+
+    /// Adds a service with its servers in one step, if that can be; whether it was.
+    pub(super) fn add_whole(&mut self, service: &Line, servers: &[Line]) -> Result<bool, Fail> {
+        let own = self.own_addresses()?;
+        let Ok(mut fields) = service.new_service(Vec::new()) else { return Ok(false) };
+        let Ok(servers) =
+            servers.iter().map(|server| server.new_server(&own)).collect::<Result<Vec<_>, _>>()
+        else {
+            return Ok(false);
+        };
+        fields.insert("server".into(), servers.into());
+        match self.ask::<Changed>("service.add", &AddServiceParams { service: fields }) {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused(_)) => Ok(false),
+            Err(error) => Err(Fail::no_director(&error)),
+        }
     }
 
     fn set_timeouts(&mut self, line: &Line) -> Result<(), Fail> {

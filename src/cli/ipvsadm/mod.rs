@@ -13,6 +13,7 @@ mod list;
 mod options;
 mod order;
 mod request;
+mod restore;
 mod usage;
 mod words;
 
