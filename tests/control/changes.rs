@@ -551,3 +551,30 @@ fn marks_are_listed_as_the_configuration_has_them() {
         "match": [{"address": "192.0.2.81:80", "protocol": "tcp"}]}]});
     assert_eq!(gyre.call("marks.list", json!({})), wanted);
 }
+
+#[test]
+fn many_services_are_added_in_one_step_or_not_at_all() {
+    let gyre = Gyre::start();
+    let service = |port: u16| {
+        json!({"address": format!("192.0.2.81:{port}"), "forwarding": "dr",
+               "server": [{"address": "192.0.2.11"}, {"address": "192.0.2.12"}]})
+    };
+    let before = gyre.call("status", json!({}))["revision"].as_u64().unwrap();
+    let many: Vec<Value> = (1..=20).map(service).collect();
+    let changed = gyre.call("service.add_many", json!({"services": many}));
+    assert_eq!(changed["revision"], json!(before + 1));
+    assert_eq!(changed["changes"].as_array().unwrap().len(), 20);
+    assert_eq!(gyre.call("status", json!({}))["services"], 21);
+    let bad = json!({"address": "192.0.2.82:80", "forwarding": "dr",
+                     "server": [{"address": "0.0.0.0:80"}]});
+    for (services, code) in [
+        (json!([service(30), service(1)]), "exists"),
+        (json!([service(30), service(30)]), "exists"),
+        (json!([service(30), bad]), "invalid_config"),
+        (json!([service(30), {"adress": "192.0.2.82:80"}]), "invalid_config"),
+    ] {
+        let refused = gyre.refuse("service.add_many", json!({"services": services.clone()}));
+        assert_eq!(refused.0, code, "{services}");
+    }
+    assert_eq!(gyre.call("status", json!({}))["services"], 21);
+}

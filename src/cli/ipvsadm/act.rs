@@ -12,14 +12,15 @@ use super::fail::Fail;
 use super::line::{Line, Protocol, ServiceName};
 use super::list::{Format, has_rule};
 use super::options::{Command, Kind};
-use super::restore;
+use super::request::Fields;
+use super::restore::{self, Whole};
 use super::usage::{USAGE, VERSION};
 use crate::cli::client::{Client, ClientError};
 use crate::control::api::{
-    AddServerParams, AddServiceParams, Changed, ConnectionRow, EditServerParams, EditServiceParams,
-    ListConnectionsParams, ListConnectionsResult, ListServicesParams, MarksResult, NoParams,
-    PortsResult, RemovalMode, RemoveServerParams, RemoveServiceParams, ServiceRow, ServicesResult,
-    SetTimeoutsParams, TimeoutsResult, ZeroParams,
+    AddServerParams, AddServiceParams, AddServicesParams, Changed, ConnectionRow, EditServerParams,
+    EditServiceParams, ListConnectionsParams, ListConnectionsResult, ListServicesParams,
+    MarksResult, NoParams, PortsResult, RemovalMode, RemoveServerParams, RemoveServiceParams,
+    ServiceRow, ServicesResult, SetTimeoutsParams, TimeoutsResult, ZeroParams,
 };
 
 /// What the kernel says of services and servers that are not there, or are already.
@@ -298,17 +299,20 @@ impl Director {
         Ok(own)
     }
 
-    /// Adds a service with its servers in one step, if that can be; whether it was.
-    pub(super) fn add_whole(&mut self, service: &Line, servers: &[Line]) -> Result<bool, Fail> {
+    /// Adds services with their servers in one step, if that can be; whether they were.
+    pub(super) fn add_wholes(&mut self, wholes: &[Whole]) -> Result<bool, Fail> {
         let own = self.own_addresses()?;
-        let Ok(mut fields) = service.new_service(Vec::new()) else { return Ok(false) };
-        let Ok(servers) =
-            servers.iter().map(|server| server.new_server(&own)).collect::<Result<Vec<_>, _>>()
-        else {
+        let one = |whole: &Whole| -> Result<Fields, Fail> {
+            let servers: Result<Vec<Fields>, Fail> =
+                whole.servers.iter().map(|server| server.new_server(&own)).collect();
+            let mut service = whole.service.new_service(Vec::new())?;
+            service.insert("server".into(), servers?.into());
+            Ok(service)
+        };
+        let Ok(services) = wholes.iter().map(one).collect::<Result<Vec<_>, Fail>>() else {
             return Ok(false);
         };
-        fields.insert("server".into(), servers.into());
-        match self.ask::<Changed>("service.add", &AddServiceParams { service: fields }) {
+        match self.ask::<Changed>("service.add_many", &AddServicesParams { services }) {
             Ok(_) => Ok(true),
             Err(ClientError::Refused(_)) => Ok(false),
             Err(error) => Err(Fail::no_director(&error)),

@@ -1,8 +1,8 @@
 //! `-R`: command lines from standard input, one after another.
 //!
-//! A service and the servers that follow it are made in one step, which is what a saved table
-//! mostly is. Where that is refused each line is carried out by itself, so that each refusal is
-//! told as ipvsadm tells it and the others take effect.
+//! Services and the servers that follow them are made in one step, which is what a saved table
+//! mostly is. Where that is refused each service is made by itself, and where that is refused each
+//! line, so that each refusal is told as ipvsadm tells it and all the others take effect.
 
 use std::io::{BufRead, Write};
 
@@ -11,10 +11,16 @@ use super::fail::Fail;
 use super::line::{Line, Protocol, ServiceName};
 use super::options::Command;
 
+/// Services in one request: some MiB, even with many servers each.
+const WHOLES_MAX: usize = 10_000;
+
 /// A service and the servers that are to be added with it.
-struct Whole {
-    service: Line,
-    servers: Vec<Line>,
+#[derive(Debug)]
+pub struct Whole {
+    /// `-A`.
+    pub service: Line,
+    /// Each `-a`.
+    pub servers: Vec<Line>,
 }
 
 impl Whole {
@@ -37,7 +43,7 @@ impl Whole {
 
 /// Carries `input` out; what the director refuses is told, and the next line follows.
 pub fn run(director: &mut Director, input: impl BufRead, out: &mut impl Write) -> Result<(), Fail> {
-    let mut whole: Option<Whole> = None;
+    let mut wholes: Vec<Whole> = Vec::new();
     for text in input.lines() {
         let text = text.map_err(|error| Fail::usage(format!("standard input: {error}")))?;
         let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
@@ -48,32 +54,47 @@ pub fn run(director: &mut Director, input: impl BufRead, out: &mut impl Write) -
             continue;
         }
         let line = Line::parse(&words);
-        if let (Ok(line), Some(whole)) = (&line, &mut whole)
+        if let (Ok(line), Some(whole)) = (&line, wholes.last_mut())
             && whole.takes(line)
         {
             whole.servers.push(line.clone());
             continue;
         }
-        if let Some(whole) = whole.take() {
-            finish(director, &whole, out)?;
+        if let Ok(line) = &line
+            && Whole::begins_with(line)
+            && wholes.len() < WHOLES_MAX
+        {
+            wholes.push(Whole { service: line.clone(), servers: Vec::new() });
+            continue;
         }
+        finish(director, &mut wholes, out)?;
         match line {
             Ok(line) if Whole::begins_with(&line) => {
-                whole = Some(Whole { service: line, servers: Vec::new() });
+                wholes.push(Whole { service: line, servers: Vec::new() });
             }
             Ok(line) if line.command == Command::Restore => {}
             Ok(line) => told(director.run(&line, out), out)?,
             Err(fail) => told(Err(fail), out)?,
         }
     }
-    match whole {
-        Some(whole) => finish(director, &whole, out),
-        None => Ok(()),
-    }
+    finish(director, &mut wholes, out)
 }
 
-fn finish(director: &mut Director, whole: &Whole, out: &mut impl Write) -> Result<(), Fail> {
-    if !director.add_whole(&whole.service, &whole.servers)? {
+/// Makes all of them at once, or each at once, or what can be line by line.
+fn finish(
+    director: &mut Director,
+    wholes: &mut Vec<Whole>,
+    out: &mut impl Write,
+) -> Result<(), Fail> {
+    let wholes = std::mem::take(wholes);
+    if wholes.is_empty() || director.add_wholes(&wholes)? {
+        return Ok(());
+    }
+    for whole in wholes {
+        let is_only_one = std::slice::from_ref(&whole);
+        if director.add_wholes(is_only_one)? {
+            continue;
+        }
         for line in [&whole.service].into_iter().chain(&whole.servers) {
             told(director.run(line, out), out)?;
         }

@@ -21,7 +21,8 @@ use super::server::{
     SetWeightParams,
 };
 use super::service::{
-    AddServiceParams, EditServiceParams, ListServicesParams, RemoveServiceParams, ServicesResult,
+    AddServiceParams, AddServicesParams, EditServiceParams, ListServicesParams,
+    RemoveServiceParams, ServicesResult,
 };
 use super::stats::{Stats, ZeroParams};
 use super::status::Status;
@@ -152,6 +153,12 @@ methods! {
         "Adds a virtual service.",
         r#"{"service":{"address":"192.0.2.80:443","protocol":"tcp","scheduler":"rr",
             "forwarding":"dr","server":[{"address":"192.0.2.11:443"}]}}"#,
+        r#"{"revision":4,"changes":["add service tcp 192.0.2.80:443"]}"#;
+    "service.add_many" => ServiceAddMany(AddServicesParams) -> Changed,
+        [InvalidConfig, Exists, NoRoom],
+        "Adds virtual services in one step: all of them or, on any error, none.",
+        r#"{"services":[{"address":"192.0.2.80:443","forwarding":"dr",
+            "server":[{"address":"192.0.2.11"}]}]}"#,
         r#"{"revision":4,"changes":["add service tcp 192.0.2.80:443"]}"#;
     "service.edit" => ServiceEdit(EditServiceParams) -> Changed, [NotFound, InvalidConfig, NoRoom],
         "Changes options of a virtual service; its servers and flows stay.",

@@ -41,8 +41,8 @@ pub use server::{
     ServerRow, ServersResult, SetWeightParams,
 };
 pub use service::{
-    AddServiceParams, EditServiceParams, ListServicesParams, RemoveServiceParams, ServiceRow,
-    ServicesResult,
+    AddServiceParams, AddServicesParams, EditServiceParams, ListServicesParams,
+    RemoveServiceParams, ServiceRow, ServicesResult,
 };
 pub use stats::{CauseCount, LocalAddressRow, RateRow, Stats, WorkerDetail, ZeroParams};
 pub use status::Status;

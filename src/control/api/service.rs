@@ -25,6 +25,14 @@ pub struct AddServiceParams {
     pub service: Map<String, Value>,
 }
 
+/// Parameters of `service.add_many`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddServicesParams {
+    /// A `[[service]]` of the configuration each, as `service.add` takes it.
+    pub services: Vec<Map<String, Value>>,
+}
+
 /// Parameters of `service.edit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::history::{Extent, Kept};
@@ -14,11 +14,11 @@ use super::refusal::{from_config, from_specs};
 use super::whole::Whole;
 use crate::config::{Config, Service, server_from_json, server_to_json, service_from_json};
 use crate::control::api::{ApiError, ErrorCode, RemovalMode, SetTimeoutsParams};
-use crate::limits::TIMEOUT_MILLIS_MAX;
+use crate::limits::{CHANGES_SHOWN_MAX, TIMEOUT_MILLIS_MAX};
 use crate::model::next_hops::NextHops;
 use crate::model::{
-    Applied, ForwardMode, NextHopId, RealServer, Registry, Removal, ServerSpec, ServiceKey,
-    ServiceSpec, SpecProblem,
+    Applied, Desired, ForwardMode, NextHopId, RealServer, Registry, Removal, ServerSpec,
+    ServiceKey, ServiceSpec, SpecProblem,
 };
 use crate::time::{NANOS_PER_SECOND, Nanos};
 
@@ -26,6 +26,7 @@ use crate::time::{NANOS_PER_SECOND, Nanos};
 pub enum Change {
     Whole(Box<Whole>),
     AddService(Map<String, Value>),
+    AddServices(Vec<Map<String, Value>>),
     EditService {
         service: String,
         set: Map<String, Value>,
@@ -65,6 +66,7 @@ impl Change {
         match self {
             Change::Whole(_) => "config.apply",
             Change::AddService(_) => "service.add",
+            Change::AddServices(_) => "service.add_many",
             Change::EditService { .. } => "service.edit",
             Change::RemoveService { .. } => "service.remove",
             Change::AddServer { .. } => "server.add",
@@ -164,6 +166,7 @@ impl Present<'_> {
         match change {
             Change::Whole(_) => Err(internal()),
             Change::AddService(service) => self.add_service(service),
+            Change::AddServices(services) => self.add_services(services),
             Change::EditService { service, set } => self.edit_service(&service, set),
             Change::RemoveService { service, mode, deadline_s } => {
                 let key = self.find_for(mode, &service)?;
@@ -230,6 +233,41 @@ impl Present<'_> {
         run(format!("add service {}", spec.key), move |registry| {
             registry.add_service(&spec, &mut hop_in(&hops))
         })
+    }
+
+    /// Many services as one change. The whole is judged by the registry, which is cheaper than to
+    /// judge each beside the others.
+    fn add_services(&mut self, services: Vec<Map<String, Value>>) -> Result<Run, ApiError> {
+        let read = |service| service_from_json(&Value::Object(service), &|_| Vec::new());
+        let specs: Result<Vec<ServiceSpec>, _> = services.into_iter().map(read).collect();
+        let specs = specs.map_err(from_config)?;
+        let mut keys: HashSet<ServiceKey> =
+            self.registry.services().map(|(_, spec)| spec.key).collect();
+        if let Some(there) = specs.iter().find(|spec| !keys.insert(spec.key)) {
+            let message = format!("{}: the service exists already", there.key);
+            return Err(ApiError::new(ErrorCode::Exists, message).hint("edit it instead"));
+        }
+        let mut hops = Hops::new();
+        self.hops(specs.iter().flat_map(|spec| &spec.servers), &mut hops)?;
+        let mut changes: Vec<String> =
+            specs.iter().map(|spec| format!("add service {}", spec.key)).collect();
+        if changes.len() > CHANGES_SHOWN_MAX {
+            let more = changes.len() - CHANGES_SHOWN_MAX;
+            changes.truncate(CHANGES_SHOWN_MAX);
+            changes.push(format!("and {more} more"));
+        }
+        Ok(Box::new(move |registry| {
+            let all = registry.services().map(|(_, spec)| spec.clone()).chain(specs).collect();
+            let desired = Desired {
+                pools: registry.pools().to_vec(),
+                services: all,
+                semantics: registry.snapshot().semantics,
+                removal: Removal::Drain { deadline: None },
+            };
+            let applied = registry.apply(&desired, &mut hop_in(&hops)).map_err(from_specs)?;
+            let revision = applied.snapshot.revision;
+            Ok(Done { applied: Some(applied), revision, changes, ..Done::default() })
+        }))
     }
 
     fn edit_service(&self, service: &str, set: Map<String, Value>) -> Result<Run, ApiError> {

@@ -209,6 +209,7 @@ fn cursor(text: &str) -> Result<Cursor, ApiError> {
 
 fn change_of(request: Request) -> Result<Change, ApiError> {
     match request {
+        Request::ServiceAddMany(params) => Ok(Change::AddServices(params.services)),
         Request::ServiceAdd(params) => Ok(Change::AddService(params.service)),
         Request::ServiceEdit(params) => {
             Ok(Change::EditService { service: params.service, set: params.set })
