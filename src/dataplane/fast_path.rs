@@ -269,9 +269,10 @@ fn in_ipip(
         ttl: facts.ttl - spent,
         inner_bytes,
     };
-    // Link padding stays outside; there is room for the rest.
+    // Link padding stays outside; there is room for the rest, and the old Ethernet header, which
+    // comes to lie under the outer one, is written anew.
     arrival.frame.set_len(L3 + usize::from(inner_bytes)).ok()?;
-    arrival.frame.open_gap(L3, IPV4_HEADER_BYTES).ok()?;
+    arrival.frame.grow_front(IPV4_HEADER_BYTES).ok()?;
     let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
     plain::put_outer_v4(head, &outer);
     plain::set_macs(head, &hop.dst_mac, &hop.src_mac);

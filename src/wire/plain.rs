@@ -273,7 +273,7 @@ pub fn class_v4(head: &[u8; PLAIN_V4_BYTES]) -> (u8, u16) {
     (head[L3 + 1], be16(head, L3 + 6))
 }
 
-/// Writes an outer header into the gap before the inner packet.
+/// Writes the type of the frame and an outer header before the inner packet.
 #[inline(always)]
 pub fn put_outer_v4(head: &mut [u8; PLAIN_V4_BYTES], outer: &OuterV4) {
     let ((src, dst), (id, fragment)) = (outer.addresses, outer.fragment);
@@ -283,6 +283,7 @@ pub fn put_outer_v4(head: &mut [u8; PLAIN_V4_BYTES], outer: &OuterV4) {
     let third = u32::from(outer.ttl) << 24 | u32::from(IpProtocol::IPV4.0) << 16;
     let sum = [first, second, third, src, dst].iter().map(|word| u64::from(*word)).sum();
     let third = third | u32::from(!fold(sum));
+    put16(head, 12, EtherType::IPV4.0);
     for (word, value) in [first, second, third, src, dst].into_iter().enumerate() {
         put32(head, L3 + 4 * word, value);
     }
