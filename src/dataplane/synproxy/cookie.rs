@@ -10,7 +10,6 @@
 //! second opens one flow in four seconds; Linux's own cookies have 24 bits. No timestamp is needed
 //! to carry options, unlike Linux's.
 
-use std::hash::Hasher;
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher24;
@@ -86,35 +85,43 @@ struct Secret(u64, u64);
 impl Secret {
     fn of(seed: u64, period: u64) -> Self {
         let half = |which: u64| {
-            let mut hasher = SipHasher24::new_with_keys(seed, which ^ 0x6779_7265_5f73_796e);
-            hasher.write_u64(period);
-            hasher.finish()
+            let hasher = SipHasher24::new_with_keys(seed, which ^ 0x6779_7265_5f73_796e);
+            hasher.hash(&period.to_le_bytes())
         };
         Secret(half(0), half(1))
     }
 
+    fn sum(&self, bytes: &[u8]) -> u64 {
+        SipHasher24::new_with_keys(self.0, self.1).hash(bytes)
+    }
+
     fn tuple(&self, key: &FlowKey) -> u64 {
-        let mut hasher = SipHasher24::new_with_keys(self.0, self.1);
-        for address in [key.src, key.dst] {
-            match address {
-                IpAddr::V4(v4) => hasher.write(&v4.octets()),
-                IpAddr::V6(v6) => hasher.write(&v6.octets()),
+        let ports = u32::from(key.src_port) << 16 | u32::from(key.dst_port);
+        match (key.src, key.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let addresses = u64::from(u32::from(src)) << 32 | u64::from(u32::from(dst));
+                let all = u128::from(addresses) << 32 | u128::from(ports);
+                self.sum(&all.to_le_bytes()[..12])
+            }
+            (src, dst) => {
+                let mut all = [0; 36];
+                for (place, address) in all.chunks_exact_mut(16).zip([src, dst]) {
+                    place.copy_from_slice(&in_v6(address));
+                }
+                all[32..].copy_from_slice(&ports.to_le_bytes());
+                self.sum(&all)
             }
         }
-        hasher.write_u32(u32::from(key.src_port) << 16 | u32::from(key.dst_port));
-        hasher.finish()
     }
 
     /// Over the tuple's hash, the client's first number and what was agreed.
     fn whole(&self, tuple: u64, first: SeqNum, agreed: u32) -> u32 {
-        let mut hasher = SipHasher24::new_with_keys(self.0, self.1);
-        hasher.write_u64(tuple);
-        hasher.write_u64(u64::from(first.0) << 32 | u64::from(agreed));
-        hasher.finish() as u32 & ((1 << WHOLE_BITS) - 1)
+        let rest = u64::from(first.0) << 32 | u64::from(agreed);
+        let all = u128::from(tuple) << 64 | u128::from(rest);
+        self.sum(&all.to_le_bytes()) as u32 & ((1 << WHOLE_BITS) - 1)
     }
 
-    fn cookie(&self, key: &FlowKey, first: SeqNum, agreed: &Agreed) -> SeqNum {
-        let tuple = self.tuple(key);
+    fn cookie(&self, tuple: u64, first: SeqNum, agreed: &Agreed) -> SeqNum {
         let whole = self.whole(tuple, first, agreed.bits());
         let agreed = agreed.bits() ^ mask(tuple);
         SeqNum(agreed << (WHOLE_BITS + TUPLE_BITS) | whole << TUPLE_BITS | tuple_part(tuple))
@@ -169,10 +176,10 @@ impl Secrets {
         }
     }
 
-    /// The cookie for a SYN with first number `first`.
-    pub fn cookie(&mut self, key: &FlowKey, first: SeqNum, agreed: &Agreed, now: Nanos) -> SeqNum {
+    /// What the answer to a client's SYN is made of.
+    pub fn answer(&mut self, key: &FlowKey, now: Nanos) -> Answer {
         self.turn(now);
-        self.now.cookie(key, first, agreed)
+        Answer { secret: self.now, tuple: self.now.tuple(key) }
     }
 
     /// What `cookie` is to a client whose first number would be `first`.
@@ -187,11 +194,32 @@ impl Secrets {
             valid => valid,
         }
     }
+}
+
+/// The director's own numbers in an answer to one client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    secret: Secret,
+    tuple: u64,
+}
+
+impl Answer {
+    /// The cookie for a SYN with first number `first`.
+    pub fn cookie(&self, first: SeqNum, agreed: &Agreed) -> SeqNum {
+        self.secret.cookie(self.tuple, first, agreed)
+    }
 
     /// The value of a timestamp clock that is another's for each client.
-    pub fn clock(&mut self, key: &FlowKey, now: Nanos) -> u32 {
-        self.turn(now);
-        now.as_millis_u32().wrapping_add((self.now.tuple(key) >> 32) as u32)
+    pub fn clock(&self, now: Nanos) -> u32 {
+        now.as_millis_u32().wrapping_add((self.tuple >> 32) as u32)
+    }
+}
+
+/// An address in 16 bytes.
+fn in_v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
     }
 }
 
@@ -218,7 +246,7 @@ mod tests {
     fn cookie_is_good_for_its_period_and_the_next() {
         let mut secrets = Secrets::new(7, Nanos::from_secs(1000));
         let made = Nanos::from_secs(64 * 20);
-        let cookie = secrets.cookie(&key(1), FIRST, &AGREED, made);
+        let cookie = secrets.answer(&key(1), made).cookie(FIRST, &AGREED);
         let mut check = |seconds| secrets.check(&key(1), FIRST, cookie, Nanos::from_secs(seconds));
         assert_eq!(check(64 * 20 + 63), Check::Valid(AGREED));
         assert_eq!(check(64 * 21 + 63), Check::Valid(AGREED));
@@ -229,7 +257,7 @@ mod tests {
     fn another_tuple_secret_or_number_does_not_fit() {
         let now = Nanos::from_secs(1000);
         let mut secrets = Secrets::new(7, now);
-        let cookie = secrets.cookie(&key(1), FIRST, &AGREED, now);
+        let cookie = secrets.answer(&key(1), now).cookie(FIRST, &AGREED);
         assert_eq!(secrets.check(&key(2), FIRST, cookie, now), Check::Wrong);
         assert_eq!(Secrets::new(8, now).check(&key(1), FIRST, cookie, now), Check::Wrong);
         let later = secrets.check(&key(1), FIRST.wrapping_add(1448), cookie, now);
@@ -241,7 +269,7 @@ mod tests {
     fn numbers_near_a_cookie_are_none() {
         let now = Nanos::from_secs(1000);
         let mut secrets = Secrets::new(7, now);
-        let cookie = secrets.cookie(&key(1), FIRST, &AGREED, now);
+        let cookie = secrets.answer(&key(1), now).cookie(FIRST, &AGREED);
         let near = (1..4000).filter(|ahead| {
             let (first, cookie) = (FIRST.wrapping_add(77), cookie.wrapping_add(*ahead));
             secrets.check(&key(1), first, cookie, now) != Check::Wrong

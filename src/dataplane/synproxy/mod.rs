@@ -188,13 +188,14 @@ fn offer(
     let profile = state.synproxy.profile(service.id).ok_or(DropReason::Internal)?;
     let agreed = profile.agree(service, &asked);
     let mss = profile.mss(service, nic) - client_address::mss_cost(service);
-    let timestamps = asked.timestamps.filter(|_| agreed.timestamps).map(|client| Timestamps {
-        value: state.synproxy.secrets.clock(&packet.key, state.now),
-        echo: client.value,
-    });
+    let own = state.synproxy.secrets.answer(&packet.key, state.now);
+    let timestamps = asked
+        .timestamps
+        .filter(|_| agreed.timestamps)
+        .map(|client| Timestamps { value: own.clock(state.now), echo: client.value });
     let scale = agreed.window_scale.map(|_| OFFERED_SCALE);
     let words = Words {
-        seq: state.synproxy.secrets.cookie(&packet.key, packet.seq, &agreed, state.now),
+        seq: own.cookie(packet.seq, &agreed),
         ack: packet.seq.wrapping_add(1),
         flags: TcpFlags::SYN | TcpFlags::ACK,
         window: if mss > EARLY_SEGMENT_BYTES { EARLY_SEGMENT_BYTES } else { 2 * mss },
