@@ -577,4 +577,12 @@ fn many_services_are_added_in_one_step_or_not_at_all() {
         assert_eq!(refused.0, code, "{services}");
     }
     assert_eq!(gyre.call("status", json!({}))["services"], 21);
+    let cleared = gyre.call("service.remove_all", json!({"mode": "now"}));
+    assert_eq!(cleared["changes"], json!(["remove all 21 services"]));
+    assert_eq!(cleared["revision"], json!(before + 2));
+    assert_eq!(gyre.call("service.list", json!({}))["services"], json!([]));
+    assert_eq!(
+        gyre.call("config.get", json!({}))["config"]["local_addresses"]["pool1"]["port"],
+        "wan"
+    );
 }

@@ -20,7 +20,8 @@ use crate::control::api::{
     AddServerParams, AddServiceParams, AddServicesParams, Changed, ConnectionRow, EditServerParams,
     EditServiceParams, ListConnectionsParams, ListConnectionsResult, ListServicesParams,
     MarksResult, NoParams, PortsResult, RemovalMode, RemoveServerParams, RemoveServiceParams,
-    ServiceRow, ServicesResult, SetTimeoutsParams, TimeoutsResult, ZeroParams,
+    RemoveServicesParams, ServiceRow, ServicesResult, SetTimeoutsParams, TimeoutsResult,
+    ZeroParams,
 };
 
 /// What the kernel says of services and servers that are not there, or are already.
@@ -148,10 +149,8 @@ impl Director {
                 self.remove(service)
             }
             Command::Clear => {
-                let groups_too = self.services()?.into_iter();
-                groups_too
-                    .map(|service| format!("{} {}", service.protocol, service.address))
-                    .try_for_each(|service| self.remove(service))
+                let params = RemoveServicesParams { mode: RemovalMode::Now };
+                self.tell::<Changed>("service.remove_all", &params, NO_SERVICE).map(drop)
             }
             Command::AddServer => self.add_server(line),
             Command::EditServer => self.edit_server(line),

@@ -22,7 +22,7 @@ use super::server::{
 };
 use super::service::{
     AddServiceParams, AddServicesParams, EditServiceParams, ListServicesParams,
-    RemoveServiceParams, ServicesResult,
+    RemoveServiceParams, RemoveServicesParams, ServicesResult,
 };
 use super::stats::{Stats, ZeroParams};
 use super::status::Status;
@@ -169,6 +169,10 @@ methods! {
          stays, and new clients are answered as if it had no server.",
         r#"{"service":"tcp 192.0.2.80:443","mode":"drain","deadline_s":60}"#,
         r#"{"revision":6,"changes":["drain service tcp 192.0.2.80:443"]}"#;
+    "service.remove_all" => ServiceRemoveAll(RemoveServicesParams) -> Changed, [],
+        "Removes every virtual service in one step: drained unless told otherwise.",
+        r#"{"mode":"now"}"#,
+        r#"{"revision":7,"changes":["remove all 2 services"]}"#;
     "server.list" => ServerList(ListServersParams) -> ServersResult, [NotFound],
         "Real servers with their counts.",
         r#"{"service":"web"}"#,

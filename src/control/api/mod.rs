@@ -42,7 +42,7 @@ pub use server::{
 };
 pub use service::{
     AddServiceParams, AddServicesParams, EditServiceParams, ListServicesParams,
-    RemoveServiceParams, ServiceRow, ServicesResult,
+    RemoveServiceParams, RemoveServicesParams, ServiceRow, ServicesResult,
 };
 pub use stats::{CauseCount, LocalAddressRow, RateRow, Stats, WorkerDetail, ZeroParams};
 pub use status::Status;

@@ -60,6 +60,15 @@ pub struct RemoveServiceParams {
     pub deadline_s: Option<u64>,
 }
 
+/// Parameters of `service.remove_all`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveServicesParams {
+    /// How servers leave, and services with the last of them, as in `service.remove`.
+    #[serde(default)]
+    pub mode: RemovalMode,
+}
+
 /// A virtual service with its counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceRow {

@@ -27,6 +27,7 @@ pub enum Change {
     Whole(Box<Whole>),
     AddService(Map<String, Value>),
     AddServices(Vec<Map<String, Value>>),
+    RemoveServices(RemovalMode),
     EditService {
         service: String,
         set: Map<String, Value>,
@@ -67,6 +68,7 @@ impl Change {
             Change::Whole(_) => "config.apply",
             Change::AddService(_) => "service.add",
             Change::AddServices(_) => "service.add_many",
+            Change::RemoveServices(_) => "service.remove_all",
             Change::EditService { .. } => "service.edit",
             Change::RemoveService { .. } => "service.remove",
             Change::AddServer { .. } => "server.add",
@@ -167,6 +169,13 @@ impl Present<'_> {
             Change::Whole(_) => Err(internal()),
             Change::AddService(service) => self.add_service(service),
             Change::AddServices(services) => self.add_services(services),
+            Change::RemoveServices(mode) => {
+                let (removal, verb) = self.removal("service.remove_all", mode, None)?;
+                let count = self.registry.services().count();
+                run(format!("{verb} all {count} services"), move |registry| {
+                    registry.apply(&beside(registry, Vec::new(), removal), &mut |_| NextHopId::NONE)
+                })
+            }
             Change::EditService { service, set } => self.edit_service(&service, set),
             Change::RemoveService { service, mode, deadline_s } => {
                 let key = self.find_for(mode, &service)?;
@@ -258,12 +267,7 @@ impl Present<'_> {
         }
         Ok(Box::new(move |registry| {
             let all = registry.services().map(|(_, spec)| spec.clone()).chain(specs).collect();
-            let desired = Desired {
-                pools: registry.pools().to_vec(),
-                services: all,
-                semantics: registry.snapshot().semantics,
-                removal: Removal::Drain { deadline: None },
-            };
+            let desired = beside(registry, all, Removal::Drain { deadline: None });
             let applied = registry.apply(&desired, &mut hop_in(&hops)).map_err(from_specs)?;
             let revision = applied.snapshot.revision;
             Ok(Done { applied: Some(applied), revision, changes, ..Done::default() })
@@ -377,6 +381,12 @@ impl Present<'_> {
         }
         run("change semantics".into(), move |registry| Ok(registry.set_semantics(semantics)))
     }
+}
+
+/// These services, with all else as it is.
+fn beside(registry: &Registry, services: Vec<ServiceSpec>, removal: Removal) -> Desired {
+    let semantics = registry.snapshot().semantics;
+    Desired { pools: registry.pools().to_vec(), services, semantics, removal }
 }
 
 fn spec_of(server: &RealServer) -> ServerSpec {

@@ -214,6 +214,7 @@ fn change_of(request: Request) -> Result<Change, ApiError> {
         Request::ServiceEdit(params) => {
             Ok(Change::EditService { service: params.service, set: params.set })
         }
+        Request::ServiceRemoveAll(params) => Ok(Change::RemoveServices(params.mode)),
         Request::ServiceRemove(params) => Ok(Change::RemoveService {
             service: params.service,
             mode: params.mode,
