@@ -21,6 +21,8 @@ mod learned_mtu;
 mod mss;
 mod next_hop;
 mod outbox;
+#[doc(hidden)]
+pub mod parts;
 mod persistence;
 mod pipeline;
 mod reply;

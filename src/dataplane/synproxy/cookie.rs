@@ -33,7 +33,7 @@ const _: () = assert!(AGREED_BITS + WHOLE_BITS + TUPLE_BITS == u32::BITS);
 
 /// What client and service have agreed in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Agreed {
+pub struct Agreed {
     /// The client's MSS, as `mss` names it.
     pub mss_index: u8,
     /// The client's window scale, where both scale.
@@ -68,7 +68,7 @@ impl Agreed {
 
 /// What an acknowledged number turns out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Check {
+pub enum Check {
     /// A cookie of ours, and the segment stands at the client's first byte.
     Valid(Agreed),
     /// A cookie of ours for this tuple, but not with this sequence number: the client is there,
@@ -156,7 +156,7 @@ fn mask(tuple: u64) -> u32 {
 /// The secrets in force on one worker. A client's segments all reach one worker, so workers need
 /// not agree.
 #[derive(Debug)]
-pub(super) struct Secrets {
+pub struct Secrets {
     seed: u64,
     period: u64,
     now: Secret,
@@ -164,6 +164,7 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
+    /// The secrets of the time that `now` is in.
     pub fn new(seed: u64, now: Nanos) -> Self {
         let period = now.0 / PERIOD_NANOS;
         let before = Secret::of(seed, period.wrapping_sub(1));

@@ -11,7 +11,7 @@
 //! one to any service, so that clients of a director that restarted learn of it at once; but only
 //! so many a second, since a flood must not be echoed.
 
-mod cookie;
+pub(super) mod cookie;
 mod early_data;
 mod options;
 mod server;
