@@ -1,6 +1,6 @@
-# The laboratory of scripts/demo and scripts/soak: a client, a director and three servers in
-# network namespaces of their own, nginx on the servers, gyre on the director. Sourced, not run.
-# Which traffic runs and what it proves is the caller's business.
+# The laboratory of scripts/demo, scripts/soak and scripts/compare: a client, a director and three
+# servers in network namespaces of their own, nginx on the servers, gyre on the director. Sourced,
+# not run. Which traffic runs and what it proves is the caller's business.
 # shellcheck shell=bash
 #
 #     client eth0 --+-- wan0 [ gyre: wan | lan ] lan0 --+-- eth0 server1..3
@@ -142,7 +142,7 @@ write_config() {
 runtime_config() {
     cat <<END
 [runtime]
-workers = 2
+workers = ${GYRE_WORKERS:-2}
 idle = "adaptive"
 control_socket = "$LAB_DIR/gyre.sock"
 connections = 200_000
@@ -210,7 +210,7 @@ all_labs() {
     {
         ip netns list | awk '{print $1}'
         ls "${TMPDIR:-/tmp}"
-    } | sed -nE 's/^(gyre-(demo|soak)-[0-9]+)(-.*)?$/\1/p' | sort -u
+    } | sed -nE 's/^(gyre-(demo|soak|compare)-[0-9]+)(-.*)?$/\1/p' | sort -u
 }
 
 # remove_spaces LAB: ends what runs in its namespaces (only ours can), and takes all of it away.

@@ -14,6 +14,9 @@ TEST_PACKAGES=(haproxy bird2 iputils-ping vsftpd tshark dpdk-dev iperf3 dnsmasq-
     bind9-dnsutils ldirectord netbase prometheus)
 # What counts instructions.
 COUNT_PACKAGES=(valgrind)
+# What gyre is compared with.
+COMPARE_PACKAGES=(haproxy libnginx-mod-stream)
+SWITCH_PACKAGES=(openvswitch-switch-dpdk dpdk dpdk-dev)
 
 if [ -t 1 ]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'

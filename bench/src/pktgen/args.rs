@@ -92,6 +92,10 @@ pub struct PortArgs {
     /// Port that receives, where traffic comes back by another way
     #[arg(long, value_name = "DEVICE")]
     pub rx_port: Option<String>,
+    /// Queues of the port that receives, for a peer that sends by several: a memif has as many
+    /// rings as its client has queues
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub rx_queues: u16,
     /// Core that sends [default: the last this process may use]
     #[arg(long)]
     pub core: Option<usize>,

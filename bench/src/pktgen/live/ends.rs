@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use gyre::dpdk::{Mbuf, MbufPool, MbufVec, RxQueue, TscClock, TxQueue};
+use gyre::dpdk::{Mbuf, MbufPool, MbufVec, TscClock, TxQueue};
 use gyre::wire::ethernet::MacAddr;
 use gyre::wire::ip::IpProtocol;
 use gyre::wire::tcp::{Tcp, TcpFlags};
 
-use super::rig::send_bytes;
+use super::rig::{RxQueues, send_bytes};
 use crate::clients::Clients;
 use crate::incoming;
 use crate::neighbour;
@@ -136,7 +136,7 @@ impl Owned {
 
 /// The end that receives.
 pub struct Sink {
-    pub queue: RxQueue,
+    pub queues: RxQueues,
     pub pool: MbufPool,
     pub watch: Watch,
     pub owned: Owned,
@@ -147,7 +147,7 @@ pub struct Sink {
 impl Sink {
     /// Counts what has come; whether anything had.
     pub fn turn(&mut self, clock: &mut TscClock) -> bool {
-        if self.queue.rx_burst(&mut self.frames) == 0 {
+        if self.queues.rx_burst(&mut self.frames) == 0 {
             return false;
         }
         let now_ns = clock.now().0;

@@ -51,9 +51,32 @@ pub struct Ends {
     /// Sends.
     pub tx: TxQueue,
     /// Receives.
-    pub rx: RxQueue,
+    pub rx: RxQueues,
     /// Sends answers to questions on the port that receives, where that is another.
     pub answers: Option<TxQueue>,
+}
+
+/// All queues of the port that receives.
+pub struct RxQueues {
+    queues: Vec<RxQueue>,
+    /// The one to ask first.
+    next: usize,
+}
+
+impl RxQueues {
+    /// Takes what the next queue that has anything has; they get their turns.
+    #[inline]
+    pub fn rx_burst(&mut self, frames: &mut MbufVec) -> usize {
+        let count = self.queues.len();
+        for at in (self.next..count).chain(0..self.next) {
+            let got = self.queues[at].rx_burst(frames);
+            if got > 0 {
+                self.next = (at + 1) % count;
+                return got;
+            }
+        }
+        0
+    }
 }
 
 /// How a port is made ready.
@@ -113,12 +136,33 @@ pub fn open_port(
     mtu: Option<u16>,
     pool: &MbufPool,
 ) -> anyhow::Result<(Nic, QueuePair)> {
-    // Traffic comes back to the clients' many addresses, yet to one MAC: no need to listen to
-    // others'. Fast free is for one pool, which is what there is.
-    let config = NicConfig { mtu, ..NicConfig::new(device) };
-    let (nic, mut queues) = Nic::open(&config, pool)?;
-    let pair = queues.pop().with_context(|| format!("{device} has no queue"))?;
+    let (nic, mut pairs) = open_queues(&NicConfig { mtu, ..NicConfig::new(device) }, pool)?;
+    let pair = pairs.pop().with_context(|| format!("{device} has no queue"))?;
     Ok((nic, pair))
+}
+
+// Traffic comes back to the clients' many addresses, yet to one MAC: no need to listen to others'.
+// Fast free is for one pool, which is what there is.
+fn open_queues(config: &NicConfig, pool: &MbufPool) -> anyhow::Result<(Nic, Vec<QueuePair>)> {
+    let (nic, pairs) = Nic::open(config, pool)?;
+    let (device, wanted, offered) = (&config.device, config.queue_pairs, pairs.len());
+    if offered != usize::from(wanted) {
+        return Err(Usage(format!("{device} has {offered} queues, not {wanted}")).into());
+    }
+    Ok((nic, pairs))
+}
+
+/// Opens the port that receives; one queue sends what it has to answer.
+fn open_receiver(config: &NicConfig, pool: &MbufPool) -> anyhow::Result<(Nic, RxQueues, TxQueue)> {
+    let (nic, pairs) = open_queues(config, pool)?;
+    let (mut queues, mut senders) = (Vec::new(), Vec::new());
+    for pair in pairs {
+        queues.push(pair.rx);
+        senders.push(pair.tx);
+    }
+    let tx = senders.into_iter().next();
+    let tx = tx.with_context(|| format!("{} has no queue", config.device))?;
+    Ok((nic, RxQueues { queues, next: 0 }, tx))
 }
 
 /// Waits until a port has its link, as a memif has once its other end is there.
@@ -148,12 +192,17 @@ impl Rig {
         let devices: Vec<&str> = [device].into_iter().chain(args.rx_port.as_deref()).collect();
         let wish = PortWish { device, mtu, no_huge: args.no_huge, mbufs: args.mbufs };
         let (eal, pool) = start_dpdk(&wish, &devices)?;
-        let (tx_nic, pair) = open_port(wish.device, mtu, &pool)?;
-        let (rx_nic, ends) = match &args.rx_port {
-            None => (None, Ends { tx: pair.tx, rx: pair.rx, answers: None }),
-            Some(device) => {
-                let (nic, other) = open_port(device, mtu, &pool)?;
-                (Some(nic), Ends { tx: pair.tx, rx: other.rx, answers: Some(other.tx) })
+        let receiver =
+            |device: &str| NicConfig { mtu, queue_pairs: args.rx_queues, ..NicConfig::new(device) };
+        let (tx_nic, rx_nic, ends) = match &args.rx_port {
+            None => {
+                let (nic, rx, tx) = open_receiver(&receiver(device), &pool)?;
+                (nic, None, Ends { tx, rx, answers: None })
+            }
+            Some(other) => {
+                let (tx_nic, pair) = open_port(device, mtu, &pool)?;
+                let (rx_nic, rx, answers) = open_receiver(&receiver(other), &pool)?;
+                (tx_nic, Some(rx_nic), Ends { tx: pair.tx, rx, answers: Some(answers) })
             }
         };
         let fits = tx_nic.frame_bytes_max() + usize::from(FCS_BYTES);

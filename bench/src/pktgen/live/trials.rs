@@ -301,7 +301,7 @@ impl Trials {
             turns: 0,
         };
         let owned = self.owned.clone();
-        Ok((sender, Sink { queue: rx, pool, watch, owned, answers, frames: MbufVec::new() }))
+        Ok((sender, Sink { queues: rx, pool, watch, owned, answers, frames: MbufVec::new() }))
     }
 
     /// Starts the cores, shows how far they are, and waits for them.
@@ -358,7 +358,7 @@ impl Trials {
             Answers::Own(queue) => Some(queue),
             Answers::Forward(_) => None,
         };
-        self.rig.put_ends(Ends { tx: sender.queue, rx: sink.queue, answers });
+        self.rig.put_ends(Ends { tx: sender.queue, rx: sink.queues, answers });
         sink.watch
     }
 }
