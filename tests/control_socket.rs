@@ -19,3 +19,6 @@ mod http;
 mod lists;
 #[path = "control/neighbours.rs"]
 mod neighbours;
+#[path = "control/web.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod web;

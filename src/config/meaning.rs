@@ -15,7 +15,7 @@ use crate::model::{
 };
 
 /// Adds what is wrong with `config`, which `walk` left over, and gives what it wants.
-pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
+pub(super) fn check(config: &Config, walk: &mut Walk<'_>) -> Desired {
     runtime(config, walk);
     ports(config, walk);
     port_names(config, walk);
@@ -52,7 +52,7 @@ pub(super) fn check(config: &Config, walk: &mut Walk) -> Desired {
 
 /// Adds what keeps one service from joining those that are there: `problems` of its meaning, but
 /// for those that may only be there because a wrong value was left out.
-pub(super) fn beside(problems: Vec<SpecProblem>, written: &Written, walk: &mut Walk) {
+pub(super) fn beside(problems: Vec<SpecProblem>, written: &Written, walk: &mut Walk<'_>) {
     for problem in problems {
         if !follows_from_another(problem.place, written, walk) {
             let SpecProblem { subject, what, remedy, .. } = problem;
@@ -63,7 +63,7 @@ pub(super) fn beside(problems: Vec<SpecProblem>, written: &Written, walk: &mut W
 }
 
 /// What servers ask of the ports' addresses, as far as the ports are known.
-fn addresses(config: &Config, desired: &Desired, walk: &Walk) -> Vec<SpecProblem> {
+fn addresses(config: &Config, desired: &Desired, walk: &Walk<'_>) -> Vec<SpecProblem> {
     let mut problems = check_addresses(desired, &nics(config));
     if config.port.is_empty() || walk.any_dropped_in("port") {
         problems.retain(|problem| matches!(problem.place, Place::Server(.., "forwarding")));
@@ -85,7 +85,7 @@ fn nics(config: &Config) -> Vec<NicModel> {
     config.port.iter().take(NICS_MAX).enumerate().map(nic).collect()
 }
 
-fn runtime(config: &Config, walk: &mut Walk) {
+fn runtime(config: &Config, walk: &mut Walk<'_>) {
     let Some(cores) = &config.runtime.cores else { return };
     if config.runtime.workers.is_some() {
         let what = "`workers` and `cores` both say how many workers there are".into();
@@ -104,7 +104,7 @@ fn runtime(config: &Config, walk: &mut Walk) {
     }
 }
 
-fn ports(config: &Config, walk: &mut Walk) {
+fn ports(config: &Config, walk: &mut Walk<'_>) {
     if config.port.is_empty() && !walk.any_dropped_in("port") {
         let remedy = "add a [[port]] with name and device".into();
         walk.push("", "there is no port".into(), remedy);
@@ -149,7 +149,7 @@ fn ports(config: &Config, walk: &mut Walk) {
 }
 
 /// A bond has members, and nothing else has.
-fn members(port: &Port, path: &str, walk: &mut Walk) {
+fn members(port: &Port, path: &str, walk: &mut Walk<'_>) {
     let list = format!("{path}.members");
     match (port.is_bond(), port.members.is_empty()) {
         (true, true) if !walk.is_dropped(&list) => {
@@ -168,7 +168,7 @@ fn members(port: &Port, path: &str, walk: &mut Walk) {
 }
 
 /// Every `port = NAME` names a port.
-fn port_names(config: &Config, walk: &mut Walk) {
+fn port_names(config: &Config, walk: &mut Walk<'_>) {
     if walk.any_dropped_in("port") {
         return;
     }
@@ -192,7 +192,7 @@ fn port_names(config: &Config, walk: &mut Walk) {
     }
 }
 
-fn routes(config: &Config, walk: &mut Walk) {
+fn routes(config: &Config, walk: &mut Walk<'_>) {
     for (at, route) in config.route.iter().enumerate() {
         let path = walk.element("route", at);
         let (via, port) = (format!("{path}.via"), format!("{path}.port"));
@@ -220,7 +220,7 @@ fn routes(config: &Config, walk: &mut Walk) {
 }
 
 /// Each mark is said once and is some packets'.
-fn marks(config: &Config, walk: &mut Walk) {
+fn marks(config: &Config, walk: &mut Walk<'_>) {
     let mut seen = HashMap::new();
     for (at, mark) in config.mark.iter().enumerate() {
         let path = walk.element("mark", at);
@@ -236,7 +236,7 @@ fn marks(config: &Config, walk: &mut Walk) {
 }
 
 /// Options that mean something with another option alone.
-pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
+pub(super) fn options(service: &Service, path: &str, walk: &mut Walk<'_>) {
     scheduler_flags(service, path, walk);
     if service.address.is_some() && service.group.is_some() {
         let what = "`address` and `group` both say what the service is".into();
@@ -244,7 +244,10 @@ pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
         walk.push(&join(path, "group"), what, remedy);
     }
     let servers = join(path, "server");
-    for (at, server) in service.server.iter().enumerate() {
+    let tunnelled = |server: &Server| {
+        server.tunnel.is_some() || server.tunnel_port.is_some() || server.tunnel_checksum.is_some()
+    };
+    for (at, server) in service.server.iter().enumerate().filter(|(_, s)| tunnelled(s)) {
         let path = walk.element(&servers, at);
         tunnel_options(server, service.forwarding, &path, walk);
     }
@@ -269,7 +272,7 @@ pub(super) fn options(service: &Service, path: &str, walk: &mut Walk) {
 }
 
 /// Flags of another scheduler than the service's.
-fn scheduler_flags(service: &Service, path: &str, walk: &mut Walk) {
+fn scheduler_flags(service: &Service, path: &str, walk: &mut Walk<'_>) {
     if walk.is_dropped(&join(path, "scheduler")) {
         return;
     }
@@ -291,7 +294,12 @@ fn scheduler_flags(service: &Service, path: &str, walk: &mut Walk) {
 }
 
 /// Tunnel options of a server that would go unheard. `forwarding` is its service's.
-pub(super) fn tunnel_options(server: &Server, forwarding: Forwarding, path: &str, walk: &mut Walk) {
+pub(super) fn tunnel_options(
+    server: &Server,
+    forwarding: Forwarding,
+    path: &str,
+    walk: &mut Walk<'_>,
+) {
     let tun = server.forwarding.unwrap_or(forwarding) == Forwarding::Tun;
     let tunnel = server.tunnel.unwrap_or_default();
     let (ipip, gue) = (tunnel == Tunnel::Ipip, tunnel == Tunnel::Gue);
@@ -313,7 +321,7 @@ pub(super) fn tunnel_options(server: &Server, forwarding: Forwarding, path: &str
 }
 
 /// Where a place of the model is in the schema.
-fn path_of(place: Place, desired: &Desired, walk: &Walk) -> String {
+fn path_of(place: Place, desired: &Desired, walk: &Walk<'_>) -> String {
     match place {
         Place::Whole => String::new(),
         Place::Pool(pool, field) => {
@@ -334,7 +342,7 @@ fn path_of(place: Place, desired: &Desired, walk: &Walk) -> String {
 }
 
 /// Whether a problem of a whole configuration may only be there because a wrong value was left out.
-fn follows_in_file(place: Place, desired: &Desired, walk: &Walk) -> bool {
+fn follows_in_file(place: Place, desired: &Desired, walk: &Walk<'_>) -> bool {
     match place {
         Place::Whole | Place::PoolAddress(..) => false,
         Place::Pool(pool, field) => {
@@ -356,7 +364,7 @@ pub(super) struct Written {
 
 impl Written {
     /// All of a service with so many servers that are left.
-    pub(super) fn service(path: String, servers: usize, walk: &Walk) -> Self {
+    pub(super) fn service(path: String, servers: usize, walk: &Walk<'_>) -> Self {
         let list = join(&path, "server");
         let servers = (0..servers).map(|at| Some(walk.element(&list, at))).collect();
         Written { service: Some(path), servers }
@@ -371,7 +379,7 @@ impl Written {
 }
 
 /// Whether a problem may only be there because a wrong value was left out.
-fn follows_from_another(place: Place, written: &Written, walk: &Walk) -> bool {
+fn follows_from_another(place: Place, written: &Written, walk: &Walk<'_>) -> bool {
     let is_dropped = |path: &Option<String>, field: &str| {
         path.as_ref().is_some_and(|path| walk.is_dropped(&join(path, field)))
     };

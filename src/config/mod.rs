@@ -51,16 +51,26 @@ pub struct Checked {
 
 /// Judges a TOML text. The problems are in the order of the text.
 pub fn check(text: &str) -> Result<Checked, Vec<Problem>> {
+    check_then(text, |checked| checked)
+}
+
+/// Judges a TOML text and gives the outcome to `then` before it frees what it took: for whoever
+/// waits, freeing the parts of a large file is a tenth of the time.
+pub fn check_then<T>(text: &str, then: impl FnOnce(Result<Checked, Vec<Problem>>) -> T) -> T {
     let lines = Lines::new(text);
-    let document = Document::parse(text.to_owned()).map_err(|error| {
-        vec![Problem {
-            position: lines.position(error.span()),
-            path: String::new(),
-            message: format!("not TOML: {}", error.message().trim_end().replace('\n', ", ")),
-            remedy: "correct this first; the rest is checked after it".into(),
-        }]
-    })?;
-    check_node(&node::from_toml(&document, &lines))
+    let document = match Document::parse(text.to_owned()) {
+        Ok(document) => document,
+        Err(error) => {
+            return then(Err(vec![Problem {
+                position: lines.position(error.span()),
+                path: String::new(),
+                message: format!("not TOML: {}", error.message().trim_end().replace('\n', ", ")),
+                remedy: "correct this first; the rest is checked after it".into(),
+            }]));
+        }
+    };
+    let node = node::from_toml(&document, &lines);
+    then(check_node(&node))
 }
 
 /// Judges the same in JSON, as `config.apply` takes it.
@@ -77,8 +87,9 @@ pub fn service_from_json(
     json: &serde_json::Value,
     judge: Judge,
 ) -> Result<ServiceSpec, Vec<Problem>> {
-    let mut walk = Walk::default();
-    let service: Option<Service> = left_of(&mut walk, &node::from_json(json), &schema::SERVICE);
+    let node = node::from_json(json);
+    let mut walk = Walk::new(&node);
+    let service: Option<Service> = left_of(&mut walk, &schema::SERVICE);
     let spec = service.map(|service| {
         meaning::options(&service, "", &mut walk);
         service.spec()
@@ -96,8 +107,9 @@ pub fn server_from_json(
     service: &ServiceSpec,
     judge: Judge,
 ) -> Result<ServerSpec, Vec<Problem>> {
-    let mut walk = Walk::default();
-    let server: Option<Server> = left_of(&mut walk, &node::from_json(json), &schema::SERVER);
+    let node = node::from_json(json);
+    let mut walk = Walk::new(&node);
+    let server: Option<Server> = left_of(&mut walk, &schema::SERVER);
     let (port, forwarding) = (service.key.port().unwrap_or(0), service.forwarding);
     let spec = server.map(|server| {
         meaning::tunnel_options(&server, forwarding.into(), "", &mut walk);
@@ -118,8 +130,8 @@ pub fn server_to_json(server: &ServerSpec, service: &ServiceSpec) -> Fields {
 }
 
 fn check_node(node: &Node) -> Result<Checked, Vec<Problem>> {
-    let mut walk = Walk::default();
-    let config: Option<Config> = left_of(&mut walk, node, &schema::CONFIG);
+    let mut walk = Walk::new(node);
+    let config: Option<Config> = left_of(&mut walk, &schema::CONFIG);
     let checked = config.map(|config| {
         let desired = meaning::check(&config, &mut walk);
         Checked { config, desired }
@@ -127,9 +139,9 @@ fn check_node(node: &Node) -> Result<Checked, Vec<Problem>> {
     finish(walk, checked)
 }
 
-/// What the schema leaves of `node`, as its type.
-fn left_of<T: DeserializeOwned>(walk: &mut Walk, node: &Node, shape: &Shape) -> Option<T> {
-    let left = walk.check(node, shape, "")?;
+/// What the schema leaves of what is walked over, as its type.
+fn left_of<T: DeserializeOwned>(walk: &mut Walk<'_>, shape: &Shape) -> Option<T> {
+    let left = walk.check(shape)?;
     serde_json::from_value(left)
         .map_err(|error| {
             debug_assert!(false, "schema and types differ: {error}");
@@ -138,7 +150,7 @@ fn left_of<T: DeserializeOwned>(walk: &mut Walk, node: &Node, shape: &Shape) -> 
         .ok()
 }
 
-fn finish<T>(mut walk: Walk, result: Option<T>) -> Result<T, Vec<Problem>> {
+fn finish<T>(mut walk: Walk<'_>, result: Option<T>) -> Result<T, Vec<Problem>> {
     walk.problems.sort_by_key(|problem| problem.position);
     match result {
         Some(result) if walk.problems.is_empty() => Ok(result),

@@ -2,6 +2,8 @@
 //! range. Finds all of them, and gives what is left when the wrong parts are taken out, so that
 //! meanings can be judged in the same pass.
 
+use std::fmt;
+
 use hashbrown::{HashMap, HashSet};
 use serde_json::{Map, Value as Json};
 
@@ -64,19 +66,44 @@ pub(super) fn quoted(names: &[&str]) -> String {
     names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
+/// Where in the schema, put into words only when there is something to say: most of a large
+/// configuration is without fault.
+#[derive(Clone, Copy, Debug)]
+enum Path<'p> {
+    Root,
+    Key(&'p Path<'p>, &'p str),
+    Element(&'p Path<'p>, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Root => Ok(()),
+            Path::Key(Path::Root, key) => f.write_str(key),
+            Path::Key(above, key) => write!(f, "{above}.{key}"),
+            Path::Element(above, at) => write!(f, "{above}[{at}]"),
+        }
+    }
+}
+
 /// The outcome of a walk.
-#[derive(Debug, Default)]
-pub(super) struct Walk {
+#[derive(Debug)]
+pub(super) struct Walk<'n> {
     pub(super) problems: Vec<Problem>,
-    /// Where each path stands in the text.
-    positions: HashMap<String, Position>,
+    /// What is walked over: it knows where things stand.
+    root: &'n Node,
     /// Paths of fields that had a wrong value and were left out.
     dropped: HashSet<String>,
     /// By path of a list: which of its elements are left, by their original positions.
     kept: HashMap<String, Vec<usize>>,
 }
 
-impl Walk {
+impl<'n> Walk<'n> {
+    pub(super) fn new(root: &'n Node) -> Self {
+        let (problems, dropped, kept) = (Vec::new(), HashSet::new(), HashMap::new());
+        Walk { problems, root, dropped, kept }
+    }
+
     pub(super) fn push(&mut self, path: &str, message: String, remedy: String) {
         let position = self.position(path);
         self.problems.push(Problem { position, path: path.to_owned(), message, remedy });
@@ -84,16 +111,12 @@ impl Walk {
 
     /// Where `path` stands, or the nearest part of it that is written down.
     pub(super) fn position(&self, path: &str) -> Option<Position> {
-        let mut path = path;
-        loop {
-            if let Some(position) = self.positions.get(path) {
-                return Some(*position);
-            }
-            path = match path.rfind(['.', '[']) {
-                Some(end) => &path[..end],
-                None => return self.positions.get("").copied(),
-            };
+        let (mut node, mut left, mut found) = (self.root, path, self.root.at);
+        while let Some((inner, rest)) = step(node, left) {
+            found = inner.at.or(found);
+            (node, left) = (inner, rest);
         }
+        found
     }
 
     /// Whether the value at `path` was wrong, so that nothing can be said about what follows.
@@ -112,11 +135,13 @@ impl Walk {
         format!("{list}[{}]", original.unwrap_or(&at))
     }
 
-    /// Checks `node`; gives it back as JSON without its wrong parts, `None` when nothing is left.
-    pub(super) fn check(&mut self, node: &Node, shape: &Shape, path: &str) -> Option<Json> {
-        if let Some(at) = node.at {
-            self.positions.entry(path.to_owned()).or_insert(at);
-        }
+    /// Checks the whole; gives it back as JSON without its wrong parts, `None` when nothing is
+    /// left.
+    pub(super) fn check(&mut self, shape: &Shape) -> Option<Json> {
+        self.node(self.root, shape, Path::Root)
+    }
+
+    fn node(&mut self, node: &Node, shape: &Shape, path: Path<'_>) -> Option<Json> {
         match (shape, &node.value) {
             (Shape::Bool, Value::Bool(yes)) => Some(Json::Bool(*yes)),
             (Shape::Text, Value::Text(text)) => Some(Json::String(text.clone())),
@@ -142,13 +167,14 @@ impl Walk {
         }
     }
 
-    fn refuse(&mut self, path: &str, message: String, remedy: String) -> Option<Json> {
-        self.push(path, message, remedy);
-        self.dropped.insert(path.to_owned());
+    fn refuse(&mut self, path: Path<'_>, message: String, remedy: String) -> Option<Json> {
+        let path = path.to_string();
+        self.push(&path, message, remedy);
+        self.dropped.insert(path);
         None
     }
 
-    fn integer(&mut self, number: i64, shape: &Shape, path: &str) -> Option<Json> {
+    fn integer(&mut self, number: i64, shape: &Shape, path: Path<'_>) -> Option<Json> {
         let Shape::Integer(min, max) = *shape else { return None };
         if (min..=max).contains(&number) {
             return Some(Json::from(number));
@@ -160,7 +186,7 @@ impl Walk {
         &mut self,
         text: &str,
         (names, later): (&[&str], &[&str]),
-        path: &str,
+        path: Path<'_>,
     ) -> Option<Json> {
         if names.contains(&text) {
             return Some(Json::String(text.to_owned()));
@@ -176,29 +202,31 @@ impl Walk {
         self.refuse(path, format!("\"{text}\" is unknown"), remedy)
     }
 
-    fn list(&mut self, items: &[Node], inner: &Shape, path: &str) -> Json {
+    fn list(&mut self, items: &[Node], inner: &Shape, path: Path<'_>) -> Json {
         let mut kept = Vec::with_capacity(items.len());
         let mut left = Vec::with_capacity(items.len());
         for (at, item) in items.iter().enumerate() {
-            if let Some(json) = self.check(item, inner, &format!("{path}[{at}]")) {
+            if let Some(json) = self.node(item, inner, Path::Element(&path, at)) {
                 kept.push(at);
                 left.push(json);
             }
         }
-        self.kept.insert(path.to_owned(), kept);
+        if kept.len() < items.len() {
+            self.kept.insert(path.to_string(), kept);
+        }
         Json::Array(left)
     }
 
-    fn table(&mut self, entries: &[Entry], fields: &[Field], path: &str) -> Option<Json> {
+    fn table(&mut self, entries: &[Entry], fields: &[Field], path: Path<'_>) -> Option<Json> {
         let mut left = Map::new();
         for entry in entries {
-            let inner = join(path, &entry.key);
+            let inner = Path::Key(&path, &entry.key);
             match fields.iter().find(|field| field.name == entry.key) {
                 Some(field) => {
-                    let json = self.check(&entry.node, &field.shape, &inner);
+                    let json = self.node(&entry.node, &field.shape, inner);
                     left.extend(json.map(|json| (entry.key.clone(), json)));
                 }
-                None => self.unknown_key(entry, fields, &inner),
+                None => self.unknown_key(entry, fields, inner),
             }
         }
         let mut whole = true;
@@ -207,21 +235,18 @@ impl Walk {
             if !has(field.name) && !field.instead.is_some_and(has) {
                 let what = format!("`{}` is missing", field.name);
                 let remedy = format!("add {} = {}", field.name, field.shape.expected());
-                self.push(path, what, remedy);
+                self.push(&path.to_string(), what, remedy);
             }
             let is_left = |name: &str| left.contains_key(name);
             whole &= is_left(field.name) || field.instead.is_some_and(is_left);
         }
         if !whole {
-            self.dropped.insert(path.to_owned());
+            self.dropped.insert(path.to_string());
         }
         whole.then_some(Json::Object(left))
     }
 
-    fn unknown_key(&mut self, entry: &Entry, fields: &[Field], path: &str) {
-        if let Some(at) = entry.key_at {
-            self.positions.insert(path.to_owned(), at);
-        }
+    fn unknown_key(&mut self, entry: &Entry, fields: &[Field], path: Path<'_>) {
         let remedy = match near(&entry.key, fields.iter().map(|field| field.name)) {
             Some(name) => format!("did you mean `{name}`?"),
             None => {
@@ -229,16 +254,41 @@ impl Walk {
                 format!("remove it; possible here: {}", names.join(", "))
             }
         };
-        self.push(path, "unknown key".into(), remedy);
+        let (path, message) = (path.to_string(), "unknown key".into());
+        // Where the key stands, not its value.
+        let position = entry.key_at.or_else(|| self.position(&path));
+        self.problems.push(Problem { position, path, message, remedy });
     }
 
-    fn map(&mut self, entries: &[Entry], inner: &Shape, path: &str) -> Json {
+    fn map(&mut self, entries: &[Entry], inner: &Shape, path: Path<'_>) -> Json {
         let mut left = Map::new();
         for entry in entries {
-            let json = self.check(&entry.node, inner, &join(path, &entry.key));
+            let json = self.node(&entry.node, inner, Path::Key(&path, &entry.key));
             left.extend(json.map(|json| (entry.key.clone(), json)));
         }
         Json::Object(left)
+    }
+}
+
+/// One step down a path, and what is left of it. Keys of the user's may hold any character, so the
+/// longest key that fits is taken.
+fn step<'n, 'p>(node: &'n Node, path: &'p str) -> Option<(&'n Node, &'p str)> {
+    match &node.value {
+        Value::Table(entries) => {
+            let path = path.strip_prefix('.').unwrap_or(path);
+            let rest = |entry: &Entry| {
+                let rest = path.strip_prefix(&*entry.key)?;
+                (rest.is_empty() || rest.starts_with(['.', '['])).then_some(rest)
+            };
+            let fitting = entries.iter().filter_map(|entry| Some((entry, rest(entry)?)));
+            let (entry, rest) = fitting.max_by_key(|(entry, _)| entry.key.len())?;
+            Some((&entry.node, rest))
+        }
+        Value::List(items) => {
+            let (at, rest) = path.strip_prefix('[')?.split_once(']')?;
+            Some((items.get(at.parse::<usize>().ok()?)?, rest))
+        }
+        _ => None,
     }
 }
 

@@ -489,8 +489,9 @@ fn schema_and_types_agree() {
     for turn in 0..8 {
         let all = sample(&schema::CONFIG, turn);
         let config: Config = serde_json::from_value(all.clone()).unwrap();
-        let mut walk = Walk::default();
-        assert!(walk.check(&node::from_json(&all), &schema::CONFIG, "").is_some());
+        let node = node::from_json(&all);
+        let mut walk = Walk::new(&node);
+        assert!(walk.check(&schema::CONFIG).is_some());
         assert!(walk.problems.is_empty(), "{:?}", walk.problems);
         assert_eq!(serde_json::to_value(&config).unwrap(), all);
     }

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, info, warn};
 
 use super::checks::{self, CheckError, Machine, PlannedPort};
@@ -61,7 +62,7 @@ pub enum LaunchError {
 
 /// Runs gyre until it is told to stop.
 pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
-    start_log(checked.config.runtime.log);
+    prepare_process(checked.config.runtime.log);
     let config = checked.config.clone();
     let workers = config.runtime.worker_count();
     let control_socket = Path::new(&config.runtime.control_socket);
@@ -131,6 +132,11 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     Ok(outcome?)
 }
 
+fn prepare_process(log: config::LogLevel) {
+    start_log(log);
+    raise_open_files();
+}
+
 fn start_log(level: config::LogLevel) {
     let level = match level {
         config::LogLevel::Error => tracing::Level::ERROR,
@@ -146,6 +152,18 @@ fn start_log(level: config::LogLevel) {
         .with_writer(std::io::stderr);
     // A test that launches twice in one process has a log already.
     let _ = log.try_init();
+}
+
+/// As many open files as the system allows: a thousand clients of the socket need as many, and the
+/// usual 1024 would leave none for anything else.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            warn!(%error, "the limit of open files stays as it is");
+        }
+    }
 }
 
 /// Memory for frames as large as the interfaces below the ports have them now.

@@ -210,3 +210,46 @@ fn random_bytes_never_stop_the_server() {
     }
     assert!(gyre.connect().call("status", json!({}))["result"].is_object());
 }
+
+/// Files for a thousand clients and both of their ends.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most.min(8192), most).unwrap();
+}
+
+/// Sends requests until the other side takes no more, and never reads a reply.
+fn deafen(path: &std::path::Path) -> std::os::unix::net::UnixStream {
+    use std::io::Write;
+    let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let line = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"stats\"}\n".repeat(50);
+    while stream.write(line.as_bytes()).is_ok_and(|written| written == line.len()) {}
+    stream
+}
+
+#[test]
+fn nine_hundred_stuck_clients_do_not_hold_up_a_hundred_others() {
+    raise_open_files();
+    let gyre = Gyre::start();
+    let mut silent: Vec<Client> = (0..600).map(|_| gyre.connect()).collect();
+    // Half of them have begun a request that never ends.
+    silent.iter_mut().take(300).for_each(|client| client.send(&STATUS[..30]));
+    let deaf: Vec<_> = (0..300).map(|_| deafen(&gyre.path)).collect();
+    let mut slowest = Duration::ZERO;
+    let mut others: Vec<Client> = (0..100).map(|_| gyre.connect()).collect();
+    for weight in 0..3 {
+        for client in &mut others {
+            let start = std::time::Instant::now();
+            assert!(client.call("status", json!({}))["result"].is_object());
+            slowest = slowest.max(start.elapsed());
+        }
+        let server = json!({"service": "web", "server": "192.0.2.12:8080", "weight": weight});
+        let start = std::time::Instant::now();
+        gyre.call("server.set_weight", server);
+        slowest = slowest.max(start.elapsed());
+    }
+    println!("the slowest of 303 calls took {slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    drop((silent, deaf));
+}

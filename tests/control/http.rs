@@ -1,77 +1,14 @@
 //! The API over HTTP: nothing without the token, the same answers with it, metrics and health.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gyre::control::socket::SocketLimits;
 use serde_json::{Value, json};
 
-use crate::support::{CONFIG, Gyre, PATIENCE};
-
-pub const TOKEN: &str = "a-token-that-is-long-enough";
-
-/// A running gyre with HTTP on a port of its own.
-pub struct Web {
-    pub gyre: Gyre,
-    pub address: SocketAddr,
-    _directory: tempfile::TempDir,
-}
-
-impl Web {
-    pub fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let token = directory.path().join("token");
-        std::fs::write(&token, TOKEN).unwrap();
-        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
-        // Free a moment ago, and nobody else asks for this one.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let text =
-            format!("[http]\nlisten = \"{address}\"\ntoken_file = \"{}\"\n", token.display());
-        let path = Path::new("/etc/gyre/test.toml");
-        let gyre = Gyre::of_file(path, &format!("{CONFIG}\n{text}"), SocketLimits::default());
-        // The socket is there from the first; what answers is ready.
-        gyre.call("status", json!({}));
-        Web { gyre, address, _directory: directory }
-    }
-
-    fn stream(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    }
-
-    /// Status, headers, body.
-    fn send(&self, request: &str) -> (u16, String, String) {
-        let mut stream = self.stream();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        (status.unwrap_or_else(|| panic!("{answer}")), head.to_lowercase(), body.to_owned())
-    }
-
-    pub fn get(&self, path: &str, more: &str) -> (u16, String, String) {
-        self.send(&format!(
-            "GET {path} HTTP/1.1\r\nHost: gyre\r\nConnection: close\r\n\
-             Authorization: Bearer {TOKEN}\r\n{more}\r\n"
-        ))
-    }
-
-    fn rpc(&self, body: &str) -> (u16, Value) {
-        let (status, _, answer) = self.send(&format!(
-            "POST /rpc HTTP/1.1\r\nHost: gyre\r\nConnection: close\r\nAuthorization: bearer {TOKEN}\
-             \r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        ));
-        (status, serde_json::from_str(&answer).unwrap_or_default())
-    }
-}
+use crate::support::{CONFIG, PATIENCE};
+use crate::web::{TOKEN, Web};
 
 #[test]
 fn without_the_token_there_is_nothing() {

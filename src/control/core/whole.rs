@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
@@ -16,7 +16,7 @@ use super::history::{Extent, Kept, Unconfirmed};
 use super::refusal::{from_config, from_specs};
 use super::work::Work;
 use super::{file, to_outcome};
-use crate::config::{Checked, check, check_json, merge};
+use crate::config::{Checked, Problem, check, check_json, check_then, merge};
 use crate::control::api::rpc::Outcome;
 use crate::control::api::{
     ApiError, ApplyParams, ApplyResult, ConfigText, ConfirmResult, ErrorCode, GetParams,
@@ -214,18 +214,23 @@ impl Core {
     pub(super) fn parse_config(&mut self, params: ApplyParams, reply: Reply) {
         let ApplyParams { config, dry_run, confirm_s, file } = params;
         let same_file = file.as_deref().is_some_and(|file| *file == *self.config_path);
-        self.read_beside(reply, move || {
-            let confirm = confirm(confirm_s)?;
-            let checked = match config {
-                ConfigText::Toml(text) => check(&text),
-                ConfigText::Json(object) => check_json(&serde_json::Value::Object(object)),
+        let parsed = self.parsed.clone();
+        spawn_blocking(move || {
+            let done = |checked: Result<Checked, Vec<Problem>>| {
+                let by = match file {
+                    Some(file) => format!("apply of {}", file.escape_debug()),
+                    None => "config.apply".into(),
+                };
+                let whole = confirm(confirm_s).and_then(|confirm| {
+                    let whole = Whole::new(checked.map_err(from_config)?, by, purpose(dry_run));
+                    Ok(Whole { confirm, is_file: same_file, ..whole })
+                });
+                come_back(&parsed, whole, reply);
             };
-            let by = match file {
-                Some(file) => format!("apply of {}", file.escape_debug()),
-                None => "config.apply".into(),
-            };
-            let whole = Whole::new(checked.map_err(from_config)?, by, purpose(dry_run));
-            Ok(Whole { confirm, is_file: same_file, ..whole })
+            match config {
+                ConfigText::Toml(text) => check_then(&text, done),
+                ConfigText::Json(object) => done(check_json(&serde_json::Value::Object(object))),
+            }
         });
     }
 
@@ -298,14 +303,7 @@ impl Core {
         read: impl FnOnce() -> Result<Whole, ApiError> + Send + 'static,
     ) {
         let parsed = self.parsed.clone();
-        spawn_blocking(move || match read() {
-            Ok(whole) => {
-                let change = Change::Whole(Box::new(whole));
-                // The core is gone only when gyre stops.
-                let _ = parsed.send(Work::Change { change, reply });
-            }
-            Err(error) => drop(reply.send(Err(error))),
-        });
+        spawn_blocking(move || come_back(&parsed, read(), reply));
     }
 
     /// Why a whole configuration has to wait, if it has to.
@@ -408,6 +406,18 @@ impl Core {
             unsaved,
             confirm_within_s: self.unconfirmed.as_ref().map(Unconfirmed::seconds_left),
         }
+    }
+}
+
+/// Sends what was made beside the core as work, or the refusal to whoever waits.
+fn come_back(parsed: &mpsc::UnboundedSender<Work>, whole: Result<Whole, ApiError>, reply: Reply) {
+    match whole {
+        Ok(whole) => {
+            let change = Change::Whole(Box::new(whole));
+            // The core is gone only when gyre stops.
+            let _ = parsed.send(Work::Change { change, reply });
+        }
+        Err(error) => drop(reply.send(Err(error))),
     }
 }
 
