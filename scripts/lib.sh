@@ -17,6 +17,8 @@ COUNT_PACKAGES=(valgrind)
 # What gyre is compared with.
 COMPARE_PACKAGES=(haproxy libnginx-mod-stream)
 SWITCH_PACKAGES=(openvswitch-switch-dpdk dpdk dpdk-dev)
+# What the benchmark runs beside itself (dpdk-testpmd), and a font to draw with.
+BENCH_PACKAGES=(dpdk-dev fonts-dejavu-core)
 
 if [ -t 1 ]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'

@@ -8,6 +8,7 @@ use gyre::limits::BURST_FRAMES_MAX;
 use crate::bench::{Bench, FRAMES, STAGES, forwarding_round, spreads};
 use crate::cases::Case;
 use crate::director::{Director, Setup};
+use crate::memory::small_pages;
 use crate::proof;
 use crate::report::Line;
 use crate::source::Schedule;
@@ -61,6 +62,9 @@ pub fn measure(bench: &Bench, case: &Case) -> anyhow::Result<Option<Line>> {
     ensure!(touched * 2 >= wanted, "the roofline touched {touched} lines for {wanted} flows");
     let mut line = Line::new(&case.name(), &case.traffic, spreads(figures), bench.ticks_per_ns);
     line.distribution = case.distribution.name();
+    if small_pages() > 0 {
+        line.say("bytes_on_small_pages", small_pages());
+    }
     if case.traffic.sizes != Sizes::Fixed(64) {
         let mean = schedule.bytes() as f64 / schedule.len() as f64;
         // FCS, and preamble and gap, which the wire carries besides.

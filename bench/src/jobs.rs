@@ -3,6 +3,7 @@
 use gyre::model::ForwardMode;
 
 use crate::bench::Bench;
+use crate::breakdown::{self, Breakdown};
 use crate::cases::{self, Case};
 use crate::cycles::{self, CycleCase};
 use crate::established;
@@ -25,6 +26,8 @@ pub enum Job {
     Mixed(Mixed),
     /// Two workers.
     Pair(Pair),
+    /// Cycles by stage.
+    Breakdown(Breakdown),
     /// Ten thousand services at once.
     Apply,
     /// Building Maglev tables.
@@ -46,6 +49,7 @@ impl Job {
             Job::Flood(flood) => flood.name().into(),
             Job::Mixed(mixed) => mixed.name(),
             Job::Pair(pair) => pair.name(),
+            Job::Breakdown(breakdown) => breakdown.name(),
             Job::Apply => apply::NAME.into(),
             Job::Maglev => maglev::NAME.into(),
             Job::Many => many::NAME.into(),
@@ -65,6 +69,7 @@ impl Job {
             Job::Flood(flood) => Ok(vec![floods::measure(bench, *flood)?.into()]),
             Job::Mixed(mixed) => Ok(vec![mixed::measure(bench, *mixed)?.into()]),
             Job::Pair(pair) => Ok(vec![pair::measure(bench, *pair)?.into()]),
+            Job::Breakdown(breakdown) => Ok(vec![breakdown::measure(bench, *breakdown)?.into()]),
             Job::Apply => Ok(vec![apply::measure(bench)?.into()]),
             Job::Maglev => Ok(vec![maglev::measure()?.into()]),
             Job::Many => Ok(vec![many::measure(bench)?]),
@@ -88,6 +93,7 @@ fn all(quick: bool) -> Vec<Job> {
     }
     jobs.extend(mixed);
     jobs.extend(Pair::ALL.map(Job::Pair));
+    jobs.extend(Breakdown::all().into_iter().map(Job::Breakdown));
     jobs.extend([Job::Apply, Job::Maglev, Job::Start, Job::Many, Job::Testpmd]);
     jobs
 }

@@ -6,6 +6,7 @@
 
 mod apply;
 mod bench;
+mod breakdown;
 mod cases;
 mod cycles;
 mod director;
@@ -17,8 +18,10 @@ mod jobs;
 mod machine;
 mod maglev;
 mod many;
+mod memory;
 mod mixed;
 mod pair;
+mod plots;
 mod proof;
 #[path = "pktgen/random.rs"]
 mod random;
@@ -57,6 +60,9 @@ struct Args {
     /// Write them as Markdown
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Draw speed, cycles and turn times into this folder, as SVG and PNG
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// Core to run on [default: the last one]
     #[arg(long)]
     core: Option<usize>,
@@ -72,6 +78,10 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     if let Some(since_ns) = args.started_at_ns {
         return started(since_ns);
+    }
+    if args.plots.is_some() {
+        // Rather before half an hour's measuring than after it.
+        plots::find_font()?;
     }
     let chosen = jobs::chosen(args.quick, args.only.as_deref())?;
     let eal = Eal::start(&EalConfig { memory_mib: 64, ..EalConfig::default() })?;
@@ -97,7 +107,8 @@ fn main() -> anyhow::Result<()> {
     thread.join();
     let report = Report::new(outcome?);
     args.json.iter().try_for_each(|path| report.write_json(path))?;
-    args.markdown.iter().try_for_each(|path| report.write_markdown(path))
+    args.markdown.iter().try_for_each(|path| report.write_markdown(path))?;
+    args.plots.iter().try_for_each(|folder| plots::draw(&report, folder))
 }
 
 /// The process that `start` asks.

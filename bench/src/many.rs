@@ -1,6 +1,5 @@
 //! Thirty million live flows in one process: what memory they take, and that packets find them.
 
-use std::fs;
 use std::rc::Rc;
 
 use anyhow::ensure;
@@ -9,6 +8,7 @@ use gyre::model::ForwardMode;
 use crate::bench::{Bench, forwarding_round, held_against, spreads};
 use crate::cases::permutation;
 use crate::director::{Director, Setup};
+use crate::memory::{kib_field, small_pages};
 use crate::report::{Item, Line, Other};
 use crate::stages::Which;
 use crate::traffic::Traffic;
@@ -20,13 +20,6 @@ const FLOWS: usize = 30_000_000;
 const ROUNDS: usize = 3;
 /// What a flow takes here, the schedule and the roofline included, generously.
 const BYTES_A_FLOW: u64 = 330;
-
-/// A field of a /proc file that counts KiB, in bytes.
-fn kib_field(path: &str, name: &str) -> u64 {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let rest = text.lines().find_map(|line| line.strip_prefix(name));
-    rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0) * 1024
-}
 
 /// Memory of this process, hugepages included, in bytes.
 fn resident() -> u64 {
@@ -74,6 +67,9 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Item> {
     let sent = (ROUNDS * FLOWS) as u64;
     ensure!(packets - before == sent, "flows saw {} of {sent} packets", packets - before);
     let mut line = Line::new(NAME, &traffic, spreads(figures), bench.ticks_per_ns);
+    if small_pages() > 0 {
+        line.say("bytes_on_small_pages", small_pages());
+    }
     line.say("table_bytes", tables);
     line.say("bytes_a_flow", tables as f64 / FLOWS as f64);
     line.say("bytes_an_entry", tables as f64 / flows_max as f64);

@@ -39,21 +39,28 @@ pub struct Line {
     pub case: String,
     /// Forwarding mode, as the configuration names it.
     pub mode: String,
-    direction: &'static str,
-    family: u8,
-    protocol: &'static str,
-    flows: usize,
+    /// Whose packets: "in" are clients', "out" servers'.
+    pub direction: &'static str,
+    /// 4 or 6.
+    pub family: u8,
+    /// Transport protocol.
+    pub protocol: &'static str,
+    /// Live flows.
+    pub flows: usize,
     /// Which flow the next frame belongs to.
     pub distribution: &'static str,
-    burst: usize,
+    /// Frames a burst.
+    pub burst: usize,
     /// Workers that the figures are the sum of.
     pub workers: usize,
     /// Millions of frames a second that the worker dealt with.
     pub mpps: f64,
     ns_per_packet: f64,
     cycles_per_packet: f64,
-    macswap_mpps: f64,
-    roofline_mpps: f64,
+    /// Of the stages that it is held against.
+    pub macswap_mpps: f64,
+    /// Likewise.
+    pub roofline_mpps: f64,
     source_ns: f64,
     ratio_macswap: f64,
     ratio_roofline: f64,
@@ -63,7 +70,7 @@ pub struct Line {
     spread_ns: [Spread; 4],
     /// What this case has besides.
     #[serde(flatten)]
-    more: Map<String, Value>,
+    pub more: Map<String, Value>,
 }
 
 /// Share of a frame's time from which source and sink are what limits.
@@ -111,8 +118,9 @@ pub struct Other {
     /// Its name.
     pub case: String,
     verified: bool,
+    /// Its figures.
     #[serde(flatten)]
-    more: Map<String, Value>,
+    pub more: Map<String, Value>,
 }
 
 impl Other {

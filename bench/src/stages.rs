@@ -1,12 +1,13 @@
 //! What the worker's loop does with a burst: the product's packet path, and what it is held
 //! against. All run in the same loop on the same source.
 
-use gyre::dataplane::{Burst, Verdict, WorkerState, process_burst};
+use gyre::dataplane::{Burst, Verdict, WorkerState, process_burst, process_observed};
 use gyre::memory::{FixedArray, MemoryError, prefetch_read, prefetch_write};
 use gyre::model::{NicId, Snapshot};
 use gyre::runtime::worker::Stage;
 use gyre::time::Nanos;
 
+use crate::breakdown::PartTicks;
 use crate::source::{Sink, Source};
 
 /// Words of eight bytes in a cache line.
@@ -24,12 +25,15 @@ pub enum Which {
     Roofline,
     /// gyre.
     Gyre,
+    /// gyre, while somebody looks where its time goes.
+    Observed,
 }
 
 /// A stage that can be switched between rounds.
 pub struct Switch {
     which: std::rc::Rc<std::cell::Cell<Which>>,
     lines: Lines,
+    parts: PartTicks,
 }
 
 /// As much memory as the flow table has, in the same kind of pages.
@@ -44,6 +48,11 @@ impl Switch {
         self.lines.entries.as_slice().chunks(LINE).filter(|line| line[0] > 0).count()
     }
 
+    /// Where the time went while somebody looked.
+    pub fn parts(&self) -> PartTicks {
+        self.parts
+    }
+
     /// Takes the roofline's memory: as many lines as the flow table's index and entries have.
     pub fn new(
         which: std::rc::Rc<std::cell::Cell<Which>>,
@@ -51,7 +60,8 @@ impl Switch {
         entries: usize,
     ) -> Result<Self, MemoryError> {
         let row = |lines: usize| FixedArray::new((lines.max(1) * LINE) as u32);
-        Ok(Switch { which, lines: Lines { index: row(index_lines)?, entries: row(entries)? } })
+        let lines = Lines { index: row(index_lines)?, entries: row(entries)? };
+        Ok(Switch { which, lines, parts: PartTicks::default() })
     }
 }
 
@@ -69,6 +79,11 @@ impl Stage for Switch {
     ) {
         match self.which.get() {
             Which::Gyre => process_burst(state, snapshot, burst, now),
+            Which::Observed => {
+                self.parts.begin();
+                process_observed(state, snapshot, burst, now, &mut self.parts);
+                self.parts.end();
+            }
             Which::Nothing => all_leave(burst),
             Which::Macswap => macswap(burst),
             Which::Roofline => self.lines.roofline(burst),

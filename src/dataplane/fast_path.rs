@@ -12,6 +12,7 @@ use super::burst::{Arrival, Burst, Errand, Verdict};
 use super::classify::L3;
 use super::flow::{Direction, FlowCore, flag};
 use super::flow_table::FlowTable;
+use super::observe::{Observer, Part};
 use super::state::WorkerState;
 use super::{forward::tunnel, next_hop};
 use crate::counters::{DropReason, WorkerCounters};
@@ -71,7 +72,12 @@ impl Glance {
 
 /// The passes over a burst: read and hash all, touch buckets, touch entries.
 #[inline]
-pub(super) fn glance(flows: &FlowTable, snapshot: &Snapshot, burst: &Burst) -> Glances {
+pub(super) fn glance(
+    flows: &FlowTable,
+    snapshot: &Snapshot,
+    burst: &Burst,
+    observer: &mut impl Observer,
+) -> Glances {
     let mut glances = Glances::new();
     let mut port = Port::of(snapshot, NicId(0));
     for arrival in &burst.slots {
@@ -84,9 +90,11 @@ pub(super) fn glance(flows: &FlowTable, snapshot: &Snapshot, burst: &Burst) -> G
         }
         glances.push(glance);
     }
+    observer.ended(Part::Classify);
     for glance in glances.iter_mut().filter(|glance| glance.is_plain()) {
         glance.candidate = flows.candidate(glance.hash).unwrap_or(NOWHERE);
     }
+    observer.ended(Part::Lookup);
     glances
 }
 
@@ -136,6 +144,7 @@ pub(super) fn forward(
     snapshot: &Snapshot,
     arrival: &mut Arrival,
     glance: &Glance,
+    observer: &mut impl Observer,
 ) -> Option<Verdict> {
     let quiet = glance.facts.flags.0 & DECIDING.0 == TcpFlags::ACK.0 || is_udp(&glance.facts);
     if !glance.is_plain() || !state.has_fast_path || !quiet || glance.facts.ttl < 2 {
@@ -147,8 +156,8 @@ pub(super) fn forward(
     };
     let found = (candidate, &glance.facts);
     match glance.shape {
-        Shape::V4 => forward_v4(state, snapshot, arrival, found),
-        Shape::V6 => forward_v6(state, snapshot, arrival, found),
+        Shape::V4 => forward_v4(state, snapshot, arrival, found, observer),
+        Shape::V6 => forward_v6(state, snapshot, arrival, found, observer),
         Shape::Other => None,
     }
 }
@@ -168,6 +177,7 @@ fn forward_v4(
     snapshot: &Snapshot,
     arrival: &mut Arrival,
     (candidate, facts): (u32, &Facts),
+    observer: &mut impl Observer,
 ) -> Option<Verdict> {
     let WorkerState { flows, hops, counters, now_ms, .. } = state;
     let (flow, direction) = flows.candidate_v4(candidate)?;
@@ -176,6 +186,7 @@ fn forward_v4(
         return None;
     }
     let hop = way(&flow.core, direction, facts, snapshot, hops)?;
+    observer.ended(Part::Decide);
     let mode = flow.core.mode();
     match mode {
         ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
@@ -204,6 +215,7 @@ fn forward_v6(
     snapshot: &Snapshot,
     arrival: &mut Arrival,
     (candidate, facts): (u32, &Facts),
+    observer: &mut impl Observer,
 ) -> Option<Verdict> {
     let WorkerState { flows, hops, counters, now_ms, .. } = state;
     let (flow, direction) = flows.candidate_v6(candidate)?;
@@ -212,6 +224,7 @@ fn forward_v6(
         return None;
     }
     let hop = way(&flow.core, direction, facts, snapshot, hops)?;
+    observer.ended(Part::Decide);
     let mode = flow.core.mode();
     match mode {
         ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,

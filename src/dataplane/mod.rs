@@ -20,6 +20,7 @@ mod identification;
 mod learned_mtu;
 mod mss;
 mod next_hop;
+mod observe;
 mod outbox;
 #[doc(hidden)]
 pub mod parts;
@@ -46,7 +47,8 @@ pub use classify::{Kind, Packet, Piece};
 pub use flow::{Direction, FlowKey};
 pub use flow_table::{FlowId, FlowTable, Hit};
 pub use next_hop::{finish_next_hop, push_vlan};
+pub use observe::{Observer, Part};
 pub use persistence::Note;
-pub use pipeline::process_burst;
+pub use pipeline::{process_burst, process_observed};
 pub use state::{WorkerConfig, WorkerState};
 pub use templates::{Scope, TemplateId, TemplateKey};

@@ -6,6 +6,7 @@ use super::classify::{self, Kind, Packet};
 use super::fast_path::{self, Glance};
 use super::flow::flag;
 use super::flow_table::{Hit, Probe};
+use super::observe::{Nobody, Observer, Part};
 use super::persistence;
 use super::reuse::{self, Fate};
 use super::state::WorkerState;
@@ -19,16 +20,28 @@ use crate::wire::tcp::TcpFlags;
 ///
 /// Counts drops, hand-offs and replies; frames and bytes per port are the caller's to count.
 pub fn process_burst(state: &mut WorkerState, snapshot: &Snapshot, burst: &mut Burst, now: Nanos) {
+    process_observed(state, snapshot, burst, now, &mut Nobody);
+}
+
+/// As `process_burst`, while somebody looks.
+#[inline(always)]
+pub fn process_observed(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    burst: &mut Burst,
+    now: Nanos,
+    observer: &mut impl Observer,
+) {
     state.now = now;
     state.now_ms = now.as_millis_u32();
-    let mut glances = fast_path::glance(&state.flows, snapshot, burst);
+    let mut glances = fast_path::glance(&state.flows, snapshot, burst, observer);
     let (mut is_fresh, mut fast_frames) = (true, 0);
     for (arrival, glance) in burst.slots.iter_mut().zip(&mut glances) {
         if !is_fresh {
             // A frame of the general path may have made or ended flows.
             glance.look_again(&state.flows);
         }
-        let verdict = match fast_path::forward(state, snapshot, arrival, glance) {
+        let verdict = match fast_path::forward(state, snapshot, arrival, glance, observer) {
             Some(verdict) => {
                 fast_frames += 1;
                 verdict
@@ -39,6 +52,7 @@ pub fn process_burst(state: &mut WorkerState, snapshot: &Snapshot, burst: &mut B
             }
         };
         arrival.verdict = Some(verdict);
+        observer.ended(Part::Rewrite);
     }
     state.counters.fast_frames.add(fast_frames);
 }
