@@ -3,4 +3,4 @@
 
 pub use super::flow::NewFlow;
 pub use super::schedule::Schedulers;
-pub use super::synproxy::cookie::{Agreed, Check, Secrets};
+pub use super::synproxy::cookie::{Agreed, Answer, Check, Secrets};

@@ -199,7 +199,7 @@ impl Secrets {
 
 /// The director's own numbers in an answer to one client.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
+pub struct Answer {
     secret: Secret,
     tuple: u64,
 }
