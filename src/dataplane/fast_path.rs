@@ -71,7 +71,7 @@ impl Glance {
 }
 
 /// The passes over a burst: read and hash all, touch buckets, touch entries.
-#[inline]
+#[inline(always)]
 pub(super) fn glance(
     flows: &FlowTable,
     snapshot: &Snapshot,

@@ -41,17 +41,13 @@ pub fn process_observed(
             // A frame of the general path may have made or ended flows.
             glance.look_again(&state.flows);
         }
-        let verdict = match fast_path::forward(state, snapshot, arrival, glance, observer) {
-            Some(verdict) => {
-                fast_frames += 1;
-                verdict
-            }
-            None => {
-                is_fresh = false;
-                general(state, snapshot, arrival, glance, now)
-            }
-        };
-        arrival.verdict = Some(verdict);
+        arrival.verdict = fast_path::forward(state, snapshot, arrival, glance, observer);
+        if arrival.verdict.is_some() {
+            fast_frames += 1;
+        } else {
+            is_fresh = false;
+            arrival.verdict = Some(general(state, snapshot, arrival, glance, now));
+        }
         observer.ended(Part::Rewrite);
     }
     state.counters.fast_frames.add(fast_frames);
