@@ -162,7 +162,7 @@ impl Picture {
 /// The largest value of a series, with room above.
 fn top(series: &Series) -> f64 {
     let values = series.iter().flat_map(|(_, points)| points.iter().map(|(_, value)| *value));
-    values.fold(f64::MIN_POSITIVE, f64::max) * 1.1
+    values.fold(f64::MIN_POSITIVE, f64::max) * 1.4
 }
 
 fn lines<DB: DrawingBackend>(
@@ -179,7 +179,11 @@ fn lines<DB: DrawingBackend>(
         .x_label_area_size(44)
         .y_label_area_size(56)
         .build_cartesian_2d((first.max(1.0)..last * 1.2).log_scale(), 0.0..top(series))?;
-    let flows = |flows: &f64| crate::cases::flows_name((*flows).round() as usize);
+    let flows = |flows: &f64| match *flows {
+        flows if flows >= 1e6 => format!("{}M", flows / 1e6),
+        flows if flows >= 1e3 => format!("{}k", flows / 1e3),
+        flows => flows.to_string(),
+    };
     let mut mesh = chart.configure_mesh();
     mesh.x_desc(x).y_desc(y).x_label_formatter(&flows).label_style((FONT, 14)).draw()?;
     for (at, (name, points)) in series.iter().enumerate() {
@@ -190,7 +194,7 @@ fn lines<DB: DrawingBackend>(
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
     }
-    legend(&mut chart)
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
 }
 
 fn places<DB: DrawingBackend>(
@@ -220,7 +224,7 @@ fn places<DB: DrawingBackend>(
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
     }
-    legend(&mut chart)
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
 fn stacked<DB: DrawingBackend>(
@@ -254,14 +258,15 @@ fn stacked<DB: DrawingBackend>(
             .label(*stage)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], color.filled()));
     }
-    legend(&mut chart)
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
 }
 
 fn legend<'a, DB: DrawingBackend + 'a, CT: CoordTranslate>(
     chart: &mut ChartContext<'a, DB, CT>,
+    position: SeriesLabelPosition,
 ) -> Drawn<DB> {
     let mut labels = chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::UpperRight);
+    labels.position(position);
     labels.background_style(WHITE.mix(0.8)).border_style(BLACK).label_font((FONT, 14)).draw()
 }
 

@@ -221,8 +221,8 @@ impl Window {
     /// Goes over to another schedule, from its start.
     pub fn follow(&mut self, schedule: &Rc<Schedule>) {
         (self.schedule, self.next) = (Rc::clone(schedule), 0);
-        let longest = schedule.bytes_max();
-        if longest > 128 {
+        if schedule.forms.iter().any(|form| form.bytes.len() > form.restored) {
+            let longest = schedule.bytes_max();
             for mbuf in self.idle.iter_mut().flatten() {
                 mbuf.set_extent(HEADROOM, HEADROOM + longest);
                 mbuf.frame().bytes_mut().fill(0);
