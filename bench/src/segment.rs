@@ -21,7 +21,7 @@ const UDP: u8 = 17;
 /// An endpoint.
 pub type End = (Ipv4Addr, u16);
 
-/// A TCP segment without payload, or a datagram of ten bytes.
+/// A TCP segment without payload, or a datagram of twelve bytes: as long, so that a record has all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Where from.
@@ -54,7 +54,7 @@ impl Segment {
     /// The frame, of the smallest size; a SYN names its MSS where there are options.
     pub fn frame(&self, options: &[u8]) -> Bytes {
         let mut bytes = [0; FRAME_BYTES];
-        let head = if self.tcp.is_some() { 20 + options.len() } else { 8 + 10 };
+        let head = if self.tcp.is_some() { 20 + options.len() } else { 8 + 12 };
         bytes[..6].copy_from_slice(&DIRECTOR_MAC.0);
         bytes[6..12].copy_from_slice(&CLIENT_MAC.0);
         bytes[12..14].copy_from_slice(&[0x08, 0x00]);
