@@ -200,7 +200,6 @@ pub fn measure(bench: &Bench, case: &CycleCase) -> anyhow::Result<Line> {
         cohorts: if case.protocol == Protocol::Tcp { 1 } else { 6 },
         closes: true,
     };
-    let is_tcp = case.protocol == Protocol::Tcp;
     let flows_wanted = TABLE as u64 / 2;
     let talks = Talks::new(play);
     let last = Rc::new(schedule_of(&[[0; 60]]));
