@@ -1,5 +1,6 @@
 //! Forwarding modes. Each file reads alone, both directions included; the `match` in `rewrite` is
-//! where ways part. Elsewhere a mode is asked only for what it has: a source port, replies.
+//! where ways part. Beside it only `fast_path` rewrites, plain frames of established flows, and in
+//! the same way. Elsewhere a mode is asked only for what it has: a source port, replies.
 
 mod direct_route;
 pub(super) mod edit;
