@@ -5,6 +5,7 @@
 //! once, so that no other file compares modes.
 
 mod change_log;
+pub mod check;
 mod family;
 mod id;
 mod kernel_maglev;
