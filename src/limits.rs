@@ -195,6 +195,15 @@ pub const NETLINK_DUMP_TRIES_MAX: u32 = 8;
 pub const DISCARD_BYTES_MAX: usize = 64 << 20;
 /// From here on a line is read beside the control thread.
 pub const LONG_LINE_BYTES: usize = 256 << 10;
+/// Attempts of health checks that go on at one time, each with a socket or two; fewer where the
+/// limit of open files says so.
+pub const CHECK_SOCKETS_MAX: usize = 16_384;
+/// Reports of health checks that may wait for control; beyond, checks wait.
+pub const CHECK_REPORTS_MAX: usize = 16_384;
+/// A round of a health check that begins so much later than planned counts as late, milliseconds.
+pub const CHECKS_LATE_MILLIS: u64 = 100;
+/// Least time between rounds of a health check that are asked for out of turn, milliseconds.
+pub const CHECK_NOW_GAP_MILLIS: u64 = 200;
 
 const _: () = assert!(FLOWS_PER_WORKER_MAX.is_power_of_two(), "flow index is a mask");
 const _: () = assert!(BURST_FRAMES_DEFAULT <= BURST_FRAMES_MAX);

@@ -6,6 +6,7 @@ mod answer;
 pub mod api;
 mod core;
 mod error;
+pub mod health;
 mod http;
 mod kernel_side;
 mod kernel_source;
