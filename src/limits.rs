@@ -204,6 +204,28 @@ pub const CHECK_REPORTS_MAX: usize = 16_384;
 pub const CHECKS_LATE_MILLIS: u64 = 100;
 /// Least time between rounds of a health check that are asked for out of turn, milliseconds.
 pub const CHECK_NOW_GAP_MILLIS: u64 = 200;
+/// Health checks of all servers together.
+pub const CHECKS_MAX: usize = 1 << 17;
+/// Health checks of one server.
+pub const CHECKS_PER_SERVER_MAX: usize = 16;
+/// The shortest and the longest time between rounds of a check, in milliseconds.
+pub const CHECK_INTERVAL_MS: [u32; 2] = [100, 86_400_000];
+/// The shortest and the longest time that one attempt may take, in milliseconds.
+pub const CHECK_TIMEOUT_MS: [u32; 2] = [10, 600_000];
+/// Further attempts of a round.
+pub const CHECK_RETRIES_MAX: u32 = 100;
+/// The longest pause before one, in milliseconds.
+pub const CHECK_RETRY_DELAY_MS_MAX: u32 = 600_000;
+/// Rounds in a row that may be asked for before a server changes its state.
+pub const CHECK_ROUNDS_MAX: u32 = 1000;
+/// What a check may send in one datagram, in bytes: it fits into any link's MTU.
+pub const CHECK_PAYLOAD_BYTES_MAX: usize = 1232;
+/// Bytes of a text of a check: a request, a name, a pattern.
+pub const CHECK_TEXT_BYTES_MAX: usize = 4096;
+/// A command and its arguments.
+pub const COMMAND_PARTS_MAX: usize = 64;
+/// The longest slow start, in milliseconds.
+pub const SLOW_START_MS_MAX: u32 = 3_600_000;
 
 const _: () = assert!(FLOWS_PER_WORKER_MAX.is_power_of_two(), "flow index is a mask");
 const _: () = assert!(BURST_FRAMES_DEFAULT <= BURST_FRAMES_MAX);

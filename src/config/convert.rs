@@ -1,5 +1,6 @@
 //! Between the schema's types and the model's: what is written and what is meant.
 
+use super::health::{Check, written_checks, written_health};
 use super::types::{
     ClientAddress, Config, Defence, Forwarding, Helper, Kernel, Match, Protocol, Scheduler,
     SchedulerFlag, Semantics, Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
@@ -149,6 +150,9 @@ impl Service {
             one_packet: self.one_packet,
             mark: self.mark,
             timeouts: self.timeouts.into(),
+            checks: self.check.iter().map(Check::spec).collect(),
+            health: self.health_spec(),
+            sorry_server: self.sorry_spec(port, mode),
             servers: self.server.iter().map(|server| server.spec(port, mode)).collect(),
         }
     }
@@ -225,6 +229,7 @@ impl Server {
             lower_threshold: self.lower_threshold,
             mode: self.forwarding.map_or(mode, ForwardMode::from),
             tunnel: self.tunnel_spec(),
+            checks: self.check.as_ref().map(|own| own.iter().map(Check::spec).collect()),
         }
     }
 
@@ -249,7 +254,7 @@ impl From<&ServiceSpec> for Service {
     fn from(spec: &ServiceSpec) -> Self {
         let (scheduler, scheduler_flags, maglev_slots) = written_scheduler(spec.scheduler);
         let (client_address, toa_kind, toa_on_syn) = written_client_address(spec.client_address);
-        Service {
+        let mut service = Service {
             address: match spec.key {
                 ServiceKey::Address { vip, ports, .. } => Some(ServiceAddress { vip, ports }),
                 ServiceKey::Group(_) => None,
@@ -288,8 +293,19 @@ impl From<&ServiceSpec> for Service {
             one_packet: spec.one_packet,
             mark: spec.mark,
             timeouts: spec.timeouts.into(),
+            on_failure: None,
+            starts_down: false,
+            quorum: None,
+            quorum_hysteresis: None,
+            quorum_up: Vec::new(),
+            quorum_down: Vec::new(),
+            slow_start_ms: None,
+            sorry_server: None,
+            check: Vec::new(),
             server: spec.servers.iter().map(|server| written_server(server, spec)).collect(),
-        }
+        };
+        written_health(spec, &mut service);
+        service
     }
 }
 
@@ -363,6 +379,7 @@ pub(super) fn written_server(server: &ServerSpec, service: &ServiceSpec) -> Serv
         tunnel: (tunnel != Tunnel::Ipip).then_some(tunnel),
         tunnel_port,
         tunnel_checksum: (checksum != TunnelChecksum::None).then_some(checksum),
+        check: server.checks.as_deref().map(written_checks),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
+use super::health::{self, Checks};
 use super::shape::{Walk, join};
 use super::types::{
     ClientAddress, Config, Forwarding, Kernel, Port, Scheduler, Server, Service, Tunnel,
@@ -251,6 +252,10 @@ pub(super) fn options(service: &Service, path: &str, walk: &mut Walk<'_>) {
         let path = walk.element(&servers, at);
         tunnel_options(server, service.forwarding, &path, walk);
     }
+    if let Some(sorry) = &service.sorry_server {
+        tunnel_options(&sorry.server(), service.forwarding, &join(path, "sorry_server"), walk);
+    }
+    health::judge(service, path, walk);
     let maglev = service.scheduler == Scheduler::Maglev;
     let toa = service.client_address == ClientAddress::Toa;
     for (lost, field, needs) in [
@@ -293,13 +298,21 @@ fn scheduler_flags(service: &Service, path: &str, walk: &mut Walk<'_>) {
     }
 }
 
-/// Tunnel options of a server that would go unheard. `forwarding` is its service's.
-pub(super) fn tunnel_options(
+/// Options of a server by itself. `forwarding` is its service's.
+pub(super) fn server_options(
     server: &Server,
     forwarding: Forwarding,
     path: &str,
     walk: &mut Walk<'_>,
 ) {
+    tunnel_options(server, forwarding, path, walk);
+    if let Some(checks) = &server.check {
+        Checks(checks, join(path, "check")).judge(walk);
+    }
+}
+
+/// Tunnel options of a server that would go unheard. `forwarding` is its service's.
+fn tunnel_options(server: &Server, forwarding: Forwarding, path: &str, walk: &mut Walk<'_>) {
     let tun = server.forwarding.unwrap_or(forwarding) == Forwarding::Tun;
     let tunnel = server.tunnel.unwrap_or_default();
     let (ipip, gue) = (tunnel == Tunnel::Ipip, tunnel == Tunnel::Gue);
@@ -338,6 +351,18 @@ fn path_of(place: Place, desired: &Desired, walk: &Walk<'_>) -> String {
             let list = format!("{}.server", walk.element("service", service));
             format!("{}.{field}", walk.element(&list, server))
         }
+        Place::Sorry(service, field) => {
+            format!("{}.sorry_server.{field}", walk.element("service", service))
+        }
+        Place::Check(service, None, check, field) => {
+            let list = format!("{}.check", walk.element("service", service));
+            format!("{}.{field}", walk.element(&list, check))
+        }
+        Place::Check(service, Some(server), check, field) => {
+            let list = format!("{}.server", walk.element("service", service));
+            let list = format!("{}.check", walk.element(&list, server));
+            format!("{}.{field}", walk.element(&list, check))
+        }
     }
 }
 
@@ -348,7 +373,10 @@ fn follows_in_file(place: Place, desired: &Desired, walk: &Walk<'_>) -> bool {
         Place::Pool(pool, field) => {
             walk.is_dropped(&format!("local_addresses.{}.{field}", desired.pools[pool].name))
         }
-        Place::Service(at, _) | Place::Server(at, ..) => {
+        Place::Service(at, _)
+        | Place::Server(at, ..)
+        | Place::Sorry(at, _)
+        | Place::Check(at, ..) => {
             let path = walk.element("service", at);
             let count = desired.services[at].servers.len();
             follows_from_another(place, &Written::service(path, count, walk), walk)
@@ -395,6 +423,7 @@ fn follows_from_another(place: Place, written: &Written, walk: &Walk<'_>) -> boo
             "synproxy" | "client_address" | "helper" | "one_packet" => {
                 dropped(field) || dropped("protocol") || forwarding_unknown()
             }
+            "quorum_hysteresis" => dropped("quorum"),
             "address" => dropped("protocol") || dropped("persistence_timeout"),
             "forwarding" => dropped("helper") || forwarding_unknown(),
             _ => dropped(field),
@@ -406,6 +435,17 @@ fn follows_from_another(place: Place, written: &Written, walk: &Walk<'_>) -> boo
             }
             _ => false,
         },
+        Place::Sorry(_, field) => match field {
+            "address" | "forwarding" => {
+                forwarding_unknown()
+                    || written
+                        .service
+                        .as_ref()
+                        .is_some_and(|path| walk.any_dropped_in(&join(path, "sorry_server")))
+            }
+            _ => false,
+        },
+        Place::Check(..) => forwarding_unknown(),
         Place::Whole | Place::Pool(..) | Place::PoolAddress(..) => false,
     }
 }

@@ -6,6 +6,7 @@
 //! touches files, sockets or devices.
 
 mod convert;
+mod health;
 mod meaning;
 mod merge;
 mod node;
@@ -28,6 +29,10 @@ use meaning::Written;
 use node::{Lines, Node};
 use shape::{Shape, Walk};
 
+pub use health::{
+    Check, CheckKind, CheckMethod, CheckWay, Digest, DnsRecord, HexBytes, OnFailure, SorryServer,
+    StatusRange,
+};
 pub use merge::merge;
 pub use problem::{Position, Problem};
 pub use reference::reference;
@@ -112,7 +117,7 @@ pub fn server_from_json(
     let server: Option<Server> = left_of(&mut walk, &schema::SERVER);
     let (port, forwarding) = (service.key.port().unwrap_or(0), service.forwarding);
     let spec = server.map(|server| {
-        meaning::tunnel_options(&server, forwarding.into(), "", &mut walk);
+        meaning::server_options(&server, forwarding.into(), "", &mut walk);
         server.spec(port, forwarding)
     });
     if let Some(spec) = spec.as_ref().filter(|_| !walk.problems.is_empty()) {

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use super::health::OnFailure;
+use super::health::schema::{CHECK, COMMAND};
 use super::shape::{Field, Shape};
 use super::types::{
     ClientAddress, Defence, Forwarding, Helper, Hugepages, Idle, Kernel, LogLevel, Protocol,
@@ -13,15 +15,15 @@ use super::values::{
     ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,
 };
 use crate::limits::{
-    FLOWS_PER_WORKER_MAX, MAGLEV_SLOTS_MAX, SOURCE_PORT_SPACES_MAX, TIMEOUT_MILLIS_MAX, WEIGHT_MAX,
-    WORKERS_MAX,
+    FLOWS_PER_WORKER_MAX, MAGLEV_SLOTS_MAX, SLOW_START_MS_MAX, SOURCE_PORT_SPACES_MAX,
+    TIMEOUT_MILLIS_MAX, WEIGHT_MAX, WORKERS_MAX,
 };
 
-const fn field(name: &'static str, shape: Shape, about: &'static str) -> Field {
+pub(super) const fn field(name: &'static str, shape: Shape, about: &'static str) -> Field {
     Field { name, shape, required: false, instead: None, about }
 }
 
-const fn required(name: &'static str, shape: Shape, about: &'static str) -> Field {
+pub(super) const fn required(name: &'static str, shape: Shape, about: &'static str) -> Field {
     Field { name, shape, required: true, instead: None, about }
 }
 
@@ -251,13 +253,29 @@ const SEMANTICS: &[Field] = &[
     field("timeouts", Shape::Table(TIMEOUTS), "idle timeouts of services that do not say, seconds"),
 ];
 
+const SERVER_ADDRESS: Field = required(
+    "address",
+    Shape::Parsed(endpoint, "\"10.2.0.11\", \"10.2.0.11:8080\" or \"[2001:db8::11]:8080\""),
+    "the server's address, with its port if that is not the service's",
+);
+const SERVER_FORWARDING: Field =
+    field("forwarding", FORWARDING, "how frames reach it (the service's)");
+const TUNNEL: Field =
+    field("tunnel", Shape::Choice(Tunnel::WORDS, &[]), "what wraps packets, by tun (ipip)");
+const TUNNEL_PORT: Field =
+    field("tunnel_port", Shape::Integer(1, 65_535), "destination port of gue (6080)");
+const TUNNEL_CHECKSUM: Field = field(
+    "tunnel_checksum",
+    Shape::Choice(TunnelChecksum::WORDS, &[]),
+    "checksum of gre (none, csum) or gue (none, csum, remcsum) (none)",
+);
+
+const SORRY_SERVER: &[Field] =
+    &[SERVER_ADDRESS, SERVER_FORWARDING, TUNNEL, TUNNEL_PORT, TUNNEL_CHECKSUM];
+
 /// A server, by itself for `server.add`.
 pub(super) const SERVER: Shape = Shape::Table(&[
-    required(
-        "address",
-        Shape::Parsed(endpoint, "\"10.2.0.11\", \"10.2.0.11:8080\" or \"[2001:db8::11]:8080\""),
-        "the server's address, with its port if that is not the service's",
-    ),
+    SERVER_ADDRESS,
     field("weight", Shape::Integer(0, WEIGHT_MAX as i64), "share of new flows (1); 0 takes none"),
     field(
         "upper_threshold",
@@ -269,13 +287,14 @@ pub(super) const SERVER: Shape = Shape::Table(&[
         THRESHOLD,
         "connections below which it takes new ones again (three quarters of `upper_threshold`)",
     ),
-    field("forwarding", FORWARDING, "how frames reach it (the service's)"),
-    field("tunnel", Shape::Choice(Tunnel::WORDS, &[]), "what wraps packets, by tun (ipip)"),
-    field("tunnel_port", Shape::Integer(1, 65_535), "destination port of gue (6080)"),
+    SERVER_FORWARDING,
+    TUNNEL,
+    TUNNEL_PORT,
+    TUNNEL_CHECKSUM,
     field(
-        "tunnel_checksum",
-        Shape::Choice(TunnelChecksum::WORDS, &[]),
-        "checksum of gre (none, csum) or gue (none, csum, remcsum) (none)",
+        "check",
+        Shape::List(&Shape::Table(CHECK)),
+        "its own checks, instead of the service's; check = [] for none",
     ),
 ]);
 
@@ -374,6 +393,40 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
         "firewall mark by which users of ipvsadm know the group",
     ),
     field("timeouts", Shape::Table(TIMEOUTS), "idle timeouts, seconds"),
+    field(
+        "on_failure",
+        Shape::Choice(OnFailure::WORDS, &[]),
+        "what becomes of a server whose checks fail: weight 0, or taken out of the list (quiesce)",
+    ),
+    field("starts_down", Shape::Bool, "servers are failed until their checks were good (false)"),
+    field(
+        "quorum",
+        Shape::Integer(1, u32::MAX as i64),
+        "sum of the weights of good servers at which the service is up (1)",
+    ),
+    field(
+        "quorum_hysteresis",
+        Shape::Integer(0, u32::MAX as i64),
+        "the service is up again at `quorum` and this, and lost below `quorum` less this (0)",
+    ),
+    field("quorum_up", COMMAND, "program and arguments, run when the quorum is reached"),
+    field("quorum_down", COMMAND, "program and arguments, run when it is lost"),
+    field(
+        "slow_start_ms",
+        Shape::Integer(0, SLOW_START_MS_MAX as i64),
+        "a server that comes back comes to its weight over so long, milliseconds (0)",
+    ),
+    field(
+        "sorry_server",
+        Shape::Table(SORRY_SERVER),
+        "who answers while the quorum is lost; never checked",
+    ),
+    field(
+        "check",
+        Shape::List(&Shape::Table(CHECK)),
+        "health checks of every server that has none of its own; a server is good while all its \
+         checks are",
+    ),
     field("server", Shape::List(&SERVER), "servers, in the order they are added"),
 ]);
 

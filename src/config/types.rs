@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::{Check, OnFailure, SorryServer};
 use super::values::{
     ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,
 };
@@ -134,6 +135,7 @@ macro_rules! words {
         }
     };
 }
+pub(super) use words;
 
 words! {
     /// What an idle worker does.
@@ -341,7 +343,7 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-fn is_false(yes: &bool) -> bool {
+pub(super) fn is_false(yes: &bool) -> bool {
     !yes
 }
 
@@ -597,6 +599,33 @@ pub struct Service {
     /// Idle timeouts.
     #[serde(default, skip_serializing_if = "Timeouts::is_default")]
     pub timeouts: Timeouts,
+    /// What becomes of a failed server; `quiesce` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
+    /// Servers start as failed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub starts_down: bool,
+    /// Sum of good servers' weights at which the service is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
+    /// By how much it must be passed, or missed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum_hysteresis: Option<u32>,
+    /// Program that is told when it is reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quorum_up: Vec<String>,
+    /// Program that is told when it is lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quorum_down: Vec<String>,
+    /// Milliseconds over which a server comes to its weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_ms: Option<u32>,
+    /// Who answers while the quorum is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sorry_server: Option<SorryServer>,
+    /// Checks of servers that have none of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub check: Vec<Check>,
     /// Servers in the order they are added.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server: Vec<Server>,
@@ -651,6 +680,9 @@ pub struct Server {
     /// Checksum of GRE and GUE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel_checksum: Option<TunnelChecksum>,
+    /// Its own checks, instead of the service's; an empty list for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Vec<Check>>,
 }
 
 impl Server {

@@ -25,6 +25,7 @@ macro_rules! as_text {
         }
     };
 }
+pub(super) use as_text;
 
 as_text!(Endpoint);
 as_text!(ServiceAddress);

@@ -31,6 +31,24 @@ pub struct CheckSpec {
     pub fall: u32,
 }
 
+impl CheckSpec {
+    /// A check with the usual times.
+    pub fn new(kind: CheckKind) -> Self {
+        CheckSpec {
+            kind,
+            port: None,
+            way: CheckWay::Server,
+            interval_ms: 2000,
+            timeout_ms: 1000,
+            retries: 1,
+            retry_delay_ms: 500,
+            jitter_percent: 10,
+            rise: 1,
+            fall: 1,
+        }
+    }
+}
+
 /// Which way a check's packets take to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CheckWay {

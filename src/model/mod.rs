@@ -7,6 +7,7 @@
 mod change_log;
 pub mod check;
 mod family;
+mod health_meaning;
 mod id;
 mod kernel_maglev;
 mod maglev;

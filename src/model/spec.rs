@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hashbrown::{HashMap, HashSet};
 
+use super::check::{CheckSpec, HealthSpec};
 use super::maglev::is_prime;
 use super::prefix::Prefix;
 use super::semantics::Semantics;
@@ -75,6 +76,8 @@ pub struct ServerSpec {
     pub mode: ForwardMode,
     /// What wraps packets, TUN only.
     pub tunnel: Tunnel,
+    /// Its own checks, instead of the service's.
+    pub checks: Option<Vec<CheckSpec>>,
 }
 
 impl ServerSpec {
@@ -88,6 +91,7 @@ impl ServerSpec {
             lower_threshold: 0,
             mode,
             tunnel: Tunnel::default(),
+            checks: None,
         }
     }
 
@@ -136,6 +140,12 @@ pub struct ServiceSpec {
     pub one_packet: bool,
     /// The firewall mark that the group stands for to users of `ipvsadm`.
     pub mark: Option<u32>,
+    /// Checks of servers that have none of their own.
+    pub checks: Vec<CheckSpec>,
+    /// What follows from checks.
+    pub health: HealthSpec,
+    /// Who answers while the quorum is lost; its weight, thresholds and checks mean nothing.
+    pub sorry_server: Option<ServerSpec>,
     /// Servers, in the order they are added.
     pub servers: Vec<ServerSpec>,
 }
@@ -162,8 +172,21 @@ impl ServiceSpec {
             persistence: None,
             one_packet: false,
             mark: None,
+            checks: Vec::new(),
+            health: HealthSpec::default(),
+            sorry_server: None,
             servers: Vec::new(),
         }
+    }
+
+    /// Servers, and the one that stands in for them.
+    pub fn all_servers(&self) -> impl Iterator<Item = &ServerSpec> {
+        self.servers.iter().chain(&self.sorry_server)
+    }
+
+    /// Checks of one of its servers.
+    pub fn checks_of<'s>(&'s self, server: &'s ServerSpec) -> &'s [CheckSpec] {
+        server.checks.as_deref().unwrap_or(&self.checks)
     }
 
     /// Family of the service's addresses.
@@ -186,7 +209,7 @@ impl ServiceSpec {
     /// Whether a server uses NAT, or is meant to unless it says otherwise.
     pub fn may_use_nat(&self) -> bool {
         let nat = ForwardMode::Nat;
-        self.forwarding == nat || self.servers.iter().any(|server| server.mode == nat)
+        self.forwarding == nat || self.all_servers().any(|server| server.mode == nat)
     }
 
     /// The mark that `other`, of the same family, has too.
@@ -205,6 +228,8 @@ impl ServiceSpec {
                 == (other.ttl, other.synproxy, other.client_address, other.connections_max)
             && (&self.allow, &self.deny, self.timeouts, self.helper, self.mss_max)
                 == (&other.allow, &other.deny, other.timeouts, other.helper, other.mss_max)
+            && (&self.checks, &self.health, &self.sorry_server)
+                == (&other.checks, &other.health, &other.sorry_server)
     }
 }
 
@@ -257,6 +282,10 @@ pub enum Place {
     Service(usize, &'static str),
     /// A server's field: service, server.
     Server(usize, usize, &'static str),
+    /// A field of a service's sorry server.
+    Sorry(usize, &'static str),
+    /// A check's field: service, server if the check is its own, check.
+    Check(usize, Option<usize>, usize, &'static str),
 }
 
 /// What kind of refusal: the control socket's error codes.
@@ -323,8 +352,8 @@ pub(super) const ONE_MARK: &str = "give each group of a family a mark of its own
 const NOT_A_HOST: &str = "give a unicast address";
 
 /// Collects problems of one `Desired`.
-struct Validator<'a> {
-    desired: &'a Desired,
+pub(super) struct Validator<'a> {
+    pub(super) desired: &'a Desired,
     workers: u8,
     vips: HashSet<IpAddr>,
     lips: HashSet<IpAddr>,
@@ -356,23 +385,28 @@ pub(super) fn validate_beside(
     for at in 0..desired.services.len() {
         validator.service(at);
         validator.servers(at);
+        validator.health(at);
     }
+    validator.check_total();
     validator.problems
 }
 
 impl Validator<'_> {
-    fn push(&mut self, place: Place, what: String, remedy: &str) {
+    pub(super) fn push(&mut self, place: Place, what: String, remedy: &str) {
         let services = &self.desired.services;
         let subject = match place {
             Place::Whole => String::new(),
             Place::Pool(pool, _) | Place::PoolAddress(pool, _) => {
                 format!("local_addresses {}", self.desired.pools[pool].name)
             }
-            Place::Service(service, _) => services[service].key.to_string(),
-            Place::Server(service, server, _) => {
+            Place::Service(service, _) | Place::Check(service, None, ..) => {
+                services[service].key.to_string()
+            }
+            Place::Server(service, server, _) | Place::Check(service, Some(server), ..) => {
                 let service = &services[service];
                 format!("{}, server {}", service.key, service.servers[server].endpoint())
             }
+            Place::Sorry(service, _) => format!("{}, sorry server", services[service].key),
         };
         let remedy = remedy.to_owned();
         self.problems.push(SpecProblem {
@@ -513,7 +547,7 @@ impl Validator<'_> {
         if service.one_packet && service.key.protocol() == Some(Protocol::Tcp) {
             push("one_packet", "one-packet scheduling is for UDP", "leave it out for TCP");
         }
-        if service.one_packet && service.servers.iter().any(|s| s.mode == ForwardMode::FullNat) {
+        if service.one_packet && service.all_servers().any(|s| s.mode == ForwardMode::FullNat) {
             let what = "with one-packet scheduling nobody translates FULLNAT's replies back";
             push("one_packet", what, "use forwarding = \"dr\" or \"tun\", or leave it out");
         }
@@ -542,7 +576,7 @@ impl Validator<'_> {
     /// Options that rewrite the byte stream: replies must pass the director, in TCP.
     fn needs_full_nat(&mut self, at: usize) {
         let service = &self.desired.services[at];
-        let any = |other: fn(ForwardMode) -> bool| service.servers.iter().any(|s| other(s.mode));
+        let any = |other: fn(ForwardMode) -> bool| service.all_servers().any(|s| other(s.mode));
         let tcp = service.key.protocol() != Some(Protocol::Udp);
         let tells = service.client_address != ClientAddress::None;
         let is_uoa = service.client_address == ClientAddress::Uoa;
@@ -572,7 +606,7 @@ impl Validator<'_> {
             self.push(Place::Service(at, "client_address"), what, "use \"toa\" for TCP");
         }
         let is_ipv4 = service.is_ipv4();
-        if is_uoa && service.servers.iter().any(|s| s.address.is_ipv4() != is_ipv4) {
+        if is_uoa && service.all_servers().any(|s| s.address.is_ipv4() != is_ipv4) {
             // It rides in the client's IP header, whose options stay on their side.
             let what = "uoa does not get from one address family to the other".into();
             let remedy = "use servers of the service's family, or leave it out";
@@ -594,7 +628,7 @@ impl Validator<'_> {
         }
         let proxy = [ClientAddress::ProxyV1, ClientAddress::ProxyV2];
         let has_proxy = proxy.contains(&service.client_address);
-        let direct = service.servers.iter().any(|server| !server.mode.sees_replies());
+        let direct = service.all_servers().any(|server| !server.mode.sees_replies());
         let is_one_port =
             (service.key.protocol(), service.key.port().is_some()) == (Some(Protocol::Tcp), true);
         let mut push = |what: &str, remedy| {
@@ -608,7 +642,7 @@ impl Validator<'_> {
                           need a persistent group of port 21 and the data ports";
             push("helper = \"ftp\" needs replies to return through gyre", remedy);
         }
-        if service.servers.iter().any(|server| server.address.is_ipv4() != service.is_ipv4()) {
+        if service.all_servers().any(|server| server.address.is_ipv4() != service.is_ipv4()) {
             let remedy = "use servers of the service's family";
             push("helper = \"ftp\" does not translate between IPv4 and IPv6", remedy);
         }
@@ -621,7 +655,7 @@ impl Validator<'_> {
     fn pool_of(&mut self, at: usize) {
         let service = &self.desired.services[at];
         let place = Place::Service(at, "local_addresses");
-        let full_nat = service.servers.iter().any(|server| server.mode == ForwardMode::FullNat);
+        let full_nat = service.all_servers().any(|server| server.mode == ForwardMode::FullNat);
         let Some(name) = &service.pool else {
             if full_nat {
                 let what = "FULLNAT needs source addresses".into();
@@ -636,7 +670,7 @@ impl Validator<'_> {
             }
             Some(pool) if full_nat => {
                 for (family, is_ipv4) in [("IPv4", true), ("IPv6", false)] {
-                    let needed = service.servers.iter().any(|server| {
+                    let needed = service.all_servers().any(|server| {
                         server.mode == ForwardMode::FullNat && server.address.is_ipv4() == is_ipv4
                     });
                     if needed && !pool.addresses.iter().any(|lip| lip.is_ipv4() == is_ipv4) {
@@ -681,6 +715,14 @@ impl Validator<'_> {
                 self.push(place("lower_threshold"), what, remedy);
             }
             self.server_address(place("address"), service, server);
+        }
+        if let Some(sorry) = &service.sorry_server {
+            let place = Place::Sorry(at, "address");
+            if let Some(first) = seen.get(&sorry.endpoint()) {
+                let what = format!("server[{first}] has the same address");
+                self.push(place, what, "give another server, or leave it out");
+            }
+            self.server_address(place, service, sorry);
         }
     }
 

@@ -238,7 +238,7 @@ impl Present<'_> {
         let judge = |spec: &ServiceSpec| self.registry.check_new_service(spec);
         let spec = service_from_json(&Value::Object(service), &judge).map_err(from_config)?;
         let mut hops = Hops::new();
-        self.hops(spec.servers.iter(), &mut hops)?;
+        self.hops(spec.all_servers(), &mut hops)?;
         run(format!("add service {}", spec.key), move |registry| {
             registry.add_service(&spec, &mut hop_in(&hops))
         })
@@ -257,7 +257,7 @@ impl Present<'_> {
             return Err(ApiError::new(ErrorCode::Exists, message).hint("edit it instead"));
         }
         let mut hops = Hops::new();
-        self.hops(specs.iter().flat_map(|spec| &spec.servers), &mut hops)?;
+        self.hops(specs.iter().flat_map(ServiceSpec::all_servers), &mut hops)?;
         let mut changes: Vec<String> =
             specs.iter().map(|spec| format!("add service {}", spec.key)).collect();
         if changes.len() > CHANGES_SHOWN_MAX {

@@ -242,6 +242,11 @@ fn text(value: Option<&Value>) -> String {
     let text = match value {
         None => return "unset".into(),
         Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(checks)) if checks.iter().any(|one| one.get("kind").is_some()) => {
+            let kind = |one: &Value| one.get("kind").map(|kind| kind.as_str().map(str::to_owned));
+            let kinds: Vec<String> = checks.iter().filter_map(|one| kind(one)?).collect();
+            kinds.join("+")
+        }
         Some(value) => value.to_string(),
     };
     if text.chars().count() <= VALUE_CHARS_MAX {

@@ -23,7 +23,7 @@ use crate::control::api::{
     ReloadParams, RevisionsResult, RollbackParams, SaveParams, SaveResult,
 };
 use crate::limits::{CHANGES_SHOWN_MAX, CONFIRM_SECONDS_MAX};
-use crate::model::{Registry, ServerSpec};
+use crate::model::{Registry, ServerSpec, ServiceSpec};
 
 type Reply = oneshot::Sender<Outcome>;
 
@@ -152,7 +152,7 @@ impl Present<'_> {
             }));
         }
         let mut hops = Hops::new();
-        let servers = checked.desired.services.iter().flat_map(|service| &service.servers);
+        let servers = checked.desired.services.iter().flat_map(ServiceSpec::all_servers);
         self.hops(servers, &mut hops)?;
         Ok(Box::new(move |registry| {
             let Compared { before, changes, lost } = compare(registry, &checked);

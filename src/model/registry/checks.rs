@@ -10,6 +10,8 @@ use super::Registry;
 use super::draft::{Draft, endpoint_of};
 use super::pairs::Beside;
 use super::server_ids::ServerKey;
+use crate::limits::CHECKS_MAX;
+use crate::model::health_meaning::TOO_MANY_CHECKS;
 use crate::model::service::ForwardMode;
 use crate::model::service_key::ServiceKey;
 use crate::model::snapshot::{KernelMode, NicModel};
@@ -111,7 +113,7 @@ impl Registry {
             listed.contains(&endpoint)
                 || self.servers.is_retired(&ServerKey { service: spec.key, endpoint })
         };
-        spec.servers.iter().filter(|server| !has_slot(server.endpoint())).count()
+        spec.all_servers().filter(|server| !has_slot(server.endpoint())).count()
     }
 
     /// What another service has that only one can have.
@@ -123,7 +125,7 @@ impl Registry {
         };
         let is_new = |vip: &IpAddr| !self.snapshot.vips.contains(vip);
         // Its own servers are among the rest by now.
-        let is_own = |vip: &IpAddr| spec.servers.iter().any(|server| server.address == *vip);
+        let is_own = |vip: &IpAddr| spec.all_servers().any(|server| server.address == *vip);
         for vip in spec.vips().filter(|vip| is_new(vip) && !is_own(vip)) {
             if self.rips().any(|rip| rip == vip) {
                 let what = format!("{vip} is a server's address: its packets would come back");
@@ -188,7 +190,22 @@ impl Registry {
         problems.extend(check_addresses(&desired, &self.snapshot.nics));
         self.check_room(&desired, &mut problems);
         self.check_pairs(&desired, Beside::Others, &mut problems);
+        problems.extend(self.check_health(spec));
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Whether the checks of `spec` find room beside the others'.
+    fn check_health(&self, spec: &ServiceSpec) -> Option<SpecProblem> {
+        let own = spec.check_count();
+        if own == 0 {
+            return None;
+        }
+        let others = self.services.iter().filter(|(key, _)| **key != spec.key);
+        let others: usize = others.map(|(_, entry)| entry.spec.check_count()).sum();
+        (own + others > CHECKS_MAX).then(|| {
+            let what = format!("{} health checks, room for {CHECKS_MAX}", own + others);
+            refusal(ProblemKind::Full, &spec.key, what, TOO_MANY_CHECKS)
+        })
     }
 
     pub(super) fn find(
@@ -211,11 +228,14 @@ impl Registry {
 pub fn check_addresses(desired: &Desired, nics: &[NicModel]) -> Vec<SpecProblem> {
     let mut problems = Vec::new();
     for (at, spec) in desired.services.iter().enumerate() {
-        for (position, server) in spec.servers.iter().enumerate() {
+        for (position, server) in spec.all_servers().enumerate() {
             let Some((field, what, remedy)) = check_address(server, nics) else { continue };
             problems.push(SpecProblem {
                 kind: ProblemKind::Invalid,
-                place: Place::Server(at, position, field),
+                place: match position < spec.servers.len() {
+                    true => Place::Server(at, position, field),
+                    false => Place::Sorry(at, field),
+                },
                 subject: format!("{}, server {}", spec.key, server.endpoint()),
                 what,
                 remedy: remedy.to_owned(),

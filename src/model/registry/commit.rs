@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 
-use super::draft::{Draft, endpoint_of, fits, specs_of};
+use super::draft::{Draft, endpoint_of, fits, in_order};
 use super::server_ids::{Drain, ServerKey};
 use super::{Applied, Entry, HopFor, Registry, RetiredService, Round, Usage};
 use crate::model::family::Family;
@@ -48,10 +48,12 @@ impl Registry {
         round: &mut Round,
     ) {
         self.leaving.remove(&spec.key);
+        let mut servers = spec.servers.clone();
         let mut draft = match self.services.get(&spec.key) {
             Some(entry) => {
                 let mut draft = Draft::of(&entry.service);
-                draft.changed = !self.is_same_head(entry, spec);
+                servers = in_order(&entry.spec.servers, &spec.servers);
+                draft.changed = servers != entry.spec.servers || !self.is_same_head(entry, spec);
                 if entry.spec.scheduler != spec.scheduler {
                     draft.restart_cursors();
                 }
@@ -75,7 +77,7 @@ impl Registry {
             }
         }
         if draft.changed {
-            self.store(spec.clone(), draft, round);
+            self.store(ServiceSpec { servers, ..spec.clone() }, draft, round);
         }
     }
 
@@ -159,15 +161,14 @@ impl Registry {
         });
     }
 
-    /// Files a service under its slot and marks it for publication.
-    pub(super) fn store(&mut self, mut spec: ServiceSpec, draft: Draft, round: &mut Round) {
+    /// Files a service, whose servers are in the order of `in_order`, under its slot and marks it for publication.
+    pub(super) fn store(&mut self, spec: ServiceSpec, draft: Draft, round: &mut Round) {
         let known = self.services.contains_key(&spec.key);
         round.services[usize::from(known)] += 1;
         let timeouts = self.services.get(&spec.key).map(|entry| entry.spec.timeouts);
         round.timeouts_changed |= timeouts.unwrap_or_default() != spec.timeouts;
         let same_traffic = |entry: &Entry| entry.spec.traffic().eq(spec.traffic());
         round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_traffic);
-        spec.servers = specs_of(&draft.servers);
         let known = self.services.get(&spec.key).filter(|known| known.service.id == draft.service);
         let same = known.filter(|known| known.spec.scheduler == spec.scheduler);
         let was_limited = known.is_some_and(|known| known.service.is_limited);

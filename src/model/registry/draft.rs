@@ -4,6 +4,8 @@
 
 use std::net::SocketAddr;
 
+use hashbrown::HashMap;
+
 use crate::model::change_log::{Change, ChangeLog};
 use crate::model::id::{ServerId, ServiceId};
 use crate::model::service::{RealServer, ServerState, VirtualService};
@@ -111,21 +113,16 @@ pub(super) fn endpoint_of(server: &RealServer) -> SocketAddr {
 
 /// Whether an active server already is what `spec` says.
 pub(super) fn fits(server: &RealServer, spec: &ServerSpec) -> bool {
-    server.state == ServerState::Active && spec_of(server) == *spec
+    server.state == ServerState::Active
+        && (server.weight, server.mode, server.tunnel) == (spec.weight, spec.mode, spec.tunnel)
+        && (server.upper_threshold, server.lower_threshold)
+            == (spec.upper_threshold, spec.lower_threshold)
 }
 
-/// The servers that still count as configured, in list order.
-pub(super) fn specs_of(servers: &[RealServer]) -> Vec<ServerSpec> {
-    let active = servers.iter().filter(|server| server.state == ServerState::Active);
-    active.map(spec_of).collect()
-}
-
-/// What was asked for to get this server.
-pub(super) fn spec_of(server: &RealServer) -> ServerSpec {
-    ServerSpec {
-        upper_threshold: server.upper_threshold,
-        lower_threshold: server.lower_threshold,
-        tunnel: server.tunnel,
-        ..ServerSpec::new(endpoint_of(server), server.weight, server.mode)
-    }
+/// The servers that are asked for: those that were there keep their place, others follow.
+pub(super) fn in_order(old: &[ServerSpec], wanted: &[ServerSpec]) -> Vec<ServerSpec> {
+    let mut left: HashMap<SocketAddr, &ServerSpec> =
+        wanted.iter().map(|server| (server.endpoint(), server)).collect();
+    let order = old.iter().chain(wanted);
+    order.filter_map(|server| left.remove(&server.endpoint())).cloned().collect()
 }

@@ -33,7 +33,8 @@ impl Registry {
         if is_leaving {
             return;
         }
-        let (spec, mut draft) = (ServiceSpec::clone(&entry.spec), Draft::of(&entry.service));
+        let spec = ServiceSpec { servers: Vec::new(), ..ServiceSpec::clone(&entry.spec) };
+        let mut draft = Draft::of(&entry.service);
         for at in 0..draft.servers.len() {
             self.leave(key, &mut draft, at, removal);
         }

@@ -26,7 +26,7 @@ use super::change_log::ChangeLog;
 use super::id::{LipId, NextHopId, ServerId, ServiceId};
 use super::route::RouteTable;
 use super::semantics::Semantics;
-use super::service::{ForwardMode, ServerState, VirtualService};
+use super::service::{ForwardMode, VirtualService};
 use super::service_key::{ServiceKey, TrafficMatch};
 use super::snapshot::{NicModel, Snapshot};
 use super::spec::{
@@ -37,7 +37,7 @@ use crate::limits::{LIPS_MAX, SERVERS_MAX, SERVICES_MAX, SOURCE_PORT_SPACES_DEFA
 use crate::time::Nanos;
 pub use checks::check_addresses;
 use checks::{no_service, refusal};
-use draft::{Draft, spec_of, specs_of};
+use draft::Draft;
 use lips::Lips;
 use pairs::Beside;
 pub use pairs::address_pairs;
@@ -205,9 +205,14 @@ impl Registry {
     /// Addresses of all servers that may still be sent to, with repetitions: the next hops that
     /// must live.
     pub fn rips(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let listed = self.services.values().flat_map(|entry| &entry.service.servers);
-        let remote = listed.filter(|server| server.mode != ForwardMode::Local);
-        remote.map(|server| server.address).chain(self.servers.retired_addresses())
+        let entries = || self.services.values();
+        let listed = entries().flat_map(|entry| &entry.service.servers);
+        let listed = listed.map(|server| (server.mode, server.address));
+        // Those that health checks took out, or may yet bring in.
+        let asked = entries().flat_map(|entry| entry.spec.all_servers());
+        let all = listed.chain(asked.map(|server| (server.mode, server.address)));
+        let remote = all.filter(|(mode, _)| *mode != ForwardMode::Local);
+        remote.map(|(_, address)| address).chain(self.servers.retired_addresses())
     }
 
     /// Servers that drain, and slots that wait for their last flow (services, servers).
@@ -321,7 +326,8 @@ impl Registry {
         let (mut draft, at) = self.find(key, endpoint)?;
         self.leave(key, &mut draft, at, removal);
         let mut round = Round::default();
-        let spec = ServiceSpec::clone(&self.services[key].spec);
+        let mut spec = ServiceSpec::clone(&self.services[key].spec);
+        spec.servers.retain(|server| server.endpoint() != endpoint);
         self.store(spec, draft, &mut round);
         Ok(self.publish(round))
     }
@@ -336,7 +342,10 @@ impl Registry {
         let (mut draft, at) = self.find(key, server.endpoint())?;
         draft.edit(at, server);
         let mut spec = ServiceSpec::clone(&self.services[key].spec);
-        spec.servers = specs_of(&draft.servers);
+        match spec.servers.iter_mut().find(|other| other.endpoint() == server.endpoint()) {
+            Some(known) => known.clone_from(server),
+            None => spec.servers.push(server.clone()),
+        }
         self.check_one(&spec)?;
         self.servers.draining.remove(&draft.servers[at].id);
         let mut round = Round::default();
@@ -351,14 +360,15 @@ impl Registry {
         endpoint: SocketAddr,
         weight: u32,
     ) -> Result<Applied, Vec<SpecProblem>> {
-        let (draft, at) = self.find(key, endpoint)?;
-        let server = &draft.servers[at];
-        if server.state == ServerState::Draining {
+        let asked = self.services.get(key).map(|entry| &entry.spec.servers);
+        let mut asked = asked.into_iter().flatten();
+        let Some(server) = asked.find(|server| server.endpoint() == endpoint) else {
+            self.find(key, endpoint)?;
             let what = format!("server {endpoint} is draining");
             let remedy = "add it again first, or wait until it is gone";
             return Err(vec![refusal(ProblemKind::Invalid, key, what, remedy)]);
-        }
-        let spec = ServerSpec { weight, ..spec_of(server) };
+        };
+        let spec = ServerSpec { weight, ..server.clone() };
         self.edit_server(key, &spec)
     }
 

@@ -28,7 +28,7 @@ pub fn address_pairs<'s>(
     for service in services {
         let Some(name) = service.pool.as_deref() else { continue };
         let Some(pool) = pools.iter().find(|pool| pool.name == name) else { continue };
-        let translated = service.servers.iter().filter(|s| s.mode == ForwardMode::FullNat);
+        let translated = service.all_servers().filter(|s| s.mode == ForwardMode::FullNat);
         for server in translated {
             let family = Family::of(server.address);
             let lips = pool.addresses.iter().filter(|lip| Family::of(**lip) == family).count();
@@ -69,7 +69,7 @@ impl Registry {
         problems: &mut Vec<SpecProblem>,
     ) {
         let pool_max = desired.pools.iter().map(|pool| pool.addresses.len()).max().unwrap_or(0);
-        let fresh: usize = desired.services.iter().map(|spec| spec.servers.len()).sum();
+        let fresh: usize = desired.services.iter().map(|spec| spec.all_servers().count()).sum();
         // Most configurations are far below, were there a helper everywhere: no need to count for
         // each change of one.
         if 2 * pool_max * (self.servers.taken() + fresh) <= self.address_pairs_max {

@@ -42,7 +42,7 @@ struct Replies {
     endpoint: SocketAddr,
     kind: KeyKind,
     /// Service and server, where it is asked for.
-    at: Option<(usize, usize)>,
+    at: Option<(usize, Option<usize>)>,
 }
 
 fn in_words(kind: KeyKind) -> &'static str {
@@ -172,9 +172,10 @@ impl Registry {
             by_address.entry(one.endpoint.ip()).or_default().push(one);
         }
         for (at, (spec, steered)) in desired.services.iter().zip(asked).enumerate() {
-            for (nth, server) in spec.servers.iter().enumerate() {
+            for (nth, server) in spec.all_servers().enumerate() {
                 if server.mode == ForwardMode::Nat {
                     let (key, endpoint, kind) = (spec.key, server.endpoint(), steered.kind);
+                    let nth = (nth < spec.servers.len()).then_some(nth);
                     let one = Replies { key, endpoint, kind, at: Some((at, nth)) };
                     by_address.entry(server.address).or_default().push(one);
                 }
@@ -242,11 +243,14 @@ fn overlaps(taken: &[Taken]) -> Vec<(usize, SpecProblem)> {
     found
 }
 
-fn shared_server(at: (usize, usize), own: &Replies, other: &Replies) -> SpecProblem {
+fn shared_server(at: (usize, Option<usize>), own: &Replies, other: &Replies) -> SpecProblem {
     let kinds = [other.kind, own.kind];
     SpecProblem {
         kind: ProblemKind::Invalid,
-        place: Place::Server(at.0, at.1, "address"),
+        place: match at.1 {
+            Some(nth) => Place::Server(at.0, nth, "address"),
+            None => Place::Sorry(at.0, "address"),
+        },
         subject: format!("{}, server {}", own.key, own.endpoint),
         what: format!(
             "it is a NAT server of {} too, whose flows are spread over workers by {}, not by {}: \

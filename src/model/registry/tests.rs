@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::ServerState;
 use crate::model::{
     Change, Destination, ForwardMode, KeyKind, Persistence, Ports, Protocol, SchedulerSpec,
     TrafficMatch,
