@@ -16,6 +16,7 @@ pub struct Args {
 #[cfg(feature = "dpdk")]
 pub fn run(args: Args) -> anyhow::Result<()> {
     let checked = file::load(&args.config)?;
+    crate::runtime::log::abort_on_panic();
     Ok(crate::runtime::launch::run(checked, &args.config)?)
 }
 

@@ -37,9 +37,9 @@ pub use merge::merge;
 pub use problem::{Position, Problem};
 pub use reference::reference;
 pub use types::{
-    ClientAddress, Config, Defence, Forwarding, Http, Hugepages, Idle, Kernel, LogLevel, Mark,
-    Match, Neighbour, Pool, Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag, Semantics,
-    Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
+    ClientAddress, Config, Defence, Forwarding, Http, Hugepages, Idle, Kernel, LogFormat, LogLevel,
+    Mark, Match, Neighbour, Pool, Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag,
+    Semantics, Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum,
 };
 pub use values::{
     ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,

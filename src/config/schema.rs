@@ -8,8 +8,8 @@ use super::health::OnFailure;
 use super::health::schema::{CHECK, COMMAND};
 use super::shape::{Field, Shape};
 use super::types::{
-    ClientAddress, Defence, Forwarding, Helper, Hugepages, Idle, Kernel, LogLevel, Protocol,
-    Scheduler, SchedulerFlag, Ttl, Tunnel, TunnelChecksum,
+    ClientAddress, Defence, Forwarding, Helper, Hugepages, Idle, Kernel, LogFormat, LogLevel,
+    Protocol, Scheduler, SchedulerFlag, Ttl, Tunnel, TunnelChecksum,
 };
 use super::values::{
     ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,
@@ -134,6 +134,12 @@ const RUNTIME: &[Field] = &[
     field("memory_mib", Shape::Integer(64, 1 << 20), "memory for frames without hugepages, MiB"),
     field("multi_process", Shape::Bool, "let dpdk-dumpcap and the like attach (false)"),
     field("log", Shape::Choice(LogLevel::WORDS, &[]), "least severe level that is logged (info)"),
+    field(
+        "log_format",
+        Shape::Choice(LogFormat::WORDS, &[]),
+        "how the log is written: lines of text, by priority where the journal reads them, or one \
+         JSON object a line (text)",
+    ),
 ];
 
 const HTTP: &[Field] = &[

@@ -76,6 +76,8 @@ pub struct Runtime {
     pub multi_process: bool,
     /// What is logged.
     pub log: LogLevel,
+    /// How it is written.
+    pub log_format: LogFormat,
 }
 
 impl Default for Runtime {
@@ -92,6 +94,7 @@ impl Default for Runtime {
             memory_mib: None,
             multi_process: false,
             log: LogLevel::Info,
+            log_format: LogFormat::Text,
         }
     }
 }
@@ -171,6 +174,16 @@ words! {
         Debug = "debug",
         /// Everything.
         Trace = "trace",
+    }
+}
+words! {
+    /// How the log is written.
+    LogFormat {
+        /// Lines for people; for the journal, when that is where they go.
+        #[default]
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
     }
 }
 words! {

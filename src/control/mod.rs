@@ -18,6 +18,7 @@ mod port_info;
 mod reload;
 pub mod socket;
 mod stop;
+mod supervisor;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub use link::{WorkerEnds, WorkerLink};
 pub use port_info::{MempoolInfo, PortInfo, PortInfoSource};
 pub use reload::Reload;
 pub use stop::Stop;
+pub use supervisor::{Heartbeat, Supervisor};
 
 use crate::config::Checked;
 use crate::model::Registry;
@@ -66,6 +68,8 @@ pub struct ControlInputs {
     pub stop: Stop,
     /// Raised by SIGHUP.
     pub reload: Reload,
+    /// Whoever started gyre and wants to hear how it does.
+    pub supervisor: Supervisor,
 }
 
 /// Runs control on this thread until `stop` is raised; workers have ended then, or did not in

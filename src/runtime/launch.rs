@@ -16,6 +16,7 @@ use super::idle::IdlePolicy;
 use super::kernel_interface::keeper::{Keeper, KeeperError};
 use super::kernel_interface::nftables::Instance;
 use super::kernel_interface::{self, KernelError, KernelInterface, TapCounters};
+use super::log;
 use super::ports::{self, FrameMemory, OpenPort, PortError};
 use super::signals;
 use super::worker::WorkerPort;
@@ -25,7 +26,7 @@ use crate::control::netlink::interface::BlockingInterfaces;
 use crate::control::socket::{BoundSocket, SocketLimits};
 use crate::control::{
     self, ControlError, ControlInputs, KernelSource, MempoolInfo, PortInfo, PortInfoSource, Reload,
-    Stop,
+    Stop, Supervisor,
 };
 use crate::counters::Counter;
 use crate::dpdk::{Eal, EalConfig, EalError, Hugepages, LogLevel, MbufPool, NicError};
@@ -62,7 +63,7 @@ pub enum LaunchError {
 
 /// Runs gyre until it is told to stop.
 pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
-    prepare_process(checked.config.runtime.log);
+    prepare_process(&checked.config.runtime);
     let config = checked.config.clone();
     let workers = config.runtime.worker_count();
     let control_socket = Path::new(&config.runtime.control_socket);
@@ -97,12 +98,8 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     };
     let shares = shares(&mut ports, workers);
     let (crew, links) = Crew::start(&crew, shares, rings)?;
-    info!(
-        "gyre {}: {workers} workers run on cores {:?}, {} when idle",
-        env!("CARGO_PKG_VERSION"),
-        cores.workers,
-        idle.name()
-    );
+    let (version, cores) = (env!("CARGO_PKG_VERSION"), &cores.workers);
+    info!("gyre {version}: {workers} workers run on cores {cores:?}, {} when idle", idle.name());
 
     let nic_links = ports.iter().map(nic_link).collect();
     let source = kernel_source(&ports);
@@ -122,6 +119,7 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
         kernel_side: keeper.kernel_side(),
         stop,
         reload,
+        supervisor: Supervisor::from_environment(),
     });
 
     crew.join();
@@ -132,26 +130,9 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     Ok(outcome?)
 }
 
-fn prepare_process(log: config::LogLevel) {
-    start_log(log);
+fn prepare_process(runtime: &config::Runtime) {
+    log::start(runtime.log, runtime.log_format);
     raise_open_files();
-}
-
-fn start_log(level: config::LogLevel) {
-    let level = match level {
-        config::LogLevel::Error => tracing::Level::ERROR,
-        config::LogLevel::Warn => tracing::Level::WARN,
-        config::LogLevel::Info => tracing::Level::INFO,
-        config::LogLevel::Debug => tracing::Level::DEBUG,
-        config::LogLevel::Trace => tracing::Level::TRACE,
-    };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(std::io::stderr);
-    // A test that launches twice in one process has a log already.
-    let _ = log.try_init();
 }
 
 /// As many open files as the system allows: a thousand clients of the socket need as many, and the

@@ -10,6 +10,7 @@ pub mod crossing;
 pub mod idle;
 pub mod kernel_interface;
 pub mod launch;
+pub mod log;
 pub mod parking;
 pub mod ports;
 pub mod signals;

@@ -261,6 +261,7 @@ impl Gyre {
             kernel_side,
             stop: stop.clone(),
             reload: reload.clone(),
+            supervisor: gyre::control::Supervisor::default(),
         };
         let control = Some(std::thread::spawn(move || gyre::control::run(inputs)));
         let (events, asks) = (event_in, ask_out);

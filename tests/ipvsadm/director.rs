@@ -268,6 +268,7 @@ impl Director {
             }),
             stop: stop.clone(),
             reload: Reload::new(),
+            supervisor: gyre::control::Supervisor::default(),
         };
         let control = Some(std::thread::spawn(move || gyre::control::run(inputs)));
         let worker = Some(worker);

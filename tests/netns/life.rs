@@ -28,14 +28,14 @@ pub const CASES: &[Case] = &[
     ("tables_and_json_of_the_command_line", tables_and_json_of_the_command_line),
 ];
 
-fn plan(kernel: &'static str) -> Plan {
+pub fn plan(kernel: &'static str) -> Plan {
     let layout = Layout::TwoSegments;
     let services = [VIP4, VIP6].map(|vip| service(layout, "tcp", vip, (HTTP, HTTP), ""));
     Plan { kernel, ..Plan::new(layout, services.concat()) }
 }
 
 /// What a gyre may leave in a namespace: interfaces and nftables tables.
-fn belongings(space: &Namespace) -> (String, String) {
+pub fn belongings(space: &Namespace) -> (String, String) {
     let links = space.ip("-br link show");
     let names = links.lines().filter_map(|line| line.split([' ', '@']).next());
     (names.collect::<Vec<_>>().join(" "), space.run("nft", &["list", "ruleset"]))

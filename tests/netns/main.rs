@@ -5,6 +5,7 @@
 //! GYRE_KEEP_LAB=1 keeps configurations and logs. What can be told from inside a process is
 //! tested there, not here.
 
+mod appliance;
 mod bad_frames;
 mod bulk;
 mod client_address;
@@ -74,6 +75,7 @@ fn main() {
         bad_frames::CASES,
         kernel_side::CASES,
         life::CASES,
+        appliance::CASES,
         scripts::CASES,
     ];
     let trials = cases.concat().into_iter().map(|case| trial(case, missing.as_ref(), required));

@@ -18,6 +18,7 @@ mod outgoing;
 mod rates;
 mod refusal;
 mod replies;
+mod report;
 mod requests;
 mod sweep;
 mod view;
@@ -45,7 +46,7 @@ use super::metrics::Latencies;
 use super::notices::Notices;
 use super::port_info::PortInfoSource;
 use super::socket::{self, BoundSocket, SocketLimits};
-use super::{ControlError, ControlInputs, KernelSide, Reload, Stop};
+use super::{ControlError, ControlInputs, Heartbeat, KernelSide, Reload, Stop, Supervisor};
 use crate::config::{Checked, Config};
 use crate::model::next_hops::{KernelEvent, NextHops};
 use crate::model::{NicModel, PoolSpec, Registry, Snapshot};
@@ -118,6 +119,10 @@ struct Core {
     floods: Floods,
     hops_resolved: HopsResolved,
     stop: Stop,
+    supervisor: Supervisor,
+    heartbeat: Option<Heartbeat>,
+    /// What the service manager was told last; nothing before gyre is ready.
+    status_told: Option<String>,
     started: Instant,
     next: Times,
 }
@@ -226,6 +231,9 @@ impl Core {
             floods: Floods::default(),
             hops_resolved: HopsResolved::default(),
             stop: inputs.stop,
+            heartbeat: inputs.supervisor.heartbeat(),
+            supervisor: inputs.supervisor,
+            status_told: None,
             started: now,
             next: Times {
                 tick: now,
@@ -339,6 +347,7 @@ impl Core {
         if now >= self.next.look {
             self.next.look = now + LOOK_EVERY;
             self.look(now);
+            self.report(now);
             self.look_for_confirmation(now);
         }
         if now >= self.next.share {
@@ -401,6 +410,7 @@ impl Core {
     /// Tells workers to end, waits for them, frees what they give back.
     async fn shut_down(&mut self) {
         info!("stopping");
+        self.supervisor.stopping();
         self.replies.release_all();
         let deadline = Instant::now() + END_PATIENCE;
         let mut told = vec![false; self.workers.len()];

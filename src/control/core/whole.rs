@@ -236,6 +236,7 @@ impl Core {
 
     /// Applies the configuration file as it is now.
     pub(super) fn reload(&mut self, params: ReloadParams, reply: Reply) {
+        let reply = if params.dry_run { reply } else { self.tell_of_reload(reply) };
         let path = Arc::clone(&self.config_path);
         self.read_beside(reply, move || {
             let confirm = confirm(params.confirm_s)?;
