@@ -198,6 +198,16 @@ pub const LONG_LINE_BYTES: usize = 256 << 10;
 /// Attempts of health checks that go on at one time, each with a socket or two; fewer where the
 /// limit of open files says so.
 pub const CHECK_SOCKETS_MAX: usize = 16_384;
+/// Programs of health checks that run at one time.
+pub const CHECK_PROGRAMS_MAX: usize = 64;
+/// Bytes of an HTTP body that a health check reads and judges.
+pub const CHECK_BODY_BYTES_MAX: usize = 1 << 20;
+/// Bytes that the head of an HTTP answer may have.
+pub const CHECK_HEAD_BYTES_MAX: usize = 64 << 10;
+/// Largest datagram that a health check receives.
+pub const CHECK_DATAGRAM_BYTES_MAX: usize = 65_535;
+/// Compiled regular expressions that health checks keep.
+pub const CHECK_REGEXES_MAX: usize = 4096;
 /// Reports of health checks that may wait for control; beyond, checks wait.
 pub const CHECK_REPORTS_MAX: usize = 16_384;
 /// A round of a health check that begins so much later than planned counts as late, milliseconds.

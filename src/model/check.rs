@@ -81,7 +81,7 @@ pub enum CheckKind {
         name: String,
         /// Type of record (IANA "DNS Parameters"): 1 is A, 28 AAAA.
         record: u16,
-        /// One of the answer's addresses; by default any answer without an error is good.
+        /// One of the answer's addresses; by default any record of the type is good.
         address: Option<IpAddr>,
     },
     /// An echo request is answered.

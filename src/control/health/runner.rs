@@ -18,8 +18,10 @@ use tokio::time;
 
 pub use super::probe::{Check, Failure, Probes, Target};
 use crate::limits::{
-    CHECK_NOW_GAP_MILLIS, CHECK_REPORTS_MAX, CHECK_SOCKETS_MAX, CHECKS_LATE_MILLIS,
+    CHECK_NOW_GAP_MILLIS, CHECK_PROGRAMS_MAX, CHECK_REPORTS_MAX, CHECK_SOCKETS_MAX,
+    CHECKS_LATE_MILLIS,
 };
+use crate::model::check::CheckKind;
 
 /// How long work that a check began may take to end when gyre stops.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -75,7 +77,7 @@ pub type Attempt = Arc<dyn Fn(Arc<Check>) -> BoxFuture<'static, Result<(), Failu
 
 /// What is asked of the thread.
 enum Command {
-    Add(CheckId, Check),
+    Add(CheckId, Arc<Check>),
     Remove(CheckId),
     Replace(Vec<(CheckId, Check)>),
     Now(CheckId),
@@ -113,7 +115,7 @@ impl Runner {
     /// Begins a check; one that had this id ends. Its first round comes within its interval, at
     /// a moment that spreads checks which are added together.
     pub fn add(&self, id: CheckId, check: Check) {
-        self.send(Command::Add(id, check));
+        self.send(Command::Add(id, Arc::new(check)));
     }
 
     /// Ends a check; a round that goes on is given up without a report.
@@ -139,7 +141,7 @@ impl Runner {
 
     fn send(&self, command: Command) {
         // The thread is there as long as the sender.
-        let _ = self.commands.as_ref().map(|commands| commands.send(command));
+        let _ = self.commands.as_ref().map(|commands| commands.send(command).is_ok());
     }
 }
 
@@ -178,6 +180,7 @@ struct Plan {
 struct Shared {
     attempt: Attempt,
     open: Semaphore,
+    programs: Semaphore,
     reports: mpsc::Sender<Report>,
     figures: Arc<Figures>,
 }
@@ -202,7 +205,8 @@ impl Plan {
         figures: Arc<Figures>,
     ) -> Self {
         let open = Semaphore::new(attempts_max());
-        let shared = Arc::new(Shared { attempt, open, reports, figures });
+        let programs = Semaphore::new(CHECK_PROGRAMS_MAX);
+        let shared = Arc::new(Shared { attempt, open, programs, reports, figures });
         Plan { tasks: HashMap::new(), added: 0, seed, shared }
     }
 
@@ -225,13 +229,12 @@ impl Plan {
         self.tasks.retain(|id, _| wanted.contains(id));
         for (id, check) in checks {
             if self.tasks.get(&id).is_none_or(|task| *task.check != check) {
-                self.add(id, check);
+                self.add(id, Arc::new(check));
             }
         }
     }
 
-    fn add(&mut self, id: CheckId, check: Check) {
-        let check = Arc::new(check);
+    fn add(&mut self, id: CheckId, check: Arc<Check>) {
         let now = Arc::new(Notify::new());
         let interval = Duration::from_millis(check.spec.interval_ms.into());
         let rounds = Rounds {
@@ -251,7 +254,7 @@ impl Plan {
 /// Where in its interval the `n`th check begins, 0 to 1: multiples of the golden ratio's fraction
 /// lie evenly however many there are.
 fn spread(n: u64) -> f64 {
-    // 2^64 divided by the golden ratio; the product's overflow is the whole part that is not wanted.
+    // 2^64 divided by the golden ratio; what the product overflows by is whole intervals.
     let fraction = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     fraction as f64 / 2f64.powi(64)
 }
@@ -310,7 +313,7 @@ impl Rounds {
 
     /// One round, with its report. `None` when nobody reads those any more.
     async fn round(&self) -> Option<time::Instant> {
-        let permit = self.shared.open.acquire().await.ok()?;
+        let permit = self.turn().await?;
         let began = time::Instant::now();
         let late = began.saturating_duration_since(self.planned);
         let (result, attempts) = self.attempts(permit).await?;
@@ -322,6 +325,15 @@ impl Rounds {
         let report = Report { id: self.id, result, attempts, began: began.into_std(), late };
         self.shared.reports.send(report).await.ok()?;
         Some(began)
+    }
+
+    /// Waits until one more attempt may go on.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        let turns = match self.check.spec.kind {
+            CheckKind::Program { .. } => &self.shared.programs,
+            _ => &self.shared.open,
+        };
+        turns.acquire().await.ok()
     }
 
     /// Attempts until one is good or there are no more, each with a permit of its own: one that
@@ -342,7 +354,7 @@ impl Rounds {
                 Err(failure) if attempts > spec.retries => return Some((Err(failure), attempts)),
                 Err(_) => time::sleep(Duration::from_millis(spec.retry_delay_ms.into())).await,
             }
-            permit = self.shared.open.acquire().await.ok()?;
+            permit = self.turn().await?;
         }
     }
 }

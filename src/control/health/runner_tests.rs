@@ -128,7 +128,7 @@ async fn a_failed_attempt_is_tried_again_after_the_delay() {
         Box::pin(async move { outcome })
     });
     let mut driven = drive(attempt);
-    driven.ask(Command::Add(CheckId(1), check()));
+    driven.ask(Command::Add(CheckId(1), Arc::new(check())));
     let first = driven.reports.recv().await.unwrap();
     assert_eq!((first.result.unwrap_err(), first.attempts), (Failure::Refused, 2));
     let second = driven.reports.recv().await.unwrap();
@@ -141,7 +141,7 @@ async fn a_failed_attempt_is_tried_again_after_the_delay() {
 #[tokio::test(start_paused = true)]
 async fn removal_gives_up_a_round_that_goes_on_and_there_are_no_more() {
     let mut driven = drive(good(Duration::from_millis(900)));
-    driven.ask(Command::Add(CheckId(1), check()));
+    driven.ask(Command::Add(CheckId(1), Arc::new(check())));
     time::sleep(Duration::from_millis(400)).await;
     driven.ask(Command::Remove(CheckId(1)));
     assert!(driven.reports_of(5 * INTERVAL).await.is_empty());
@@ -171,8 +171,8 @@ async fn replacing_keeps_the_time_of_checks_that_stay_the_same() {
 #[tokio::test(start_paused = true)]
 async fn check_now_begins_a_round_at_once_but_not_without_bound() {
     let mut driven = drive(good(Duration::from_millis(1)));
-    driven.ask(Command::Add(CheckId(0), check()));
-    driven.ask(Command::Add(CheckId(9), check()));
+    driven.ask(Command::Add(CheckId(0), Arc::new(check())));
+    driven.ask(Command::Add(CheckId(9), Arc::new(check())));
     // The second check's first round is at 0.6 of the interval.
     time::sleep(Duration::from_millis(50)).await;
     driven.ask(Command::Now(CheckId(9)));
@@ -191,7 +191,7 @@ async fn check_now_begins_a_round_at_once_but_not_without_bound() {
 #[tokio::test(start_paused = true)]
 async fn a_round_longer_than_its_interval_is_followed_at_once_and_not_late() {
     let mut driven = drive(good(Duration::from_millis(3000)));
-    driven.ask(Command::Add(CheckId(0), check()));
+    driven.ask(Command::Add(CheckId(0), Arc::new(check())));
     let reports = driven.reports_of(Duration::from_secs(16)).await;
     assert_eq!(reports.len(), 5);
     assert_eq!(driven.figures.late(), 0);

@@ -2,9 +2,18 @@
 //! is not known here.
 
 pub mod deadline;
+mod dns;
 pub mod failure;
+mod http;
+mod icmp;
+mod program;
+mod reply;
+mod smtp;
 mod tcp;
+mod tls;
+mod udp;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -44,9 +53,13 @@ impl Check {
     }
 }
 
-/// What attempts share, and how they are made. Must be made and used inside a tokio runtime.
+/// What attempts share. Must be made and used inside a tokio runtime.
 #[derive(Debug, Default)]
-pub struct Probes {}
+pub struct Probes {
+    expressions: reply::Expressions,
+    tls: tls::TlsClients,
+    echoes: icmp::Echoes,
+}
 
 impl Probes {
     /// Nothing is opened before a check needs it.
@@ -60,7 +73,31 @@ impl Probes {
         let address = check.address();
         match &check.spec.kind {
             CheckKind::Tcp => tcp::attempt(address, deadline).await,
-            other => Err(Failure::Director(format!("{other:?} cannot be carried out"))),
+            CheckKind::Http(http) => {
+                let shared = http::Shared { expressions: &self.expressions, tls: &self.tls };
+                http::attempt(&check, http, shared, deadline).await
+            }
+            CheckKind::Udp { payload, reply } => {
+                let talk = (&payload[..], reply.as_ref());
+                udp::attempt(address, talk, &self.expressions, deadline).await
+            }
+            CheckKind::Dns { name, record, address: wanted } => {
+                let question = dns::Question { name, record: *record, address: *wanted };
+                dns::attempt(address, question, deadline).await
+            }
+            CheckKind::Icmp { payload_bytes } => {
+                self.echoes.attempt(address.ip(), *payload_bytes, deadline).await
+            }
+            CheckKind::Smtp { helo } => smtp::attempt(address, helo, deadline).await,
+            CheckKind::Program { command } => program::attempt(&check, command, deadline).await,
         }
     }
 }
+
+/// A number nobody outside can guess.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests;
