@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod dataplane;
+pub mod doctor;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod frame;

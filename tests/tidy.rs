@@ -49,7 +49,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("control", &["config", "model", "message", "ring", "counters", "limits", "time"]),
     ("runtime", &["*"]),
-    ("cli", &["control::api", "config", "replay", "runtime"]),
+    ("doctor", &["control::api", "config", "model"]),
+    ("cli", &["control::api", "config", "doctor", "replay", "runtime"]),
     ("main", &["cli"]),
     ("lib", &["*"]),
 ];

@@ -25,6 +25,11 @@ pub struct BadConfig {
     pub problems: Vec<Problem>,
 }
 
+/// What was examined is not well: nothing more to say, and this exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("not well")]
+pub struct Unwell(pub u8);
+
 /// The same as a running gyre told it, a line each with the file's name.
 #[derive(Debug, thiserror::Error)]
 #[error("{} problems", .0.len())]
@@ -36,13 +41,16 @@ pub fn print(error: &anyhow::Error) {
         problems.iter().for_each(|problem| eprintln!("{path}:{problem}"));
     } else if let Some(BadConfigLines(lines)) = error.downcast_ref() {
         lines.iter().for_each(|line| eprintln!("{line}"));
-    } else {
+    } else if !error.is::<Unwell>() {
         eprintln!("gyre: {}", on_one_line(error));
     }
 }
 
 /// 2 for bad usage or configuration, here or in gyre's eyes; 1 for the rest.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if let Some(Unwell(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
     let is_usage = error.chain().any(|cause| {
         cause.is::<BadUsage>()
             || cause.is::<BadConfig>()

@@ -8,6 +8,7 @@ mod client;
 mod completions;
 mod connections;
 mod ctl;
+mod doctor;
 mod drops;
 mod error;
 mod file;
@@ -65,6 +66,7 @@ enum Command {
     #[command(flatten)]
     Show(shown::Shown),
     Watch(watch::Args),
+    Doctor(doctor::Args),
     Ipvsadm(ipvsadm::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -86,6 +88,7 @@ impl Command {
             Command::Save(args) => reload::save(args, out),
             Command::Show(shown) => shown.run(out),
             Command::Watch(args) => watch::run(args, out),
+            Command::Doctor(args) => doctor::run(args, out),
             Command::Man(args) => man::run(args, out),
             // `main` runs it: it has exit codes of its own.
             Command::Ipvsadm(_) => Ok(()),

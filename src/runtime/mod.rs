@@ -16,3 +16,5 @@ pub mod ports;
 pub mod signals;
 pub mod transmit;
 pub mod worker;
+
+pub use crate::dpdk::version as dpdk_version;
