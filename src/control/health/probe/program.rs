@@ -7,7 +7,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
 use super::{Check, Deadline, Failure};
@@ -27,13 +28,13 @@ pub(super) async fn attempt(
     deadline: Deadline,
 ) -> Result<(), Failure> {
     let path = command.first().map_or("", String::as_str);
-    let mut child = start(check, command)
+    let (mut child, printed) = start(check, command)
         .map_err(|error| Failure::Director(format!("{path} cannot be started: {error}")))?;
     // Dropped before the child is waited for, or not at all: the number is still its own.
     let group = Group::of(&child);
     let mut output = Output::default();
     let ended = async {
-        let status = output.follow(&mut child).await;
+        let status = output.follow(printed, &mut child).await;
         status.map_err(|error| Failure::Director(format!("{path} is lost: {error}")))
     };
     let status = deadline.within("end of the program", ended).await?;
@@ -44,12 +45,14 @@ pub(super) async fn attempt(
     }
 }
 
-fn start(check: &Check, command: &[String]) -> std::io::Result<Child> {
+/// Starts it. Both its streams are one pipe, so that the last line is the last that it wrote.
+fn start(check: &Check, command: &[String]) -> std::io::Result<(Child, Receiver)> {
     let [path, arguments @ ..] = command else {
         return Err(std::io::ErrorKind::NotFound.into());
     };
     let mut run = Command::new(path);
-    run.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (printed, prints) = std::io::pipe()?;
+    run.args(arguments).stdin(Stdio::null()).stdout(prints.try_clone()?).stderr(prints);
     // A program that could tell systemd of its state would speak for gyre.
     run.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
     let server = check.address();
@@ -62,7 +65,8 @@ fn start(check: &Check, command: &[String]) -> std::io::Result<Child> {
             run.env_remove("GYRE_VIP").env_remove("GYRE_VPORT");
         }
     }
-    run.process_group(0).kill_on_drop(true).spawn()
+    let child = run.process_group(0).kill_on_drop(true).spawn()?;
+    Ok((child, Receiver::from_owned_fd(printed.into())?))
 }
 
 /// A running program's process group; dropped, it is killed.
@@ -86,41 +90,31 @@ impl Drop for Group {
     }
 }
 
-/// The end of what a program printed, both streams together.
+/// The end of what a program printed.
 #[derive(Default)]
 struct Output(Vec<u8>);
 
 impl Output {
     /// Reads until the program ends.
-    async fn follow(&mut self, child: &mut Child) -> std::io::Result<ExitStatus> {
-        let (mut plain, mut errors) = (child.stdout.take(), child.stderr.take());
-        loop {
-            let (mut from_plain, mut from_errors) = ([0; 1024], [0; 1024]);
-            tokio::select! {
-                status = child.wait() => {
-                    let rest = self.drain(&mut plain, &mut errors);
-                    // Its children may hold the pipes for as long as they like.
-                    let _ = tokio::time::timeout(OUTPUT_PATIENCE, rest).await;
-                    return status;
-                }
-                bytes = read(&mut plain, &mut from_plain) => self.take(&from_plain[..bytes]),
-                bytes = read(&mut errors, &mut from_errors) => self.take(&from_errors[..bytes]),
-            }
-        }
+    async fn follow(
+        &mut self,
+        mut printed: Receiver,
+        child: &mut Child,
+    ) -> std::io::Result<ExitStatus> {
+        let status = tokio::select! {
+            status = child.wait() => status,
+            // It has closed its streams and goes on.
+            () = self.read(&mut printed) => child.wait().await,
+        };
+        // Its children may hold the pipe for as long as they like.
+        let _ = tokio::time::timeout(OUTPUT_PATIENCE, self.read(&mut printed)).await;
+        status
     }
 
-    async fn drain(
-        &mut self,
-        plain: &mut Option<impl AsyncRead + Unpin>,
-        errors: &mut Option<impl AsyncRead + Unpin>,
-    ) {
+    /// Reads to the end, or to an error, which ends it as well.
+    async fn read(&mut self, printed: &mut Receiver) {
         let mut buffer = [0; 1024];
-        while plain.is_some() {
-            let bytes = read(plain, &mut buffer).await;
-            self.take(&buffer[..bytes]);
-        }
-        while errors.is_some() {
-            let bytes = read(errors, &mut buffer).await;
+        while let Ok(bytes @ 1..) = printed.read(&mut buffer).await {
             self.take(&buffer[..bytes]);
         }
     }
@@ -137,16 +131,6 @@ impl Output {
         let printable = |c: &char| !c.is_control();
         line.unwrap_or("").chars().filter(printable).take(REASON_CHARS_MAX).collect()
     }
-}
-
-/// Reads from a stream; at its end, or an error, it is put away. Never ready without one.
-async fn read(stream: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> usize {
-    let Some(open) = stream else { return std::future::pending().await };
-    let bytes = open.read(buffer).await.unwrap_or(0);
-    if bytes == 0 {
-        *stream = None;
-    }
-    bytes
 }
 
 fn reason(status: ExitStatus, line: &str) -> String {
