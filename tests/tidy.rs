@@ -47,7 +47,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "message",
         ],
     ),
-    ("control", &["config", "model", "message", "ring", "counters", "limits", "time"]),
+    (
+        // `wire` beside STYLE's list, for the packets of health checks by a service's own path.
+        "control",
+        &["config", "model", "message", "ring", "counters", "limits", "time", "wire"],
+    ),
     ("runtime", &["*"]),
     ("doctor", &["control::api", "config", "model"]),
     ("cli", &["control::api", "config", "doctor", "replay", "runtime"]),

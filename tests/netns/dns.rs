@@ -49,7 +49,7 @@ fn group(mode: &str, layout: Layout, vip: &str, server_port: u16) -> String {
 }
 
 /// dnsmasq that knows two texts: `who`, its own name, and `big`.
-fn start_dnsmasq(lab: &Lab, server: &Server, port: u16) -> Process {
+pub fn start_dnsmasq(lab: &Lab, server: &Server, port: u16) -> Process {
     let log = lab.dir(&format!("{}-dns", server.name)).join("output");
     let big = vec!["b".repeat(STRING_BYTES); BIG_STRINGS].join(",");
     let mut command = server.space.command("/usr/sbin/dnsmasq");

@@ -14,6 +14,7 @@ mod dns;
 mod field;
 mod forwarding;
 mod ftp;
+mod health_checks;
 mod kernel_side;
 mod lab;
 mod ldirectord;
@@ -67,6 +68,7 @@ fn main() {
         persistence::CASES,
         ftp::CASES,
         dns::CASES,
+        health_checks::CASES,
         client_address::CASES,
         server_set::CASES,
         ldirectord::CASES,

@@ -3,43 +3,35 @@
 //! Encoding and decoding are a library's. An answer that is not to the question is a failure at
 //! once: only the server can have sent it, since the socket is connected and its port is new.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 
-use super::{Deadline, Failure, random, udp};
+use super::{Failure, random};
 
-const ANSWER: &str = "DNS answer";
+/// What is awaited.
+pub(super) const ANSWER: &str = "DNS answer";
 
 /// What is asked, and what must come back.
 #[derive(Clone, Copy)]
 pub(super) struct Question<'a> {
-    /// The name.
-    pub name: &'a str,
-    /// Type of record.
-    pub record: u16,
-    /// An address that must be among the answers.
-    pub address: Option<IpAddr>,
+    id: u16,
+    name: &'a str,
+    record: u16,
+    address: Option<IpAddr>,
 }
 
-/// Asks, and judges the answer.
-pub(super) async fn attempt(
-    address: SocketAddr,
-    question: Question<'_>,
-    deadline: Deadline,
-) -> Result<(), Failure> {
-    let id = random() as u16;
-    let bytes = question.encode(id)?;
-    let answer = udp::ask(address, &bytes, ANSWER, deadline).await?;
-    question.judge(id, &answer)
-}
+impl<'a> Question<'a> {
+    /// A question for the records of `name` of a type, among which `address` must be.
+    pub(super) fn new(name: &'a str, record: u16, address: Option<IpAddr>) -> Self {
+        Question { id: random() as u16, name, record, address }
+    }
 
-impl Question<'_> {
     /// The question as a datagram.
-    pub(super) fn encode(&self, id: u16) -> Result<Vec<u8>, Failure> {
-        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+    pub(super) fn encode(&self) -> Result<Vec<u8>, Failure> {
+        let mut message = Message::new(self.id, MessageType::Query, OpCode::Query);
         // A resolver is asked to resolve; an authoritative server does not mind.
         message.metadata.recursion_desired = true;
         message.add_query(self.query()?);
@@ -54,14 +46,14 @@ impl Question<'_> {
         Ok(Query::query(name, RecordType::from(self.record)))
     }
 
-    /// Whether `bytes` answer the question that was sent with this id.
-    pub(super) fn judge(&self, id: u16, bytes: &[u8]) -> Result<(), Failure> {
+    /// Whether `bytes` answer the question, and rightly.
+    pub(super) fn judge(&self, bytes: &[u8]) -> Result<(), Failure> {
         let failed = |text: String| Err(Failure::Answer(text));
         let Ok(answer) = Message::from_vec(bytes) else {
             return failed(format!("{} bytes that are not a DNS message", bytes.len()));
         };
         let head = &answer.metadata;
-        if head.message_type != MessageType::Response || head.id != id {
+        if head.message_type != MessageType::Response || head.id != self.id {
             return failed("a DNS message that does not answer the question's id".to_owned());
         }
         // A server that cannot even read the question need not repeat it.

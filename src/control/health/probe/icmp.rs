@@ -16,10 +16,11 @@ use tokio::task::JoinSet;
 
 use super::{Deadline, Failure, random};
 use crate::limits::CHECK_DATAGRAM_BYTES_MAX;
+use crate::wire::checksum::Sum;
+use crate::wire::icmp::{ICMP_HEADER_BYTES, IcmpType};
+use crate::wire::icmpv6::Icmpv6Type;
 
 const ANSWER: &str = "answer to an echo request";
-/// Type, code, checksum, identifier, sequence (RFC 792, RFC 4443).
-const HEADER_BYTES: usize = 8;
 /// Answers that may wait in the kernel: at 10,000 checks in 2 s a few milliseconds' worth.
 const RECEIVE_BYTES: usize = 4 << 20;
 
@@ -58,8 +59,8 @@ impl Kind {
     /// Types of request and reply.
     fn types(self) -> (u8, u8) {
         match self {
-            Kind::V4 => (8, 0),
-            Kind::V6 => (128, 129),
+            Kind::V4 => (IcmpType::ECHO_REQUEST.0, IcmpType::ECHO_REPLY.0),
+            Kind::V6 => (Icmpv6Type::ECHO_REQUEST.0, Icmpv6Type::ECHO_REPLY.0),
         }
     }
 }
@@ -102,7 +103,7 @@ impl Echo {
         let sent = self.socket.send_to(&request, SocketAddr::new(address, 0)).await;
         sent.map_err(|error| Failure::of_socket(&error, ANSWER))?;
         let got = answer.await.map_err(|_| Failure::Director("ICMP ended".to_owned()))?;
-        match got == request[HEADER_BYTES..] {
+        match got == request[ICMP_HEADER_BYTES..] {
             true => Ok(()),
             false => Err(Failure::Answer("echo reply with other data than sent".to_owned())),
         }
@@ -133,7 +134,7 @@ impl Echo {
         message.extend_from_slice(&self.id.to_be_bytes());
         message.extend_from_slice(&sequence.to_be_bytes());
         message.extend((0..payload_bytes).map(|n| n as u8));
-        let sum = checksum(&message);
+        let sum = Sum::new().add_bytes(&message).checksum();
         message[2..4].copy_from_slice(&sum.to_be_bytes());
         message
     }
@@ -211,19 +212,9 @@ fn parse(kind: Kind, packet: &[u8]) -> Option<(u16, &[u8])> {
         Kind::V4 => packet.get(usize::from(packet.first()? & 0xf) * 4..)?,
         Kind::V6 => packet,
     };
-    let (header, payload) = message.split_first_chunk::<HEADER_BYTES>()?;
+    let (header, payload) = message.split_first_chunk::<ICMP_HEADER_BYTES>()?;
     (header[0] == kind.types().1).then_some(())?;
     Some((u16::from_be_bytes([header[6], header[7]]), payload))
-}
-
-/// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
-    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from);
-    let mut sum: u32 = bytes.chunks(2).map(word).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]
@@ -231,12 +222,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn checksum_is_the_internets() {
-        // The example of RFC 1071, section 3: the sum is ddf2.
-        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
-    }
 
     #[test]
     fn replies_are_read_behind_any_ip_header() {
@@ -256,7 +241,7 @@ mod tests {
         ) {
             for kind in [Kind::V4, Kind::V6] {
                 let payload = parse(kind, &packet).map(|(_, payload)| payload.len());
-                prop_assert!(payload.is_none_or(|bytes| bytes + HEADER_BYTES <= packet.len()));
+                prop_assert!(payload.is_none_or(|bytes| bytes + ICMP_HEADER_BYTES <= packet.len()));
             }
         }
     }

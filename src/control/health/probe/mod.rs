@@ -8,6 +8,7 @@ mod http;
 mod icmp;
 mod program;
 mod reply;
+mod service;
 mod smtp;
 mod tcp;
 mod tls;
@@ -59,6 +60,7 @@ pub struct Probes {
     expressions: reply::Expressions,
     tls: tls::TlsClients,
     echoes: icmp::Echoes,
+    clients: service::Clients,
 }
 
 impl Probes {
@@ -70,26 +72,64 @@ impl Probes {
     /// One attempt: within the check's timeout it is good or fails with a reason.
     pub async fn attempt(self: Arc<Self>, check: Arc<Check>) -> Result<(), Failure> {
         let deadline = Deadline::new(check.spec.timeout_ms);
+        match service::Clients::vip_of(&check) {
+            Some(vip) => self.attempt_by_service(&check, vip, deadline).await,
+            None => self.attempt_at_server(&check, deadline).await,
+        }
+    }
+
+    async fn attempt_at_server(&self, check: &Check, deadline: Deadline) -> Result<(), Failure> {
         let address = check.address();
         match &check.spec.kind {
             CheckKind::Tcp => tcp::attempt(address, deadline).await,
             CheckKind::Http(http) => {
                 let shared = http::Shared { expressions: &self.expressions, tls: &self.tls };
-                http::attempt(&check, http, shared, deadline).await
+                http::attempt(check, http, shared, deadline).await
             }
             CheckKind::Udp { payload, reply } => {
-                let talk = (&payload[..], reply.as_ref());
-                udp::attempt(address, talk, &self.expressions, deadline).await
+                let answer = udp::ask(address, payload, udp::ANSWER, deadline).await;
+                udp::judge(answer, reply.as_ref(), &self.expressions)
             }
             CheckKind::Dns { name, record, address: wanted } => {
-                let question = dns::Question { name, record: *record, address: *wanted };
-                dns::attempt(address, question, deadline).await
+                let question = dns::Question::new(name, *record, *wanted);
+                let asked = question.encode()?;
+                question.judge(&udp::ask(address, &asked, dns::ANSWER, deadline).await?)
             }
             CheckKind::Icmp { payload_bytes } => {
                 self.echoes.attempt(address.ip(), *payload_bytes, deadline).await
             }
             CheckKind::Smtp { helo } => smtp::attempt(address, helo, deadline).await,
-            CheckKind::Program { command } => program::attempt(&check, command, deadline).await,
+            CheckKind::Program { command } => program::attempt(check, command, deadline).await,
+        }
+    }
+
+    /// As `attempt_at_server`, for what can take a client's path to the server.
+    async fn attempt_by_service(
+        &self,
+        check: &Check,
+        vip: SocketAddr,
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        let target = &check.target;
+        let blame = |failure| match failure {
+            Failure::Timeout { timeout_ms, .. } => {
+                service::silence(format_args!("a datagram for {vip}"), timeout_ms)
+            }
+            other => other,
+        };
+        match &check.spec.kind {
+            CheckKind::Udp { payload, reply } => {
+                let asked = (&payload[..], udp::ANSWER);
+                let answer = self.clients.ask(vip, target, asked, deadline).await;
+                udp::judge(answer, reply.as_ref(), &self.expressions).map_err(blame)
+            }
+            CheckKind::Dns { name, record, address } => {
+                let question = dns::Question::new(name, *record, *address);
+                let asked = question.encode()?;
+                let answer = self.clients.ask(vip, target, (&asked, dns::ANSWER), deadline).await;
+                question.judge(&answer.map_err(blame)?)
+            }
+            _ => self.clients.open(vip, target, deadline).await,
         }
     }
 }

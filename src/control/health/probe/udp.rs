@@ -5,25 +5,25 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::reply::{Answer, Expressions, judge};
+use super::reply::{self, Answer, Expressions};
 use super::{Deadline, Failure};
 use crate::limits::CHECK_DATAGRAM_BYTES_MAX;
 use crate::model::check::Reply;
 
-const ANSWER: &str = "answer";
+/// What is awaited.
+pub(super) const ANSWER: &str = "answer";
 
-/// Sends `payload`. Where an answer is wanted the first one decides. Otherwise the server is good
-/// once it answers, or has let the time pass without its kernel or a router saying that nobody is
-/// there.
-pub(super) async fn attempt(
-    address: SocketAddr,
-    (payload, wanted): (&[u8], Option<&Reply>),
+/// Judges what came of a datagram. Where an answer is wanted the first one decides. Otherwise the
+/// server is good once it answers, or has let the time pass without its kernel or a router saying
+/// that nobody is there.
+pub(super) fn judge(
+    answer: Result<Vec<u8>, Failure>,
+    wanted: Option<&Reply>,
     expressions: &Expressions,
-    deadline: Deadline,
 ) -> Result<(), Failure> {
-    match (ask(address, payload, ANSWER, deadline).await, wanted) {
+    match (answer, wanted) {
         (Ok(bytes), Some(wanted)) => {
-            judge(wanted, &Answer { bytes: &bytes, cut_at: None }, expressions)
+            reply::judge(wanted, &Answer { bytes: &bytes, cut_at: None }, expressions)
         }
         (Ok(_) | Err(Failure::Timeout { .. }), None) => Ok(()),
         (Err(failure), _) => Err(failure),
