@@ -1,9 +1,13 @@
 //! What is fuzzed: one function an entry, called with any bytes. The targets of cargo-fuzz and the
 //! tests that stand in for them where it is not installed call the same.
 
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
 use gyre::config::check;
 use gyre::control::api::Request;
 use gyre::control::api::rpc::{Id, Line, write_reply};
+use gyre::import::{self, ImportError, Imported, Options, PortOption, Source, Surroundings};
 
 /// A line from the control socket, or a body from HTTP: read, and every call in it typed. Whatever
 /// is refused makes a reply that is JSON.
@@ -30,4 +34,50 @@ pub fn config(bytes: &[u8]) {
     let again = checked.config.to_toml().expect("a configuration can be written");
     let again = check(&again).expect("what is written can be read");
     assert_eq!(again.desired, checked.desired);
+}
+
+/// Every include is this text, every name resolves: importers find no end but their own.
+struct Everything<'t>(&'t str);
+
+impl Surroundings for Everything<'_> {
+    fn included(&self, pattern: &str, _: &Path) -> Vec<(PathBuf, Result<String, String>)> {
+        vec![(pattern.into(), Ok(self.0.into())), ("gone".into(), Err("gone".into()))]
+    }
+
+    fn resolve(&self, host: &str) -> Vec<IpAddr> {
+        vec![[192, 0, 2, host.len() as u8].into()]
+    }
+
+    fn service_port(&self, name: &str, _: &str) -> Option<u16> {
+        Some(name.len() as u16)
+    }
+}
+
+type Importer = fn(Source<'_>, &dyn Surroundings, &Options) -> Result<Imported, ImportError>;
+
+fn imported(bytes: &[u8], importer: Importer) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut options = Options { config_id: Some("a".into()), ..Options::default() };
+    options.ports.push(PortOption {
+        name: "wan".into(),
+        device: "net_null0".into(),
+        is_shared: false,
+        addresses: ["203.0.113.2/24", "2001:db8:ffff::2/64"].map(|a| a.parse().unwrap()).into(),
+    });
+    let source = Source { path: Path::new("k.conf"), text: &text };
+    let Ok(imported) = importer(source, &Everything(&text), &options) else { return };
+    if let Err(problems) = check(&imported.text) {
+        let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        panic!("{}\nof\n{}\nof\n{text}", shown.join("\n"), imported.text);
+    }
+}
+
+/// A keepalived.conf: whatever comes of it is a configuration without fault.
+pub fn keepalived(bytes: &[u8]) {
+    imported(bytes, import::keepalived);
+}
+
+/// A ldirectord.cf, likewise.
+pub fn ldirectord(bytes: &[u8]) {
+    imported(bytes, import::ldirectord);
 }

@@ -11,7 +11,7 @@ BUILD_PACKAGES=(ca-certificates gcc libc6-dev pkg-config libdpdk-dev clang libcl
 DEMO_PACKAGES=(iproute2 procps ethtool netbase nftables nginx curl wrk python3)
 # What black-box tests run besides.
 TEST_PACKAGES=(haproxy bird2 iputils-ping vsftpd tshark dpdk-dev iperf3 dnsmasq-base
-    bind9-dnsutils ldirectord netbase prometheus jq netcat-openbsd fonts-dejavu-core
+    bind9-dnsutils ldirectord keepalived netbase prometheus jq netcat-openbsd fonts-dejavu-core
     systemd keepalived)
 # What counts instructions.
 COUNT_PACKAGES=(valgrind)

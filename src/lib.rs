@@ -10,6 +10,7 @@ pub mod doctor;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod frame;
+pub mod import;
 pub mod limits;
 pub mod memory;
 pub mod message;

@@ -7,6 +7,17 @@ mod entries;
 use gyre::control::api::METHODS;
 use proptest::prelude::*;
 
+const KEEPALIVED: [&str; 5] = [
+    include_str!("fixtures/import/keepalived/schedulers.conf"),
+    include_str!("fixtures/import/keepalived/groups.conf"),
+    include_str!("fixtures/import/keepalived/checks.conf"),
+    include_str!("fixtures/import/keepalived/lexical.conf"),
+    include_str!("fixtures/import/keepalived/slips.conf"),
+];
+const LDIRECTORD: [&str; 2] = [
+    include_str!("fixtures/import/ldirectord/keys.cf"),
+    include_str!("fixtures/import/ldirectord/slips.cf"),
+];
 const CONFIG: &str = include_str!("../docs/examples/fullnat.toml");
 
 /// A request for any method by its own example, or a batch of some.
@@ -45,6 +56,14 @@ fn edits() -> impl Strategy<Value = Vec<(u8, proptest::sample::Index, u8)>> {
     proptest::collection::vec(any::<(u8, proptest::sample::Index, u8)>(), 0..12)
 }
 
+/// Lines of all fixtures in any order: keywords in blocks that are not theirs.
+fn lines() -> impl Strategy<Value = Vec<String>> {
+    let texts = KEEPALIVED.iter().chain(&LDIRECTORD);
+    let all: Vec<String> =
+        texts.flat_map(|text| text.lines()).map(|line| format!("{line}\n")).collect();
+    proptest::collection::vec(proptest::sample::select(all), 0..60)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -65,5 +84,28 @@ proptest! {
     #[test]
     fn mangled_configurations_are_read_or_refused(edits in edits()) {
         entries::config(&mangle(CONFIG.as_bytes().to_vec(), edits));
+    }
+
+    #[test]
+    fn mangled_keepalived_is_imported_without_fault(at in 0..KEEPALIVED.len(), edits in edits()) {
+        entries::keepalived(&mangle(KEEPALIVED[at].as_bytes().to_vec(), edits));
+    }
+
+    #[test]
+    fn mangled_ldirectord_is_imported_without_fault(at in 0..LDIRECTORD.len(), edits in edits()) {
+        entries::ldirectord(&mangle(LDIRECTORD[at].as_bytes().to_vec(), edits));
+    }
+
+    #[test]
+    fn any_lines_are_imported_without_fault(picks in lines()) {
+        let text = picks.concat();
+        entries::keepalived(text.as_bytes());
+        entries::ldirectord(text.as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_do_importers_no_harm(bytes: Vec<u8>) {
+        entries::keepalived(&bytes);
+        entries::ldirectord(&bytes);
     }
 }

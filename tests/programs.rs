@@ -2,6 +2,7 @@
 //! clients talk to it.
 
 mod harness;
+mod import_support;
 #[path = "control/support.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod support;
@@ -16,6 +17,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use gyre::import::{self, Imported, Source, Warning};
 use serde_json::{Value, json};
 use web::{TOKEN, Web, free_address};
 
@@ -36,6 +38,84 @@ fn prometheus() -> Option<String> {
 
 fn clients() -> Option<String> {
     lacks(&["python3", "sh", "nc", "curl", "jq"])
+}
+
+const KEEPALIVED: &str = "/usr/share/doc/keepalived/samples";
+const LDIRECTORD: &str = "/usr/share/doc/ldirectord/examples/ldirectord.cf";
+
+fn lacks_path(path: &str, package: &str) -> Option<String> {
+    (!Path::new(path).exists()).then(|| format!("needs {path} (package {package})"))
+}
+
+fn keepalived() -> Option<String> {
+    lacks_path(KEEPALIVED, "keepalived")
+}
+
+fn ldirectord() -> Option<String> {
+    lacks_path(LDIRECTORD, "ldirectord")
+}
+
+/// What comes of an imported file: without fault, and with rules.
+fn judged(path: &Path, imported: &Imported) -> String {
+    let checked = gyre::config::check(&imported.text).unwrap_or_else(|problems| {
+        let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        panic!("{}:\n{}\n{}", path.display(), shown.join("\n"), imported.text);
+    });
+    import_support::rules(&checked.desired)
+}
+
+/// The files that come with the package, virtual servers as its authors wrote them.
+fn every_sample_of_keepalived_is_imported() {
+    let mut with_services = BTreeSet::new();
+    for entry in std::fs::read_dir(KEEPALIVED).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let Some(name) = name.strip_prefix("keepalived.conf.") else { continue };
+        let text = std::fs::read_to_string(&path).unwrap();
+        let world = import_support::Folder(KEEPALIVED.into());
+        let source = Source { path: Path::new(name), text: &text };
+        let written = text.lines().filter(|line| line.starts_with("virtual_server ")).count();
+        match import::keepalived(source, &world, &import_support::options()) {
+            Ok(imported) => {
+                let rules = judged(&path, &imported);
+                let servers = rules.lines().filter(|line| line.starts_with("-a ")).count();
+                assert!(imported.services >= written && servers > 0, "{name}: {rules}");
+                let unknown = |one: &&Warning| one.what.contains("is unknown in");
+                assert_eq!(imported.warnings.iter().find(unknown), None, "{name}");
+                with_services.insert(name.to_owned());
+            }
+            Err(_) => assert_eq!(written, 0, "{name}"),
+        }
+    }
+    assert!(with_services.len() >= 10, "{with_services:?}");
+    for name in ["fwmark", "quorum", "virtual_server_group", "SMTP_CHECK", "status_code"] {
+        assert!(with_services.contains(name), "{with_services:?}");
+    }
+}
+
+/// As it is, and with each of its commented services.
+fn the_sample_of_ldirectord_is_imported() {
+    let stock = std::fs::read_to_string(LDIRECTORD).unwrap();
+    let is_service = |line: &str| line.starts_with("#virtual") || line.starts_with("#\t");
+    let all: String = stock
+        .lines()
+        .map(|line| if is_service(line) { &line[1..] } else { line })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let world = import_support::Folder(std::env::temp_dir());
+    let import = |text: &str| {
+        let source = Source { path: Path::new("ldirectord.cf"), text };
+        let imported = import::ldirectord(source, &world, &import_support::options()).unwrap();
+        (judged(Path::new(LDIRECTORD), &imported), imported)
+    };
+    let first = "-A -t 192.168.6.240:80 -s rr\n-a -t 192.168.6.240:80 -r 192.168.6.2:80 -g -w 1\n\
+                 -a -t 192.168.6.240:80 -r 192.168.6.3:80 -g -w 1\n\
+                 -a -t 192.168.6.240:80 -r 192.168.6.6:80 -g -w 1\n";
+    assert_eq!(import(&stock).0, first);
+    let (rules, imported) = import(&all);
+    assert!(rules.starts_with(first) && imported.services >= 18, "{rules}");
+    let unknown = |one: &&Warning| one.what.contains("is unknown; left out");
+    assert_eq!(imported.warnings.iter().find(unknown), None);
 }
 
 fn text(output: Output) -> String {
@@ -305,6 +385,8 @@ fn main() {
         the_python_client_calls_batches_and_listens,
         the_shell_client_calls_over_socket_and_http,
     ));
+    all.extend(cases!(&[keepalived]; every_sample_of_keepalived_is_imported));
+    all.extend(cases!(&[ldirectord]; the_sample_of_ldirectord_is_imported));
     all.extend(cases!(&[root]; another_user_gets_the_operating_systems_refusal));
     harness::run(all);
 }

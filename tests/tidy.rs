@@ -31,6 +31,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("dataplane", &["wire", "frame", "memory", "model", "message", "counters", "limits", "time"]),
     ("dpdk", &["dpdk_sys", "frame", "limits", "time"]),
     ("config", &["model", "limits"]),
+    ("import", &["config", "model", "limits"]),
     (
         // `memory` for its errors and `message` for the rows of flows, beside STYLE's list.
         "replay",
@@ -54,7 +55,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("runtime", &["*"]),
     ("doctor", &["control::api", "config", "model"]),
-    ("cli", &["control::api", "config", "doctor", "replay", "runtime"]),
+    ("cli", &["control::api", "config", "doctor", "import", "replay", "runtime"]),
     ("main", &["cli"]),
     ("lib", &["*"]),
 ];

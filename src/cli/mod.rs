@@ -12,6 +12,7 @@ mod doctor;
 mod drops;
 mod error;
 mod file;
+mod import;
 pub mod ipvsadm;
 mod man;
 mod neighbours;
@@ -55,6 +56,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Replay(replay::Args),
+    Import(import::Args),
     Ctl(ctl::Args),
     Apply(apply::Args),
     Diff(apply::DiffArgs),
@@ -76,6 +78,7 @@ impl Command {
     fn run(self, out: &mut Out<'_>) -> anyhow::Result<()> {
         match self {
             Command::Run(args) => run::run(args),
+            Command::Import(args) => import::run(args, out),
             Command::Replay(args) => replay::run(args, out),
             Command::Ctl(args) => ctl::run(args, out),
             Command::Check(args) => check::run(args, out),
