@@ -234,6 +234,10 @@ pub const CHECK_PAYLOAD_BYTES_MAX: usize = 1232;
 pub const CHECK_TEXT_BYTES_MAX: usize = 4096;
 /// A command and its arguments.
 pub const COMMAND_PARTS_MAX: usize = 64;
+/// Programs that are told of quorums at one time; further ones wait.
+pub const HOOKS_MAX: usize = 16;
+/// What one of them may take, in milliseconds.
+pub const HOOK_MILLIS_MAX: u64 = 30_000;
 /// The longest slow start, in milliseconds.
 pub const SLOW_START_MS_MAX: u32 = 3_600_000;
 

@@ -13,6 +13,8 @@ mod command_line;
 mod configuration;
 #[path = "control/events.rs"]
 mod events;
+#[path = "control/health.rs"]
+mod health;
 #[path = "control/http.rs"]
 mod http;
 #[path = "control/lists.rs"]

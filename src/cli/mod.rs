@@ -4,6 +4,7 @@
 mod apply;
 mod args;
 mod check;
+mod checks;
 mod client;
 mod completions;
 mod connections;

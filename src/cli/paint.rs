@@ -33,7 +33,7 @@ impl Ink {
     /// What a state deserves.
     pub fn of_state(state: &str) -> Option<Ink> {
         match state.split(' ').next()? {
-            "stalled" | "down" | "unreachable" | "unresolved" => Some(Ink::Red),
+            "stalled" | "down" | "bad" | "out" | "unreachable" | "unresolved" => Some(Ink::Red),
             "draining" => Some(Ink::Yellow),
             _ => None,
         }

@@ -4,7 +4,7 @@ use super::Out;
 use super::args::ShowArgs;
 use super::ctl::print_json;
 use super::table::Table;
-use crate::control::api::{ListServersParams, ServersResult};
+use crate::control::api::{ListServersParams, ServerRow, ServersResult};
 
 /// Show real servers with what goes on at each
 #[derive(Clone, Debug, clap::Args)]
@@ -13,6 +13,17 @@ pub struct Args {
     service: Option<String>,
     #[command(flatten)]
     show: ShowArgs,
+}
+
+/// `up`, or what is wrong and for how long.
+fn health(row: &ServerRow) -> String {
+    let since = row.health_since_s.map(|s| format!(" for {s} s")).unwrap_or_default();
+    match (row.health.as_str(), &row.health_reason) {
+        ("down", Some(reason)) => format!("down{since}: {reason}"),
+        (_, Some(reason)) => format!("{}: {reason}", row.health),
+        ("unchecked", None) => String::new(),
+        (word, None) => format!("{word}{since}"),
+    }
 }
 
 /// Prints the table.
@@ -28,6 +39,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
         "SERVER",
         "MODE",
         "STATE",
+        "HEALTH",
         "#WEIGHT",
         "#ACTIVE",
         "#INACTIVE",
@@ -40,6 +52,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
         "#REFUSED",
     ]);
     for row in result.servers {
+        let health = health(&row);
         let state = match row.state.as_str() {
             "active" if !row.reachable => "unreachable".to_owned(),
             _ => row.state,
@@ -56,7 +69,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
             row.connections,
             row.refused,
         ];
-        let words = [row.service, row.address, row.forwarding, state];
+        let words = [row.service, row.address, row.forwarding, state, health];
         table.row(words.into_iter().chain(numbers.map(|n| n.to_string())));
     }
     Ok(table.write(out)?)

@@ -4,7 +4,7 @@
 use clap::Subcommand;
 
 use super::{
-    Out, connections, drops, neighbours, ports, servers, services, stats, status, workers,
+    Out, checks, connections, drops, neighbours, ports, servers, services, stats, status, workers,
 };
 
 /// What can be shown.
@@ -13,6 +13,7 @@ pub enum Shown {
     Status(status::Args),
     Services(services::Args),
     Servers(servers::Args),
+    Checks(checks::Args),
     Connections(connections::Args),
     Workers(workers::Args),
     Ports(ports::Args),
@@ -29,6 +30,7 @@ impl Shown {
             Shown::Status(args) => status::run(args, out),
             Shown::Services(args) => services::run(args, out),
             Shown::Servers(args) => servers::run(args, out),
+            Shown::Checks(args) => checks::run(args, out),
             Shown::Connections(args) => connections::run(args, out),
             Shown::Workers(args) => workers::run(args, out),
             Shown::Ports(args) => ports::run(args, out),

@@ -42,12 +42,16 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
         ("configuration", format!("{}, revision {}", status.config_path, status.revision)),
         ("workers", format!("{}, stalled: {}", status.workers, or_none(&status.workers_stalled))),
         ("ports", format!("{}, down: {}", status.ports, or_none(&status.ports_down))),
-        ("services", format!("{} with {} servers", status.services, status.servers)),
+        ("services", {
+            let (services, servers, down) = (status.services, status.servers, status.servers_down);
+            format!("{services} with {servers} servers, down: {down}")
+        }),
         ("flows", format!("{} live, {} created", status.flows, status.flows_created)),
         ("drops", format!("{} frames", status.drops)),
         ("neighbours", format!("{} unresolved", status.neighbours_unresolved)),
     ];
     let wrong = [
+        ("services", status.servers_down > 0),
         ("workers", !status.workers_stalled.is_empty()),
         ("ports", !status.ports_down.is_empty()),
         ("neighbours", status.neighbours_unresolved > 0),

@@ -78,7 +78,7 @@ impl Table {
 fn ink(row: usize, heading: &str, cell: &str) -> Option<Ink> {
     match (row, heading) {
         (0, _) => Some(Ink::Bold),
-        (_, "STATE" | "LINK") => Ink::of_state(cell),
+        (_, "STATE" | "LINK" | "HEALTH") => Ink::of_state(cell),
         _ => None,
     }
 }

@@ -10,6 +10,9 @@ use super::netlink::NetlinkError;
 /// A fault at start-up; the message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
+    /// Health checks have no thread.
+    #[error(transparent)]
+    Checks(#[from] super::health::runner::RunnerError),
     /// A running gyre listens there.
     #[error(
         "control socket {}: a running process{} serves it; stop that one or set another \

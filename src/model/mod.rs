@@ -32,8 +32,8 @@ pub use kernel_maglev::{KERNEL_MAGLEV_SLOTS, KernelMaglevTable};
 pub use maglev::{MaglevTable, MaglevTableError};
 pub use prefix::{Prefix, PrefixError, PrefixSet};
 pub use registry::{
-    Applied, HopFor, Registry, RegistryConfig, Usage, address_pairs, check_addresses,
-    check_steering,
+    Applied, Effect, HealthChange, HopFor, Registry, RegistryConfig, Sorry, Usage, address_pairs,
+    check_addresses, check_steering,
 };
 pub use route::{NextHop, RouteTable, RouteTarget};
 pub use semantics::{ConnReuse, Defence, Semantics};

@@ -11,6 +11,7 @@ use super::maglev::MaglevTable;
 use super::prefix::PrefixSet;
 use super::service_key::{FTP_PORT, ServiceKey, TrafficMatch};
 use super::snapshot::LocalAddress;
+use super::spec::ServiceSpec;
 use super::steering::KeyKind;
 use super::timeouts::TimeoutOverrides;
 
@@ -399,6 +400,10 @@ pub struct VirtualService {
     pub one_packet: bool,
     /// The firewall mark that the group stands for to users of `ipvsadm`.
     pub mark: Option<u32>,
+    /// Servers that health checks took out of `servers`, for those who ask; no packet goes there.
+    pub taken_out: Vec<RealServer>,
+    /// What was asked for, for those who ask.
+    pub spec: Arc<ServiceSpec>,
 }
 
 /// A server in active service, for tests: `10.2.0.11` and up by slot.

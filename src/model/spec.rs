@@ -500,7 +500,9 @@ impl Validator<'_> {
         self.kind(at);
         self.group(at);
         if let SchedulerSpec::Maglev { slots } = service.scheduler
-            && (slots > MAGLEV_SLOTS_MAX || !is_prime(slots) || slots <= service.servers.len())
+            && (slots > MAGLEV_SLOTS_MAX
+                || !is_prime(slots)
+                || slots <= service.all_servers().count())
         {
             let what = format!("{slots} slots make no Maglev table");
             let remedy = "use a prime well above the number of servers, such as 65537 or 655373";

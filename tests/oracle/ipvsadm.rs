@@ -134,7 +134,7 @@ pub fn run(lab: &mut Lab, args: &str) -> Result<(), Needs> {
         }
         Command::EditService => {
             let spec = service(&line, lab);
-            lab.change(|registry, _| registry.edit_service(&spec))
+            lab.change(|registry, hops| registry.edit_service(&spec, hops))
         }
         Command::DeleteService => {
             lab.change(|registry, _| registry.remove_service(&key(&line), Removal::Now))

@@ -117,6 +117,8 @@ impl Format {
         let mut servers: Vec<(SocketAddr, &ServerRow)> = service
             .servers
             .iter()
+            // What health checks took out is out, as if by `-d`.
+            .filter(|server| server.state != "out")
             .filter_map(|server| Some((server.address.parse().ok()?, server)))
             .collect();
         // The kernel's list begins with what was added last.

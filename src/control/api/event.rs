@@ -73,6 +73,34 @@ events! {
         /// RIP and port.
         server: String,
     }
+    QuorumUp = "quorum.up", "Enough servers of a service are good." {
+        /// The service, as `PROTOCOL ADDRESS:PORT`.
+        service: String,
+        /// Sum of the good servers' weights.
+        weight: u64,
+        /// What is asked for.
+        quorum: u32,
+    }
+    QuorumLost = "quorum.lost", "Too few servers of a service are good." {
+        /// The service, as `PROTOCOL ADDRESS:PORT`.
+        service: String,
+        /// Sum of the good servers' weights.
+        weight: u64,
+        /// What is asked for.
+        quorum: u32,
+    }
+    SorryIn = "sorry.in", "The sorry server takes a service's new flows from now on." {
+        /// The service, as `PROTOCOL ADDRESS:PORT`.
+        service: String,
+        /// RIP and port.
+        server: String,
+    }
+    SorryOut = "sorry.out", "The sorry server takes no new flows any more." {
+        /// The service, as `PROTOCOL ADDRESS:PORT`.
+        service: String,
+        /// RIP and port.
+        server: String,
+    }
     FloodOn = "flood.on", "Many first packets come to nothing." {
         /// The service whose SYN cookies nobody proves, if it is one's.
         service: Option<String>,

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::check::{ChecksResult, ListChecksParams};
 use super::config::{
     ApplyParams, ApplyResult, ConfigResult, ConfirmResult, GetParams, ReloadParams,
     RevisionsResult, RollbackParams, SaveParams, SaveResult,
@@ -94,7 +95,7 @@ methods! {
         "{}",
         r#"{"version":"0.1.0","pid":4711,"uptime_s":3600,"config_path":"/etc/gyre/gyre.toml",
             "revision":3,"workers":2,"workers_stalled":[],"ports":1,"ports_down":[],"services":1,
-            "servers":2,"flows":1200,"flows_created":90000,"drops":12,
+            "servers":2,"servers_down":1,"flows":1200,"flows_created":90000,"drops":12,
             "neighbours_unresolved":0}"#;
     "config.get" => ConfigGet(GetParams) -> ConfigResult, [NotFound],
         "The running configuration, with what was changed over the socket; or an earlier one.",
@@ -178,7 +179,9 @@ methods! {
         r#"{"service":"web"}"#,
         r#"{"servers":[{"service":"tcp 192.0.2.80:80","address":"192.0.2.11:80",
             "forwarding":"dr","tunnel":null,"tunnel_port":null,"tunnel_checksum":null,
-            "weight":3,"upper_threshold":0,"lower_threshold":0,"state":"active",
+            "weight":0,"weight_asked":3,"health":"down",
+            "health_reason":"http check: status 503, wanted 200","health_since_s":12,
+            "upper_threshold":0,"lower_threshold":0,"state":"active",
             "reachable":true,"active":30,"inactive":10,"templates":0,"connections":45000,
             "in_packets":400000,"in_bytes":52000000,
             "out_packets":0,"out_bytes":0,"rates":{"connections":12,"in_packets":110,
@@ -201,6 +204,13 @@ methods! {
         "Changes a real server's share of new flows.",
         r#"{"service":"web","server":"192.0.2.11:80","weight":0}"#,
         r#"{"revision":9,"changes":["tcp 192.0.2.80:80: weight of 192.0.2.11:80 is 0"]}"#;
+    "check.list" => CheckList(ListChecksParams) -> ChecksResult, [NotFound],
+        "Health checks: what they are aimed at and how they stand.",
+        r#"{"service":"web"}"#,
+        r#"{"checks":[{"service":"tcp 192.0.2.80:80","server":"192.0.2.11:80","check":"http",
+            "target":"http://192.0.2.11:80/","state":"bad","since_s":12,
+            "last":"status 503, wanted 200","last_ago_ms":800,"took_us":null,
+            "interval_ms":2000}]}"#;
     "connections.list" => ConnectionsList(ListConnectionsParams) -> ListConnectionsResult,
         [InvalidParams, WorkerTimeout, NoRoom],
         "Live flows that match, at most `limit` of them.",

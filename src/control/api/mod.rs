@@ -1,6 +1,7 @@
 //! What the control socket speaks: one table of methods, one file of typed parameters and results
 //! a noun. Shared with the command line, so it knows neither the core nor the socket.
 
+mod check;
 mod config;
 mod connection;
 mod docs;
@@ -21,6 +22,7 @@ mod worker;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use check::{CheckRow, ChecksResult, ListChecksParams};
 pub use config::{
     ApplyParams, ApplyResult, ConfigFormat, ConfigResult, ConfigText, ConfirmResult, GetParams,
     ReloadParams, RevisionRow, RevisionsResult, RollbackParams, SaveParams, SaveResult,

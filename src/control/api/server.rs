@@ -99,6 +99,14 @@ pub struct ServerRow {
     pub tunnel_checksum: Option<String>,
     /// Share of new flows.
     pub weight: u32,
+    /// The weight that was asked for; what health checks make of it is `weight`.
+    pub weight_asked: u32,
+    /// `unchecked`, `up` or `down`; `down` while one of its health checks fails.
+    pub health: String,
+    /// Why it is down, or has less weight than was asked for.
+    pub health_reason: Option<String>,
+    /// For how long it has been up or down, seconds.
+    pub health_since_s: Option<u64>,
     /// Connections, active and inactive, at which it takes no new ones; 0 is no bound.
     pub upper_threshold: u32,
     /// Connections below which it takes new ones again; 0 is three quarters of the upper.

@@ -28,6 +28,8 @@ pub struct Status {
     pub services: u32,
     /// Number of real servers over all services, draining ones included.
     pub servers: u32,
+    /// Real servers whose health checks fail.
+    pub servers_down: u32,
     /// Live flows.
     pub flows: u64,
     /// Flows created since the start.

@@ -241,6 +241,11 @@ impl Counts {
         }
     }
 
+    /// Handshakes that the slot's server had refused or left unanswered: only good for comparing.
+    pub fn refused_by(&self, id: ServerId) -> u64 {
+        self.sum(|worker| worker.servers.get(id.index()).map_or(0, |one| one.refused.get()))
+    }
+
     pub fn service(&self, id: ServiceId) -> ServiceTotals {
         let now = self.service_raw(id);
         let then = self.services.get(&id).copied().unwrap_or_default();

@@ -274,7 +274,7 @@ impl Present<'_> {
         }))
     }
 
-    fn edit_service(&self, service: &str, set: Map<String, Value>) -> Result<Run, ApiError> {
+    fn edit_service(&mut self, service: &str, set: Map<String, Value>) -> Result<Run, ApiError> {
         let key = self.find(service)?;
         let fixed = ["protocol", "address", "group", "server"];
         if let Some(name) = set.keys().find(|name| fixed.contains(&name.as_str())) {
@@ -299,7 +299,11 @@ impl Present<'_> {
             self.registry.check_service(&ServiceSpec { servers, ..edited.clone() })
         };
         let spec = service_from_json(&Value::Object(written), &judge).map_err(from_config)?;
-        run(format!("edit service {key}"), move |registry| registry.edit_service(&spec))
+        let mut hops = Hops::new();
+        self.hops(spec.sorry_server.iter(), &mut hops)?;
+        run(format!("edit service {key}"), move |registry| {
+            registry.edit_service(&spec, &mut hop_in(&hops))
+        })
     }
 
     fn add_server(&mut self, service: &str, server: Map<String, Value>) -> Result<Run, ApiError> {

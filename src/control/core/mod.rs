@@ -9,6 +9,7 @@ mod difference;
 mod events;
 mod file;
 mod floods;
+mod health;
 mod history;
 mod hops;
 mod loads;
@@ -40,6 +41,8 @@ use tracing::{error, info, warn};
 use super::answer::Job;
 use super::api::rpc::Outcome;
 use super::api::{ApiError, ErrorCode};
+use super::health::hooks::Hooks;
+use super::health::runner::{Report, Runner};
 use super::http::{self, Api, BoundHttp};
 use super::kernel_source::{KernelAsks, KernelEvents, KernelSource};
 use super::metrics::Latencies;
@@ -52,9 +55,10 @@ use crate::model::next_hops::{KernelEvent, NextHops};
 use crate::model::{NicModel, PoolSpec, Registry, Snapshot};
 use crate::time::Nanos;
 
-use crate::limits::JOBS_WAITING_MAX;
+use crate::limits::{CHECK_REPORTS_MAX, JOBS_WAITING_MAX};
 use baseline::Counts;
 use floods::{FLOODS_EVERY, Floods};
+use health::{Health, HealthInbox};
 use history::{History, Kept, Unconfirmed};
 use loads::{Loads, SHARE_EVERY};
 use news::HopsResolved;
@@ -118,6 +122,7 @@ struct Core {
     notices: Notices,
     floods: Floods,
     hops_resolved: HopsResolved,
+    health: Health,
     stop: Stop,
     supervisor: Supervisor,
     heartbeat: Option<Heartbeat>,
@@ -149,7 +154,11 @@ pub async fn run(mut inputs: ControlInputs) -> Result<(), ControlError> {
     let (parsed, from_parser) = mpsc::unbounded_channel();
     let kernel = std::mem::replace(&mut inputs.kernel, KernelSource::Silent);
     let (stop, reload) = (inputs.stop.clone(), inputs.reload.clone());
-    let (mut core, Start { checked, socket, limits }) = Core::new(inputs, parsed);
+    let (runner, reports) = Runner::start(u64::from(std::process::id()))?;
+    let (hooks, hooks_ended) = Hooks::new();
+    let health = Health::new(runner, hooks, Instant::now());
+    let health_inbox = HealthInbox { reports, hooks: hooks_ended };
+    let (mut core, Start { checked, socket, limits }) = Core::new(inputs, parsed, health);
     let http = match &checked.config.http {
         Some(http) => BoundHttp::bind(http).await.map(Some),
         None => Ok(None),
@@ -169,7 +178,14 @@ pub async fn run(mut inputs: ControlInputs) -> Result<(), ControlError> {
             });
             let server = tokio::spawn(socket::serve(listener, limits, api, stop));
             info!(socket = %socket.path().display(), "control socket is ready");
-            core.serve(Inbox { jobs: inbox, parsed: from_parser, events, reload }).await;
+            core.serve(Inbox {
+                jobs: inbox,
+                parsed: from_parser,
+                events,
+                reload,
+                health: health_inbox,
+            })
+            .await;
             core.shut_down().await;
             // Clients get their last replies before the process goes.
             let _ = server.await;
@@ -196,7 +212,11 @@ struct Start {
 
 impl Core {
     /// Before anything was applied.
-    fn new(inputs: ControlInputs, parsed: mpsc::UnboundedSender<Work>) -> (Self, Start) {
+    fn new(
+        inputs: ControlInputs,
+        parsed: mpsc::UnboundedSender<Work>,
+        health: Health,
+    ) -> (Self, Start) {
         let now = Instant::now();
         let counters = inputs.links.iter().map(|link| Arc::clone(&link.counters)).collect();
         let counts = Counts::new(counters);
@@ -230,6 +250,7 @@ impl Core {
             notices: Notices::new(),
             floods: Floods::default(),
             hops_resolved: HopsResolved::default(),
+            health,
             stop: inputs.stop,
             heartbeat: inputs.supervisor.heartbeat(),
             supervisor: inputs.supervisor,
@@ -262,6 +283,7 @@ struct Inbox {
     parsed: mpsc::UnboundedReceiver<Work>,
     events: Option<KernelEvents>,
     reload: Reload,
+    health: HealthInbox,
 }
 
 /// The next batch; never, where there is no kernel to ask.
@@ -304,12 +326,17 @@ impl Core {
 
     async fn serve(&mut self, mut inbox: Inbox) {
         let stop = self.stop.clone();
+        let mut reports: Vec<Report> = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 () = stop.requested() => break,
                 finished = work::wait(&mut self.building) => self.finished(finished),
                 () = tokio::time::sleep_until(self.next.tick.into()) => self.tick(),
+                1.. = inbox.health.reports.recv_many(&mut reports, CHECK_REPORTS_MAX) => {
+                    self.take_reports(&mut reports);
+                }
+                Some(key) = inbox.health.hooks.recv() => self.health.hook_ended(key),
                 batch = next_batch(&mut inbox.events) => self.kernel_events(&batch),
                 () = inbox.reload.requested() => self.reload_by_signal(),
                 Some(work) = inbox.parsed.recv() => self.enqueue(work),
@@ -355,6 +382,7 @@ impl Core {
             self.loads.share(&self.counts.workers, &self.snapshot);
         }
         self.rate(now);
+        self.look_at_health(now);
         if now >= self.next.floods {
             self.next.floods = now + FLOODS_EVERY;
             self.look_for_floods();

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::Core;
 use super::floods::{Flood, Scene};
 use crate::control::api::Event;
+use crate::control::health::board::Board;
 use crate::counters::DropReason;
 use crate::limits::EVENT_CHANGES_MAX;
 use crate::model::{
@@ -32,9 +33,16 @@ fn takes_flows(server: &RealServer) -> (bool, String) {
 fn compare(
     old: Option<&VirtualService>,
     new: Option<&VirtualService>,
+    board: &Board,
     tell: &mut dyn FnMut(Event),
 ) {
-    let Some(service) = new.or(old).map(|service| service.key.to_string()) else { return };
+    let Some(key) = new.or(old).map(|service| service.key) else { return };
+    let service = key.to_string();
+    // Health knows more than that there is no weight.
+    let why = |server: &RealServer, plain: String| {
+        let endpoint = SocketAddr::new(server.address, server.port);
+        board.reason(&key, endpoint).unwrap_or(plain)
+    };
     let servers = |service: Option<&VirtualService>| -> HashMap<ServerId, RealServer> {
         let all = service.into_iter().flat_map(|service| service.servers.iter());
         all.map(|server| (server.id, server.clone())).collect()
@@ -46,7 +54,10 @@ fn compare(
     for id in listed(old).into_iter().filter(|id| !after.contains_key(id)) {
         let (service, server) = (service.clone(), endpoint(&before[&id]));
         match takes_flows(&before[&id]) {
-            (true, _) => tell(Event::ServerDown { service, server, reason: "removed".into() }),
+            (true, _) => {
+                let reason = why(&before[&id], "removed".into());
+                tell(Event::ServerDown { service, server, reason });
+            }
             (false, _) if before[&id].state == ServerState::Draining => {
                 tell(Event::DrainDone { service, server });
             }
@@ -62,6 +73,7 @@ fn compare(
             }
             (Some((false, _)), (true, reason)) => tell(Event::ServerUp { service, server, reason }),
             (Some((true, _)), (false, reason)) => {
+                let reason = why(&after[&id], reason);
                 tell(Event::ServerDown { service, server, reason });
             }
             _ => {}
@@ -79,7 +91,8 @@ impl Core {
             |snapshot: &Arc<Snapshot>, at: usize| snapshot.services.get(at).cloned().flatten();
         for id in new.changed_services.iter() {
             let (old, new) = (service(&self.snapshot, id.index()), service(new, id.index()));
-            compare(old.as_deref(), new.as_deref(), &mut |event| self.notices.tell(event));
+            let tell = &mut |event| self.notices.tell(event);
+            compare(old.as_deref(), new.as_deref(), &self.health.board, tell);
         }
     }
 

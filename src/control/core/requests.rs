@@ -16,11 +16,11 @@ use super::{Core, sweep, to_outcome};
 use crate::config::Mark;
 use crate::control::api::rpc::Outcome;
 use crate::control::api::{
-    ApiError, ConnectionFilter, DeleteParams, ErrorCode, ListConnectionsParams, MarkRow,
-    MarksResult, NeighboursResult, NoParams, PortsResult, Request, ServersResult, ServicesResult,
-    TimeoutsResult, WorkersResult,
+    ApiError, ChecksResult, ConnectionFilter, DeleteParams, ErrorCode, ListConnectionsParams,
+    MarkRow, MarksResult, NeighboursResult, NoParams, PortsResult, Request, ServersResult,
+    ServicesResult, TimeoutsResult, WorkersResult,
 };
-use crate::control::metrics::Facts;
+use crate::control::metrics::{CheckFigures, Facts};
 use crate::limits::{CONNECTIONS_SHOWN_DEFAULT, CONNECTIONS_SHOWN_MAX};
 
 type Reply = oneshot::Sender<Outcome>;
@@ -40,6 +40,10 @@ impl Core {
             Request::ServerList(params) => self.show(reply, move |view| {
                 let only = params.service.map(|name| view.find(&name)).transpose()?;
                 Ok(ServersResult { servers: view.servers(only) })
+            }),
+            Request::CheckList(params) => self.show(reply, move |view| {
+                let only = params.service.map(|name| view.find(&name)).transpose()?;
+                Ok(ChecksResult { checks: view.checks(only) })
             }),
             Request::WorkersList(NoParams {}) => {
                 self.show(reply, |view| Ok(WorkersResult { workers: view.workers() }));
@@ -96,6 +100,8 @@ impl Core {
             stalled: (0..self.workers.len()).map(|at| self.watch.is_stalled(at)).collect(),
             config_path: self.config_path.clone(),
             started: self.started,
+            health: Arc::clone(self.health.board.services()),
+            now_ms: self.now_ms(),
         }
     }
 
@@ -106,6 +112,10 @@ impl Core {
         let flow_entries = [runtime.connections, runtime.connections_ipv6];
         let running = self.history.latest().cloned().zip(self.saved.clone());
         let unconfirmed = self.unconfirmed.is_some();
+        let board = &self.health.board;
+        let [good, bad] = board.rounds;
+        let checks =
+            CheckFigures { checks: board.check_count(), good, bad, late: self.health.late() };
         spawn_blocking(move || {
             let unsaved = running.map_or(0, |(running, saved)| {
                 let (running, saved) = (Side::from(&running), Side::from(&saved));
@@ -118,6 +128,7 @@ impl Core {
                 flow_entries,
                 unsaved,
                 unconfirmed,
+                checks,
             };
             // A client that went away needs no answer.
             let _ = reply.send(Box::new(facts));

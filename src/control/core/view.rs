@@ -11,9 +11,10 @@ use super::baseline::Counts;
 use super::rates::Rates;
 use crate::config::{Forwarding, SchedulerFlag, ServiceAddress, Tunnel, TunnelChecksum};
 use crate::control::api::{
-    ApiError, CauseCount, LocalAddressRow, MempoolRow, NeighbourRow, PortRow, ServerRow,
+    ApiError, CauseCount, CheckRow, LocalAddressRow, MempoolRow, NeighbourRow, PortRow, ServerRow,
     ServiceRow, Stats, Status, WorkerDetail, WorkerRow,
 };
+use crate::control::health::board::{CheckHealth, ServerHealth, ServiceHealth, Services};
 use crate::control::port_info::PortInfo;
 use crate::counters::{
     Counter, DropReason, HandOffCause, HelperEvent, NicCounters, ReplyKind, WorkerCounters,
@@ -36,6 +37,8 @@ pub struct View {
     pub stalled: Vec<bool>,
     pub config_path: Arc<str>,
     pub started: Instant,
+    pub health: Services,
+    pub now_ms: u64,
 }
 
 /// The word users write for a mode.
@@ -90,6 +93,7 @@ impl View {
             ports_down: down.filter_map(|port| Some(name(port.nic)?.name.clone())).collect(),
             services: self.live_services().count() as u32,
             servers: servers as u32,
+            servers_down: self.down() as u32,
             flows: self.counts.sum(|worker| worker.flows.get()),
             flows_created: self.counts.sum(|worker| worker.flows_created.get()),
             drops: self.counts.sum(|worker| total(&worker.drops)),
@@ -165,6 +169,46 @@ impl View {
         self.hops.iter().filter(|hop| hop.used).map(|hop| self.neighbour(hop)).collect()
     }
 
+    /// The checks of all services, or of one.
+    pub fn checks(&self, only: Option<ServiceId>) -> Vec<CheckRow> {
+        let mut services: Vec<&VirtualService> =
+            self.live_services().filter(|service| only.is_none_or(|id| service.id == id)).collect();
+        services.sort_by_key(|service| service.key);
+        let known = services.into_iter().filter_map(|service| self.health.get(&service.key));
+        let mut rows = Vec::new();
+        for health in known {
+            for server in &health.servers {
+                rows.extend(server.checks.iter().map(|one| self.check(health, server, one)));
+            }
+        }
+        rows
+    }
+
+    fn check(&self, of: &ServiceHealth, server: &ServerHealth, one: &CheckHealth) -> CheckRow {
+        let last = one.last.as_ref();
+        CheckRow {
+            service: of.key().to_string(),
+            server: server.endpoint.to_string(),
+            check: one.kind().into(),
+            target: one.target(),
+            state: if one.standing.is_good() { "good" } else { "bad" }.into(),
+            since_s: self.now_ms.saturating_sub(one.since_ms) / 1000,
+            last: last.map(|(result, _)| result.clone().err().unwrap_or_else(|| "good".into())),
+            last_ago_ms: last.map(|(_, at_ms)| self.now_ms.saturating_sub(*at_ms)),
+            took_us: last.and_then(|(result, _)| {
+                let took = result.as_ref().ok()?;
+                u64::try_from(took.as_micros()).ok()
+            }),
+            interval_ms: one.check.spec.interval_ms,
+        }
+    }
+
+    /// Servers that fail.
+    fn down(&self) -> usize {
+        let all = self.health.values().flat_map(|health| &health.servers);
+        all.filter(|server| !server.up).count()
+    }
+
     fn live_services(&self) -> impl Iterator<Item = &VirtualService> {
         self.snapshot.services.iter().flatten().map(|service| &**service)
     }
@@ -209,7 +253,7 @@ impl View {
             refused: totals.refused,
             cookies_sent: totals.cookies_sent,
             cookies_proven: totals.cookies_proven,
-            servers: service.servers.iter().map(server).collect(),
+            servers: service.servers.iter().chain(&service.taken_out).map(server).collect(),
         }
     }
 
@@ -221,7 +265,18 @@ impl View {
     ) -> ServerRow {
         let totals = self.counts.server(server.id);
         let tunnel = (server.mode == ForwardMode::Tunnel).then(|| tunnel_words(server.tunnel));
+        let endpoint = SocketAddr::new(server.address, server.port);
+        let is_out = service.taken_out.iter().any(|out| out.id == server.id);
+        let asked = service.spec.servers.iter().find(|asked| asked.endpoint() == endpoint);
+        let health = self.health.get(&service.key);
+        let health = health.and_then(|health| health.of(endpoint).map(|one| (health, one)));
+        let (word, reason, since) = health.map_or(("unchecked", None, None), |(health, one)| {
+            let since =
+                (!one.checks.is_empty()).then(|| self.now_ms.saturating_sub(one.since_ms) / 1000);
+            (one.word(), health.reason(one), since)
+        });
         let state = match server.state {
+            ServerState::Active if is_out => "out",
             ServerState::Active => "active",
             ServerState::Draining => "draining",
         };
@@ -232,7 +287,11 @@ impl View {
             tunnel: tunnel.map(|(word, ..)| word.into()),
             tunnel_port: tunnel.and_then(|(_, port, _)| port),
             tunnel_checksum: tunnel.and_then(|(.., checksum)| checksum).map(Into::into),
-            weight: server.weight,
+            weight: if is_out { 0 } else { server.weight },
+            weight_asked: asked.map_or(server.weight, |asked| asked.weight),
+            health: word.into(),
+            health_reason: reason,
+            health_since_s: since,
             upper_threshold: server.upper_threshold,
             lower_threshold: server.lower_threshold,
             state: state.into(),

@@ -49,6 +49,8 @@ pub enum Work {
     Routes(RouteUpdate),
     /// Ports' interfaces changed.
     Nics(Vec<NicModel>),
+    /// Health checks have servers changed.
+    Health,
     /// Drains may be over, slots may be free.
     Reclaim,
 }
@@ -64,7 +66,7 @@ pub struct Finished {
     end: End,
 }
 
-enum End {
+pub enum End {
     /// Nobody waits for the answer of what was not confirmed.
     Change(Box<Result<Done, ApiError>>, Option<oneshot::Sender<Outcome>>),
     Answer(Outcome, oneshot::Sender<Outcome>),
@@ -94,7 +96,7 @@ impl End {
 }
 
 /// Runs `work` with the registry beside the core, then has the kernel prepared for what came out.
-fn build(
+pub fn build(
     mut registry: Box<Registry>,
     kernel_side: &KernelSide,
     work: impl FnOnce(&mut Registry) -> (End, bool) + Send + 'static,
@@ -198,6 +200,7 @@ impl Core {
                         (End::Applied(Some(registry.set_nics(nics))), false)
                     }));
                 }
+                Work::Health => self.begin_health(registry),
                 Work::Reclaim => self.begin_reclaim(registry),
             }
         }
@@ -369,6 +372,7 @@ impl Core {
             self.counts.follow(&before, applied);
             self.tell_of_servers(&applied.snapshot);
             self.publish(&applied.snapshot);
+            self.follow_health(applied);
         }
     }
 }

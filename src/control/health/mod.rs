@@ -1,4 +1,9 @@
-//! Health checks: carried out by `runner` on a thread of its own, one file of `probe` a kind.
+//! Health checks: carried out by `runner` on a thread of its own, one file of `probe` a kind. What
+//! their results come to is `standing`'s and `board`'s, which are pure; the core makes it so.
 
+pub(super) mod board;
+pub(super) mod hooks;
+mod names;
 pub mod probe;
 pub mod runner;
+pub(super) mod standing;

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use super::Facts;
 use super::sheet::{Labels, Sheet};
+use super::{CheckFigures, Facts};
 use crate::control::api::{LocalAddressRow, PortRow, ServerRow, ServiceRow};
 
 pub fn write(facts: &Facts, sheet: &mut Sheet<'_>) -> fmt::Result {
     process(facts, sheet)?;
+    checks(&facts.checks, sheet)?;
     services(&facts.stats.services, sheet)?;
     servers(&facts.stats.services, sheet)?;
     ports(&facts.stats.ports, sheet)?;
@@ -45,6 +46,15 @@ fn process(facts: &Facts, sheet: &mut Sheet<'_>) -> fmt::Result {
     sheet.counters(("gyre_replies", "Frames that gyre itself answered with"), replies)?;
     let helpers = facts.stats.helpers.iter().map(|c| (vec![("event", &*c.name)], c.count));
     sheet.counters(("gyre_helper_events", "What protocol helpers did"), helpers)
+}
+
+fn checks(figures: &CheckFigures, sheet: &mut Sheet<'_>) -> fmt::Result {
+    sheet.gauge(("gyre_checks", "Health checks"), figures.checks as f64)?;
+    let rounds = [("good", figures.good), ("bad", figures.bad)];
+    let rounds = rounds.map(|(result, count)| (vec![("result", result)], count));
+    sheet.counters(("gyre_check_rounds", "Rounds of health checks, by how they ended"), rounds)?;
+    let about = "Rounds that began later than planned: the director has too little time for them";
+    sheet.counter(("gyre_check_late", about), figures.late)
 }
 
 /// A service as people name it, and as it is known.
@@ -103,8 +113,11 @@ fn servers(services: &[ServiceRow], sheet: &mut Sheet<'_>) -> fmt::Result {
             (labels, server)
         })
     };
-    let gauges: [(&str, &str, Read); 4] = [
+    let gauges: [(&str, &str, Read); 5] = [
         ("gyre_server_up", "Whether new connections go to a server", |s| is_up(s).into()),
+        ("gyre_server_healthy", "Whether no health check of a server fails", |s| {
+            (s.health != "down").into()
+        }),
         ("gyre_server_draining", "Whether it takes no new ones and goes when the last ends", |s| {
             (s.state == "draining").into()
         }),

@@ -44,6 +44,11 @@ fn labels<'l>(local: &'l Local, server: &'l ServerRow) -> Labels<'l> {
     ]
 }
 
+/// What health checks took out is out.
+fn listed(service: &ServiceRow) -> impl Iterator<Item = &ServerRow> {
+    service.servers.iter().filter(|server| server.state != "out")
+}
+
 pub fn write(stats: &Stats, sheet: &mut Sheet<'_>) -> fmt::Result {
     type Read = fn(&ServiceRow) -> u64;
     let totals: [(&str, &str, Read); 5] = [
@@ -60,7 +65,7 @@ pub fn write(stats: &Stats, sheet: &mut Sheet<'_>) -> fmt::Result {
     let rows: Vec<(&Local, &ServerRow)> = locals
         .iter()
         .zip(&stats.services)
-        .flat_map(|(local, service)| service.servers.iter().map(move |server| (local, server)))
+        .flat_map(|(local, service)| listed(service).map(move |server| (local, server)))
         .collect();
     type ReadServer = fn(&ServerRow) -> u64;
     let backends: [(&str, &str, ReadServer); 3] = [

@@ -78,6 +78,18 @@ pub struct Facts {
     pub unsaved: u64,
     /// Whether a configuration waits to be confirmed.
     pub unconfirmed: bool,
+    pub checks: CheckFigures,
+}
+
+/// What health checks come to.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckFigures {
+    pub checks: usize,
+    /// Rounds by how they ended.
+    pub good: u64,
+    pub bad: u64,
+    /// Rounds that began late.
+    pub late: u64,
 }
 
 #[derive(Debug)]

@@ -64,9 +64,10 @@ impl Registry {
                 push(Place::Service(at, field), spec.key.to_string(), what, &remedy);
             }
             let draining = self.services.get(&spec.key).map_or(0, |e| e.service.servers.len());
-            let listed = spec.servers.len() + draining;
+            let own = spec.all_servers().count();
+            let listed = own + draining;
             if let SchedulerSpec::Maglev { slots } = spec.scheduler
-                && slots > spec.servers.len()
+                && slots > own
                 && slots <= listed
             {
                 let what = format!("{slots} slots do not suffice while servers drain");

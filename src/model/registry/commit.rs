@@ -65,8 +65,10 @@ impl Registry {
                 None => return debug_assert!(false, "room for every service was checked"),
             },
         };
-        self.remove_unlisted(spec, &mut draft, removal);
-        for server in &spec.servers {
+        let spec = &ServiceSpec { servers, ..spec.clone() };
+        let listed = self.in_effect(spec);
+        self.remove_unlisted(spec, &listed, (&mut draft, removal));
+        for server in &listed {
             match draft.position(server.endpoint()) {
                 Some(at) if fits(&draft.servers[at], server) => {}
                 Some(at) => {
@@ -77,7 +79,7 @@ impl Registry {
             }
         }
         if draft.changed {
-            self.store(ServiceSpec { servers, ..spec.clone() }, draft, round);
+            self.store(spec.clone(), draft, round);
         }
     }
 
@@ -87,14 +89,21 @@ impl Registry {
         locals == entry.service.local_addresses && entry.spec.is_same_but_servers(spec)
     }
 
-    fn remove_unlisted(&mut self, spec: &ServiceSpec, draft: &mut Draft, removal: Removal) {
-        let listed: HashSet<SocketAddr> = spec.servers.iter().map(ServerSpec::endpoint).collect();
+    fn remove_unlisted(
+        &mut self,
+        spec: &ServiceSpec,
+        listed: &[ServerSpec],
+        (draft, removal): (&mut Draft, Removal),
+    ) {
+        let listed: HashSet<SocketAddr> = listed.iter().map(ServerSpec::endpoint).collect();
         let mut at = 0;
         while let Some(server) = draft.servers.get(at) {
             let drains_on =
                 server.state == ServerState::Draining && matches!(removal, Removal::Drain { .. });
             let count = draft.servers.len();
-            if !listed.contains(&endpoint_of(server)) && !drains_on {
+            if self.is_taken_out(spec, server) {
+                self.take_out(&spec.key, draft, at);
+            } else if !listed.contains(&endpoint_of(server)) && !drains_on {
                 self.leave(&spec.key, draft, at, removal);
             }
             at += usize::from(draft.servers.len() == count);
@@ -127,6 +136,13 @@ impl Registry {
         }
     }
 
+    /// Takes a server out of the list that may come back at any time.
+    fn take_out(&mut self, key: &ServiceKey, draft: &mut Draft, at: usize) {
+        let server = draft.servers[at].clone();
+        self.leave(key, draft, at, Removal::Now);
+        self.servers.keep(ServerKey { service: *key, endpoint: endpoint_of(&server) }, server);
+    }
+
     fn join(
         &mut self,
         service: ServiceKey,
@@ -135,10 +151,9 @@ impl Registry {
         (hop_for, round): (HopFor, &mut Round),
     ) {
         let key = ServerKey { service, endpoint: server.endpoint() };
-        let Some(claim) = self.servers.claim(&key) else {
-            debug_assert!(false, "room for every server was checked");
-            return;
-        };
+        // Room for every server was checked, but one that starts as failed takes its slot when it
+        // comes: where others took the last meanwhile it stays away.
+        let Some(claim) = self.servers.claim(&key) else { return };
         if claim.fresh {
             round.fresh_servers.push(claim.id);
         }
@@ -167,6 +182,8 @@ impl Registry {
         round.services[usize::from(known)] += 1;
         let timeouts = self.services.get(&spec.key).map(|entry| entry.spec.timeouts);
         round.timeouts_changed |= timeouts.unwrap_or_default() != spec.timeouts;
+        self.servers.release(&spec);
+        let taken_out = self.taken_out(&spec);
         let same_traffic = |entry: &Entry| entry.spec.traffic().eq(spec.traffic());
         round.keys_changed |= !self.services.get(&spec.key).is_some_and(same_traffic);
         let known = self.services.get(&spec.key).filter(|known| known.service.id == draft.service);
@@ -179,7 +196,10 @@ impl Registry {
         }
         let key_kind = steered.kind;
         self.steered.insert(spec.key, steered);
+        let spec = Arc::new(spec);
         let service = Arc::new(VirtualService {
+            taken_out,
+            spec: Arc::clone(&spec),
             id: draft.service,
             name: spec.name.clone(),
             key: spec.key,
@@ -206,7 +226,7 @@ impl Registry {
             mark: spec.mark,
         });
         round.touched.push((service.id, Some(Arc::clone(&service))));
-        self.services.insert(spec.key, Entry { spec: Arc::new(spec), service });
+        self.services.insert(spec.key, Entry { spec, service });
     }
 
     /// The slot of a service that joins: its old one while flows still know it by that.
@@ -221,6 +241,8 @@ impl Registry {
 
     pub(super) fn retire_service(&mut self, key: &ServiceKey, round: &mut Round) {
         let Some(entry) = self.services.remove(key) else { return };
+        self.health.remove(key);
+        self.servers.release(&ServiceSpec { servers: Vec::new(), ..(*entry.spec).clone() });
         let mut draft = Draft::of(&entry.service);
         while !draft.servers.is_empty() {
             self.leave(key, &mut draft, 0, Removal::Now);

@@ -3,6 +3,7 @@
 
 use super::draft::Draft;
 use super::{Applied, Registry, Round, no_service};
+use crate::model::check::HealthSpec;
 use crate::model::service_key::ServiceKey;
 use crate::model::spec::{Removal, ServiceSpec, SpecProblem};
 
@@ -33,12 +34,20 @@ impl Registry {
         if is_leaving {
             return;
         }
-        let spec = ServiceSpec { servers: Vec::new(), ..ServiceSpec::clone(&entry.spec) };
+        // Nobody's health matters any more.
+        let spec = ServiceSpec {
+            servers: Vec::new(),
+            checks: Vec::new(),
+            health: HealthSpec::default(),
+            sorry_server: None,
+            ..ServiceSpec::clone(&entry.spec)
+        };
         let mut draft = Draft::of(&entry.service);
         for at in 0..draft.servers.len() {
             self.leave(key, &mut draft, at, removal);
         }
         self.leaving.insert(*key);
+        self.health.remove(key);
         self.store(spec, draft, round);
     }
 

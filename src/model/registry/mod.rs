@@ -9,6 +9,7 @@
 mod checks;
 mod commit;
 mod draft;
+mod health;
 mod leaving;
 mod lips;
 mod pairs;
@@ -38,6 +39,8 @@ use crate::time::Nanos;
 pub use checks::check_addresses;
 use checks::{no_service, refusal};
 use draft::Draft;
+use health::Overlay;
+pub use health::{Effect, HealthChange, Sorry};
 use lips::Lips;
 use pairs::Beside;
 pub use pairs::address_pairs;
@@ -151,6 +154,8 @@ pub struct Registry {
     /// Logs of slots without a service: numbers go on, so that a cursor sees the new steps.
     logs: HashMap<ServiceId, ChangeLog>,
     servers: ServerIds,
+    /// What health checks make of services; those that are not here are as asked for.
+    health: HashMap<ServiceKey, Overlay>,
     lips: Lips,
     address_pairs_max: usize,
 }
@@ -169,6 +174,7 @@ impl Registry {
             steered: HashMap::new(),
             logs: HashMap::new(),
             servers: ServerIds::new(config.servers_max),
+            health: HashMap::new(),
             lips: Lips::new(config.steering, config.lips_max),
             address_pairs_max: config.address_pairs_max,
         }
@@ -293,10 +299,14 @@ impl Registry {
     }
 
     /// Changes everything of a service but its servers (`ipvsadm -E`); `spec.servers` is ignored.
-    pub fn edit_service(&mut self, spec: &ServiceSpec) -> Result<Applied, Vec<SpecProblem>> {
+    pub fn edit_service(
+        &mut self,
+        spec: &ServiceSpec,
+        hop_for: HopFor,
+    ) -> Result<Applied, Vec<SpecProblem>> {
         let entry = self.services.get(&spec.key).ok_or_else(|| vec![no_service(&spec.key)])?;
         let spec = ServiceSpec { servers: entry.spec.servers.clone(), ..spec.clone() };
-        self.change(spec, Removal::Drain { deadline: None }, &mut |_| NextHopId::NONE)
+        self.change(spec, Removal::Drain { deadline: None }, hop_for)
     }
 
     /// Adds a server (`ipvsadm -a`), or revives one that drains.
@@ -323,8 +333,15 @@ impl Registry {
         endpoint: SocketAddr,
         removal: Removal,
     ) -> Result<Applied, Vec<SpecProblem>> {
-        let (mut draft, at) = self.find(key, endpoint)?;
-        self.leave(key, &mut draft, at, removal);
+        let entry = self.services.get(key).ok_or_else(|| vec![no_service(key)])?;
+        let is_asked = entry.spec.servers.iter().any(|server| server.endpoint() == endpoint);
+        let mut draft = Draft::of(&entry.service);
+        match draft.position(endpoint) {
+            Some(at) => self.leave(key, &mut draft, at, removal),
+            // Health checks took it out already.
+            None if is_asked => {}
+            None => drop(self.find(key, endpoint)?),
+        }
         let mut round = Round::default();
         let mut spec = ServiceSpec::clone(&self.services[key].spec);
         spec.servers.retain(|server| server.endpoint() != endpoint);
@@ -339,15 +356,25 @@ impl Registry {
         key: &ServiceKey,
         server: &ServerSpec,
     ) -> Result<Applied, Vec<SpecProblem>> {
-        let (mut draft, at) = self.find(key, server.endpoint())?;
-        draft.edit(at, server);
-        let mut spec = ServiceSpec::clone(&self.services[key].spec);
+        let entry = self.services.get(key).ok_or_else(|| vec![no_service(key)])?;
+        let mut draft = Draft::of(&entry.service);
+        let mut spec = ServiceSpec::clone(&entry.spec);
+        let at = draft.position(server.endpoint());
+        let is_asked = spec.servers.iter().any(|known| known.endpoint() == server.endpoint());
+        if at.is_none() && !is_asked {
+            self.find(key, server.endpoint())?;
+        }
         match spec.servers.iter_mut().find(|other| other.endpoint() == server.endpoint()) {
             Some(known) => known.clone_from(server),
             None => spec.servers.push(server.clone()),
         }
         self.check_one(&spec)?;
-        self.servers.draining.remove(&draft.servers[at].id);
+        if let Some(at) = at {
+            let overlay = self.health.get(key);
+            let listed = overlay.and_then(|overlay| overlay.of_server(server));
+            draft.edit(at, listed.as_ref().unwrap_or(server));
+            self.servers.draining.remove(&draft.servers[at].id);
+        }
         let mut round = Round::default();
         self.store(spec, draft, &mut round);
         Ok(self.publish(round))

@@ -10,6 +10,7 @@ use super::steered::Steered;
 use crate::model::id::ServerId;
 use crate::model::service::{ForwardMode, Protocol, RealServer};
 use crate::model::service_key::ServiceKey;
+use crate::model::spec::ServiceSpec;
 use crate::model::steering::KeyKind;
 use crate::time::Nanos;
 
@@ -64,6 +65,8 @@ pub(super) struct Claim {
 pub(super) struct ServerIds {
     slots: Slots,
     retired: HashMap<ServerKey, Retired>,
+    /// Those of `retired` that health checks took out: their slots wait for them.
+    kept: HashMap<ServerKey, RealServer>,
     pub(super) draining: HashMap<ServerId, Drain>,
     /// Slots that had flows by NAT since they were given out.
     nat: HashMap<ServerId, NatServer>,
@@ -74,6 +77,7 @@ impl ServerIds {
         ServerIds {
             slots: Slots::new(max),
             retired: HashMap::new(),
+            kept: HashMap::new(),
             draining: HashMap::new(),
             nat: HashMap::new(),
         }
@@ -111,6 +115,7 @@ impl ServerIds {
 
     /// The slot of a server that joins: its old one while flows still know it by that.
     pub(super) fn claim(&mut self, key: &ServerKey) -> Option<Claim> {
+        self.kept.remove(key);
         match self.retired.remove(key) {
             Some(retired) => {
                 let Retired { id, last_weight, .. } = retired;
@@ -130,11 +135,32 @@ impl ServerIds {
         self.retired.insert(key, Retired { id, revision, last_weight });
     }
 
+    /// Has the slot of a server that left wait for it, however long that takes.
+    pub(super) fn keep(&mut self, key: ServerKey, server: RealServer) {
+        self.kept.insert(key, server);
+    }
+
+    /// A server that is kept, as it was when it left.
+    pub(super) fn kept(&self, service: &ServiceKey, endpoint: SocketAddr) -> Option<&RealServer> {
+        self.kept.get(&ServerKey { service: *service, endpoint })
+    }
+
+    /// Ends the waiting for servers that `spec`, its service's, does not ask for any more.
+    pub(super) fn release(&mut self, spec: &ServiceSpec) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let asked = |key: &ServerKey| spec.servers.iter().any(|s| s.endpoint() == key.endpoint);
+        self.kept.retain(|key, _| key.service != spec.key || asked(key));
+    }
+
     /// Frees what no worker's snapshot lists and no flow holds.
     pub(super) fn reclaim(&mut self, flows: &dyn Fn(ServerId) -> u64, oldest_revision: u64) {
-        let (slots, nat) = (&mut self.slots, &mut self.nat);
-        self.retired.retain(|_, retired| {
-            let held = retired.revision > oldest_revision || flows(retired.id) > 0;
+        let (slots, nat, kept) = (&mut self.slots, &mut self.nat, &self.kept);
+        self.retired.retain(|key, retired| {
+            let held = kept.contains_key(key)
+                || retired.revision > oldest_revision
+                || flows(retired.id) > 0;
             if !held {
                 nat.remove(&retired.id);
                 slots.free(retired.id.0);

@@ -227,7 +227,7 @@ fn another_scheduler_starts_its_cursors_afresh() {
     apply(&mut registry, vec![service(80, &[(11, 3), (12, 6)])]);
     let seen = registry.snapshot().service_of(&key(80)).unwrap().changes.next();
     let edited = ServiceSpec { scheduler: SchedulerSpec::RoundRobin, ..service(80, &[]) };
-    let applied = registry.edit_service(&edited).unwrap();
+    let applied = registry.edit_service(&edited, &mut hop).unwrap();
     let service = applied.snapshot.service_of(&key(80)).unwrap();
     let steps: Vec<_> = service.changes.since(seen).iter().map(|s| s.weight_max).collect();
     assert_eq!((service.servers.len(), steps), (2, vec![0, 0, 6]));
@@ -293,9 +293,9 @@ fn a_group_shares_neither_match_nor_mark_with_another() {
         ]
     );
     registry.add_service(&group("other", 81, 2), &mut hop).unwrap();
-    let refused = told(registry.edit_service(&group("other", 80, 2)).unwrap_err());
+    let refused = told(registry.edit_service(&group("other", 80, 2), &mut hop).unwrap_err());
     assert_eq!(refused.len(), 1, "{refused:?}");
-    registry.edit_service(&group("other", 82, 3)).unwrap();
+    registry.edit_service(&group("other", 82, 3), &mut hop).unwrap();
     let refused = registry.check(&desired(vec![group("web", 80, 1), group("other", 81, 1)]));
     assert!(told(refused.unwrap_err())[0].contains("service[0] has mark 1 too"));
     // The other family has marks of its own.
@@ -335,7 +335,7 @@ fn a_match_at_a_servers_address_is_refused_when_it_comes_later() {
     registry.add_service(&group("web", 81, 1), &mut hop).unwrap();
     let mut edited = group("web", 81, 1);
     edited.matches[0].prefix = "10.2.0.11/32".parse().unwrap();
-    let refused = registry.edit_service(&edited).unwrap_err();
+    let refused = registry.edit_service(&edited, &mut hop).unwrap_err();
     assert_eq!(refused.len(), 1, "{refused:?}");
     assert!(refused[0].what.contains("10.2.0.11 is a server's address"), "{refused:?}");
     assert_eq!(

@@ -1,0 +1,227 @@
+//! Where health checks meet the core: the runner's set follows the snapshot, reports become states,
+//! and what is to become of servers is changed in batches, so that however many fail at once make
+//! one snapshot.
+
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::Core;
+use super::change::{Hops, hop_in};
+use super::work::{End, build};
+use crate::control::api::Event;
+use crate::control::health::board::{Board, News, Order};
+use crate::control::health::hooks::Hooks;
+use crate::control::health::runner::{Report, Runner};
+use crate::model::{Applied, ForwardMode, HealthChange, Registry, ServerId, ServiceKey};
+
+/// How often servers may be changed: so many snapshots a second at most, for all of them together.
+const CHANGES_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked for handshakes that servers left unanswered or refused.
+const PASSIVE_EVERY: Duration = Duration::from_millis(250);
+
+/// What the core keeps of health checks.
+pub struct Health {
+    pub board: Board,
+    runner: Runner,
+    hooks: Hooks,
+    /// Handshakes that each checked server had refused when last looked at.
+    refused: HashMap<ServerId, u64>,
+    /// A change of servers is on its way.
+    pub is_changing: bool,
+    next_change: Instant,
+    next_passive: Instant,
+}
+
+/// What comes to the core from there.
+pub struct HealthInbox {
+    pub reports: mpsc::Receiver<Report>,
+    pub hooks: mpsc::UnboundedReceiver<ServiceKey>,
+}
+
+impl Health {
+    pub fn new(runner: Runner, hooks: Hooks, now: Instant) -> Self {
+        Health {
+            board: Board::default(),
+            runner,
+            hooks,
+            refused: HashMap::new(),
+            is_changing: false,
+            next_change: now,
+            next_passive: now,
+        }
+    }
+
+    /// Rounds that began late.
+    pub fn late(&self) -> u64 {
+        self.runner.figures().late()
+    }
+
+    /// A service's program has ended.
+    pub fn hook_ended(&mut self, key: ServiceKey) {
+        self.hooks.ended(key);
+    }
+
+    fn obey(&self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Begin(id, check) => self.runner.add(id, *check),
+                Order::End(id) => self.runner.remove(id),
+            }
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Has checks follow what was just published.
+    pub(super) fn follow_health(&mut self, applied: &Applied) {
+        let now_ms = self.now_ms();
+        let mut orders = Vec::new();
+        let mut news = Vec::new();
+        for id in applied.snapshot.changed_services.iter() {
+            let service = applied.snapshot.services.get(id.index()).and_then(Option::as_deref);
+            news.extend(self.health.board.follow(*id, service, now_ms, &mut orders));
+        }
+        self.health.obey(orders);
+        self.tell_of_health(news);
+    }
+
+    /// Takes rounds' outcomes.
+    pub(super) fn take_reports(&mut self, reports: &mut Vec<Report>) {
+        let now_ms = self.now_ms();
+        for report in reports.drain(..) {
+            let result = report.result.map_err(|failure| failure.to_string());
+            let news = self.health.board.report(report.id, result, now_ms);
+            self.tell_of_health(news);
+        }
+        self.change_health(Instant::now());
+    }
+
+    /// What is due of health.
+    pub(super) fn look_at_health(&mut self, now: Instant) {
+        if now >= self.health.next_passive {
+            self.health.next_passive = now + PASSIVE_EVERY;
+            self.look_for_refusals();
+        }
+        self.change_health(now);
+    }
+
+    /// Has servers changed, unless that was done a moment ago: then it waits for others.
+    fn change_health(&mut self, now: Instant) {
+        let health = &mut self.health;
+        if health.is_changing || now < health.next_change || !health.board.is_unsettled() {
+            return;
+        }
+        health.next_change = now + CHANGES_EVERY;
+        health.is_changing = true;
+        self.enqueue(super::work::Work::Health);
+    }
+
+    /// Changes servers, all at once.
+    pub(super) fn begin_health(&mut self, registry: Box<Registry>) {
+        self.health.is_changing = false;
+        let (changes, news) = self.health.board.take_changes(self.now_ms());
+        self.tell_of_health(news);
+        if changes.is_empty() {
+            self.registry = Some(registry);
+            return;
+        }
+        let hops = self.hops_for(&registry, &changes);
+        self.building = Some(build(registry, &self.kernel_side, move |registry| {
+            let applied = registry.set_health(&changes, &mut hop_in(&hops));
+            (End::Applied(Some(applied)), false)
+        }));
+    }
+
+    /// Next hops of all that may come back. Where there is no room the server finds no way, which
+    /// `gyre neighbours` shows.
+    fn hops_for(&mut self, registry: &Registry, changes: &[HealthChange]) -> Hops {
+        let mut hops = Hops::new();
+        for change in changes {
+            let Some((spec, _)) = registry.service(&change.service) else { continue };
+            let touched = |rip| change.effects.iter().any(|(server, _)| *server == rip);
+            let back = spec.servers.iter().filter(|server| touched(server.endpoint()));
+            for server in back.chain(&spec.sorry_server) {
+                if server.mode == ForwardMode::Local {
+                    continue;
+                }
+                match self.next_hops.hop_for_server(server.address) {
+                    Ok(id) => drop(hops.insert(server.address, id)),
+                    Err(error) => warn!("{}: {error}", server.address),
+                }
+            }
+        }
+        hops
+    }
+
+    /// Where clients' handshakes fail, checks need not wait for their time.
+    fn look_for_refusals(&mut self) {
+        let Health { board, runner, refused, .. } = &mut self.health;
+        if board.check_count() == 0 {
+            return refused.clear();
+        }
+        let before = std::mem::take(refused);
+        for service in self.snapshot.services.iter().flatten() {
+            if service.spec.check_count() == 0 {
+                continue;
+            }
+            for server in &service.servers {
+                let now = self.counts.refused_by(server.id);
+                refused.insert(server.id, now);
+                if before.get(&server.id).is_some_and(|before| now > *before) {
+                    let endpoint = std::net::SocketAddr::new(server.address, server.port);
+                    let checks = board.checks_of(&service.key, endpoint);
+                    checks.into_iter().for_each(|id| runner.check_now(id));
+                }
+            }
+        }
+    }
+
+    /// A line for each thing that happened, and an event where servers' own do not tell it.
+    fn tell_of_health(&mut self, news: Vec<News>) {
+        for one in news {
+            match one {
+                News::Server { service, server, up: true, reason } => {
+                    info!("{service}: server {server} is up: {reason}");
+                }
+                News::Server { service, server, up: false, reason } => {
+                    warn!("{service}: server {server} is down: {reason}");
+                }
+                News::Quorum { service, up, sum, spec, is_first } => {
+                    let quorum = spec.health.quorum;
+                    self.health.hooks.tell(&spec, up, sum);
+                    let name = service.to_string();
+                    match up {
+                        true if is_first => {}
+                        true => {
+                            info!("{service}: the quorum is reached: weight {sum} of {quorum}");
+                            let event = Event::QuorumUp { service: name, weight: sum, quorum };
+                            self.notices.tell(event);
+                        }
+                        false => {
+                            warn!("{service}: the quorum is lost: weight {sum} of {quorum}");
+                            let event = Event::QuorumLost { service: name, weight: sum, quorum };
+                            self.notices.tell(event);
+                        }
+                    }
+                }
+                News::Sorry { service, server, is_in } => {
+                    let (name, endpoint) = (service.to_string(), server.to_string());
+                    self.notices.tell(if is_in {
+                        warn!("{service}: the sorry server {server} stands in");
+                        Event::SorryIn { service: name, server: endpoint }
+                    } else {
+                        info!("{service}: the sorry server {server} is out again");
+                        Event::SorryOut { service: name, server: endpoint }
+                    });
+                }
+            }
+        }
+    }
+}

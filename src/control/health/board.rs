@@ -1,0 +1,423 @@
+//! The state of health of all services: follows what is asked for, takes reports, and says what is
+//! to become of servers. Pure: it starts no check and changes no service.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use super::runner::{Check, CheckId, Target};
+use super::standing::{Quorum, SlowStart, Standing};
+use crate::model::check::CheckSpec;
+use crate::model::{
+    Effect, HealthChange, ServerSpec, ServiceId, ServiceKey, ServiceSpec, Sorry, VirtualService,
+};
+
+/// A check and what is known of it.
+#[derive(Clone, Debug)]
+pub struct CheckHealth {
+    /// Its name with the runner.
+    pub id: CheckId,
+    /// What it is.
+    pub check: Check,
+    /// What it came to.
+    pub standing: Standing,
+    /// Since when, milliseconds on the core's clock.
+    pub since_ms: u64,
+    /// How the last round went, and when.
+    pub last: Option<(Result<Duration, String>, u64)>,
+}
+
+/// A server and what is known of it.
+#[derive(Clone, Debug)]
+pub struct ServerHealth {
+    /// RIP and port.
+    pub endpoint: SocketAddr,
+    /// Its checks; without any it is good.
+    pub checks: Vec<CheckHealth>,
+    /// Whether all of them are good.
+    pub up: bool,
+    /// Since when, milliseconds on the core's clock.
+    pub since_ms: u64,
+    /// Why it is not good.
+    pub reason: String,
+    weight: u32,
+    slow_start: Option<SlowStart>,
+    /// What the registry was told last.
+    effect: Effect,
+}
+
+/// A service and what is known of it.
+#[derive(Clone, Debug)]
+pub struct ServiceHealth {
+    spec: Arc<ServiceSpec>,
+    /// In the order in which they were asked for.
+    pub servers: Vec<ServerHealth>,
+    quorum: Quorum,
+    /// What the registry was told last.
+    sorry: Sorry,
+}
+
+/// Services by their keys, cheap to keep a copy of.
+pub type Services = Arc<HashMap<ServiceKey, Arc<ServiceHealth>>>;
+
+/// What the runner is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Begin, or begin anew.
+    Begin(CheckId, Box<Check>),
+    /// End.
+    End(CheckId),
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A server failed or came back; why, or for how long it had been down.
+    Server { service: ServiceKey, server: SocketAddr, up: bool, reason: String },
+    /// A quorum was reached or lost, with the sum of good servers' weights.
+    Quorum { service: ServiceKey, up: bool, sum: u64, spec: Arc<ServiceSpec>, is_first: bool },
+    /// The sorry server came in or went out.
+    Sorry { service: ServiceKey, server: SocketAddr, is_in: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Whose {
+    service: ServiceKey,
+    server: SocketAddr,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Board {
+    services: Services,
+    slots: HashMap<ServiceId, ServiceKey>,
+    checks: HashMap<CheckId, Whose>,
+    last_id: u64,
+    /// Services whose servers may have to be changed.
+    unsettled: BTreeSet<ServiceKey>,
+    /// Services with servers on their way to their weight.
+    rising: BTreeSet<ServiceKey>,
+    /// Rounds that were good, and bad.
+    pub rounds: [u64; 2],
+}
+
+/// Whether anything depends on a service's health.
+fn is_watched(spec: &ServiceSpec) -> bool {
+    let health = &spec.health;
+    spec.sorry_server.is_some()
+        || !health.quorum_up.is_empty()
+        || !health.quorum_down.is_empty()
+        || spec.check_count() > 0
+}
+
+/// A server's check as the runner takes it.
+fn check_of(spec: &ServiceSpec, server: &ServerSpec, check: &CheckSpec) -> Check {
+    let port = spec.key.port().unwrap_or(server.port);
+    let vip = spec.vips().next().map(|vip| SocketAddr::new(vip, check.port.unwrap_or(port)));
+    let target =
+        Target { server: server.endpoint(), vip, mode: server.mode, tunnel: server.tunnel };
+    Check { spec: check.clone(), target }
+}
+
+impl Board {
+    /// All of it.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// How many checks there are.
+    pub fn check_count(&self) -> usize {
+        self.checks.len()
+    }
+
+    /// Why a server has no new flows, where that is health's doing.
+    pub fn reason(&self, service: &ServiceKey, server: SocketAddr) -> Option<String> {
+        let health = self.services.get(service)?;
+        health.reason(health.of(server)?)
+    }
+
+    /// Follows what became of a service's slot.
+    pub fn follow(
+        &mut self,
+        slot: ServiceId,
+        service: Option<&VirtualService>,
+        now_ms: u64,
+        orders: &mut Vec<Order>,
+    ) -> Vec<News> {
+        let key = service.map(|service| service.key);
+        if let Some(old) = self.slots.get(&slot).copied().filter(|old| Some(*old) != key) {
+            self.slots.remove(&slot);
+            self.forget(&old, orders);
+        }
+        let Some(service) = service else { return Vec::new() };
+        let old = self.services.get(&service.key);
+        if old.is_some_and(|old| Arc::ptr_eq(&old.spec, &service.spec)) {
+            return Vec::new();
+        }
+        self.slots.insert(slot, service.key);
+        let old = old.cloned();
+        let mut health = ServiceHealth {
+            spec: Arc::clone(&service.spec),
+            servers: Vec::with_capacity(service.spec.servers.len()),
+            quorum: old.as_ref().map_or_else(Quorum::default, |old| old.quorum),
+            sorry: old.as_ref().map_or(Sorry::Out, |old| old.sorry),
+        };
+        let mut before: HashMap<SocketAddr, &ServerHealth> = HashMap::new();
+        for server in old.iter().flat_map(|old| &old.servers) {
+            before.insert(server.endpoint, server);
+        }
+        for server in &service.spec.servers {
+            let was = before.remove(&server.endpoint());
+            let mut one = self.server((&service.spec, server), was, now_ms, orders);
+            let joins = old.is_some() && was.is_none() && one.up;
+            let lasts_ms = service.spec.health.slow_start_ms;
+            if joins && lasts_ms > 0 {
+                one.slow_start = Some(SlowStart::new(now_ms, lasts_ms));
+            }
+            health.servers.push(one);
+        }
+        for check in before.into_values().flat_map(|gone| &gone.checks) {
+            self.checks.remove(&check.id);
+            orders.push(Order::End(check.id));
+        }
+        Arc::make_mut(&mut self.services).insert(service.key, Arc::new(health));
+        self.settle(&service.key)
+    }
+
+    fn forget(&mut self, key: &ServiceKey, orders: &mut Vec<Order>) {
+        let gone = Arc::make_mut(&mut self.services).remove(key);
+        for check in gone.iter().flat_map(|gone| &gone.servers).flat_map(|one| &one.checks) {
+            self.checks.remove(&check.id);
+            orders.push(Order::End(check.id));
+        }
+        self.unsettled.remove(key);
+        self.rising.remove(key);
+    }
+
+    /// A server as it is asked for now; what is known of it stays known.
+    fn server(
+        &mut self,
+        (spec, server): (&ServiceSpec, &ServerSpec),
+        was: Option<&ServerHealth>,
+        now_ms: u64,
+        orders: &mut Vec<Order>,
+    ) -> ServerHealth {
+        let wanted = spec.checks_of(server);
+        let starts_good = was.is_some() || !spec.health.starts_down;
+        let mut known = was.map(|was| was.checks.iter()).into_iter().flatten();
+        let mut checks = Vec::with_capacity(wanted.len());
+        for check in wanted {
+            let check = check_of(spec, server, check);
+            checks.push(match known.next() {
+                Some(same) if same.check == check => same.clone(),
+                Some(other) => {
+                    orders.push(Order::Begin(other.id, Box::new(check.clone())));
+                    CheckHealth { check, ..other.clone() }
+                }
+                None => {
+                    self.last_id += 1;
+                    let id = CheckId(self.last_id);
+                    let whose = Whose { service: spec.key, server: server.endpoint() };
+                    self.checks.insert(id, whose);
+                    orders.push(Order::Begin(id, Box::new(check.clone())));
+                    let standing = Standing::new(starts_good);
+                    CheckHealth { id, check, standing, since_ms: now_ms, last: None }
+                }
+            });
+        }
+        for gone in known {
+            self.checks.remove(&gone.id);
+            orders.push(Order::End(gone.id));
+        }
+        let up = checks.iter().all(|check| check.standing.is_good());
+        // The registry gives it this by itself, so that no flow comes before the first check.
+        let first = if up { Effect::None } else { Effect::of_failure(spec.health.on_failure) };
+        ServerHealth {
+            endpoint: server.endpoint(),
+            checks,
+            up,
+            since_ms: was.filter(|was| was.up == up).map_or(now_ms, |was| was.since_ms),
+            reason: match was.filter(|_| !up) {
+                Some(was) => was.reason.clone(),
+                None if up => String::new(),
+                None => "not checked yet".into(),
+            },
+            weight: server.weight,
+            slow_start: was.and_then(|was| was.slow_start),
+            effect: was.map_or(first, |was| was.effect),
+        }
+    }
+
+    /// Takes a round's outcome.
+    pub fn report(
+        &mut self,
+        id: CheckId,
+        result: Result<Duration, String>,
+        now_ms: u64,
+    ) -> Vec<News> {
+        // One that has just ended may still have had something to say.
+        let Some(Whose { service, server }) = self.checks.get(&id).copied() else {
+            return Vec::new();
+        };
+        self.rounds[usize::from(result.is_err())] += 1;
+        let services = Arc::make_mut(&mut self.services);
+        let Some(health) = services.get_mut(&service).map(Arc::make_mut) else { return Vec::new() };
+        let lasts_ms = health.spec.health.slow_start_ms;
+        let mut all = health.servers.iter_mut();
+        let Some(one) = all.find(|one| one.endpoint == server) else { return Vec::new() };
+        let Some(check) = one.checks.iter_mut().find(|check| check.id == id) else {
+            return Vec::new();
+        };
+        let spec = &check.check.spec;
+        let turned = check.standing.round(result.is_ok(), spec.rise, spec.fall);
+        if turned {
+            check.since_ms = now_ms;
+        }
+        let failure = result.as_ref().err().map(|why| format!("{}: {why}", check.name()));
+        check.last = Some((result, now_ms));
+        if !turned {
+            return Vec::new();
+        }
+        let up = one.checks.iter().all(|check| check.standing.is_good());
+        if up == one.up {
+            return Vec::new();
+        }
+        let seconds = now_ms.saturating_sub(one.since_ms) / 1000;
+        (one.up, one.since_ms) = (up, now_ms);
+        one.slow_start = (up && lasts_ms > 0).then(|| SlowStart::new(now_ms, lasts_ms));
+        one.reason = failure.unwrap_or_default();
+        let reason =
+            if up { format!("its checks are good after {seconds} s") } else { one.reason.clone() };
+        let mut news = vec![News::Server { service, server, up, reason }];
+        news.extend(self.settle(&service));
+        news
+    }
+
+    /// Looks at a service of which something changed.
+    fn settle(&mut self, key: &ServiceKey) -> Vec<News> {
+        let services = Arc::make_mut(&mut self.services);
+        let Some(health) = services.get_mut(key).map(Arc::make_mut) else { return Vec::new() };
+        self.unsettled.insert(*key);
+        if health.servers.iter().any(|server| server.slow_start.is_some()) {
+            self.rising.insert(*key);
+        }
+        let mut news = Vec::new();
+        if !is_watched(&health.spec) {
+            health.quorum = Quorum::default();
+        } else {
+            let good = health.servers.iter().filter(|server| server.up);
+            let sum = good.map(|server| u64::from(server.weight)).sum();
+            let is_first = health.quorum == Quorum::default();
+            if let Some(up) = health.quorum.weigh(sum, &health.spec.health) {
+                let spec = Arc::clone(&health.spec);
+                news.push(News::Quorum { service: *key, up, sum, spec, is_first });
+            }
+        }
+        news
+    }
+
+    /// Whether there may be something to change.
+    pub fn is_unsettled(&self) -> bool {
+        !self.unsettled.is_empty() || !self.rising.is_empty()
+    }
+
+    /// What the registry is to change now, which it will.
+    pub fn take_changes(&mut self, now_ms: u64) -> (Vec<HealthChange>, Vec<News>) {
+        let mut keys = std::mem::take(&mut self.unsettled);
+        keys.extend(std::mem::take(&mut self.rising));
+        let services = Arc::make_mut(&mut self.services);
+        let (mut changes, mut news) = (Vec::new(), Vec::new());
+        for key in keys {
+            let Some(shared) = services.get_mut(&key) else { continue };
+            let health = Arc::make_mut(shared);
+            let lost = health.quorum.is_lost();
+            let asked = health.spec.sorry_server.as_ref();
+            let sorry = if lost && asked.is_some() { Sorry::In } else { Sorry::Out };
+            let policy = health.spec.health.on_failure;
+            let mut effects = Vec::new();
+            for server in &mut health.servers {
+                let effect = server.wanted_effect(sorry, Effect::of_failure(policy), now_ms);
+                if effect != server.effect {
+                    effects.push((server.endpoint, effect));
+                    server.effect = effect;
+                }
+                if server.slow_start.is_some() {
+                    self.rising.insert(key);
+                }
+            }
+            if effects.is_empty() && sorry == health.sorry {
+                continue;
+            }
+            if let Some(asked) = asked.filter(|_| sorry != health.sorry) {
+                let (server, is_in) = (asked.endpoint(), sorry == Sorry::In);
+                news.push(News::Sorry { service: key, server, is_in });
+            }
+            health.sorry = sorry;
+            changes.push(HealthChange { service: key, effects, sorry });
+        }
+        (changes, news)
+    }
+
+    /// The checks of a server.
+    pub fn checks_of(&self, service: &ServiceKey, server: SocketAddr) -> Vec<CheckId> {
+        let servers = self.services.get(service).into_iter().flat_map(|health| &health.servers);
+        let checks = servers.filter(|one| one.endpoint == server).flat_map(|one| &one.checks);
+        checks.map(|check| check.id).collect()
+    }
+}
+
+impl ServiceHealth {
+    /// Which service.
+    pub fn key(&self) -> ServiceKey {
+        self.spec.key
+    }
+
+    /// What is known of a server.
+    pub fn of(&self, server: SocketAddr) -> Option<&ServerHealth> {
+        self.servers.iter().find(|one| one.endpoint == server)
+    }
+
+    /// Why a server of it has less than the weight that was asked for.
+    pub fn reason(&self, one: &ServerHealth) -> Option<String> {
+        match (one.up, self.sorry, one.slow_start) {
+            (false, ..) => Some(one.reason.clone()),
+            (true, Sorry::In, _) => Some("the quorum is lost; the sorry server stands in".into()),
+            (true, Sorry::Out, Some(_)) => Some("slow start".into()),
+            (true, Sorry::Out, None) => None,
+        }
+    }
+}
+
+impl ServerHealth {
+    /// `unchecked`, `up` or `down`.
+    pub fn word(&self) -> &'static str {
+        match (self.up, self.checks.is_empty()) {
+            (false, _) => "down",
+            (true, true) => "unchecked",
+            (true, false) => "up",
+        }
+    }
+
+    fn wanted_effect(&mut self, sorry: Sorry, failed: Effect, now_ms: u64) -> Effect {
+        if !self.up {
+            return failed;
+        }
+        let most = self.slow_start.and_then(|start| start.most(self.weight, now_ms));
+        if most.is_none() {
+            self.slow_start = None;
+        }
+        match (sorry, most) {
+            // As keepalived: below the quorum the sorry server serves alone.
+            (Sorry::In, _) => Effect::Weight(0),
+            (Sorry::Out, Some(most)) => Effect::Weight(most),
+            (Sorry::Out, None) => Effect::None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

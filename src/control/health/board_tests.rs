@@ -1,0 +1,306 @@
+//! The board beside a real registry: reports go in, snapshots come out.
+
+use super::*;
+use crate::model::check::{CheckKind, HealthSpec, OnFailure};
+use crate::model::{
+    Applied, ForwardMode, NextHopId, Protocol, Registry, RegistryConfig, Removal, SchedulerSpec,
+    ServerState, Steering,
+};
+
+const SECOND: u64 = 1000;
+
+fn endpoint(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 80))
+}
+
+fn server(n: u8, weight: u32) -> ServerSpec {
+    ServerSpec::new(endpoint(n), weight, ForwardMode::DirectRoute)
+}
+
+/// Servers 1 and up with these weights, a check each.
+fn service(weights: &[u32], health: HealthSpec) -> ServiceSpec {
+    let key = ServiceKey::new(Protocol::Tcp, [192, 0, 2, 80].into(), 80);
+    let servers = (1..).zip(weights).map(|(n, weight)| server(n, *weight)).collect();
+    let checks = vec![CheckSpec::new(CheckKind::Tcp)];
+    ServiceSpec { checks, health, servers, ..ServiceSpec::new(key, SchedulerSpec::RoundRobin) }
+}
+
+/// A board with the registry that it changes, as the core holds them.
+struct Desk {
+    registry: Registry,
+    board: Board,
+    now_ms: u64,
+    news: Vec<News>,
+    /// Snapshots that came of health.
+    changes: usize,
+}
+
+impl Desk {
+    fn new(spec: &ServiceSpec) -> Self {
+        let registry = Registry::new(RegistryConfig::new(Arc::new(Steering::for_workers(1))));
+        let (board, news) = (Board::default(), Vec::new());
+        let mut desk = Desk { registry, board, now_ms: 0, news, changes: 0 };
+        desk.edit(|registry| registry.add_service(spec, &mut |_| NextHopId::NONE).unwrap());
+        desk
+    }
+
+    /// An operator's change, and what follows.
+    fn edit(&mut self, change: impl FnOnce(&mut Registry) -> Applied) {
+        let applied = change(&mut self.registry);
+        self.follow(&applied);
+        self.settle();
+    }
+
+    fn follow(&mut self, applied: &Applied) {
+        for id in applied.snapshot.changed_services.iter() {
+            let service = applied.snapshot.services[id.index()].as_deref();
+            let news = self.board.follow(*id, service, self.now_ms, &mut Vec::new());
+            self.news.extend(news);
+        }
+    }
+
+    fn settle(&mut self) {
+        let (changes, news) = self.board.take_changes(self.now_ms);
+        self.news.extend(news);
+        if !changes.is_empty() {
+            let applied = self.registry.set_health(&changes, &mut |_| NextHopId::NONE);
+            self.changes += usize::from(applied.changed);
+            self.follow(&applied);
+        }
+    }
+
+    /// A round of a server's only check.
+    fn round(&mut self, n: u8, good: bool) {
+        let key = self.key();
+        let id = self.board.checks_of(&key, endpoint(n))[0];
+        let result =
+            if good { Ok(Duration::from_millis(1)) } else { Err("connection refused".into()) };
+        let news = self.board.report(id, result, self.now_ms);
+        self.news.extend(news);
+        self.settle();
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.now_ms += millis;
+        self.settle();
+    }
+
+    fn key(&self) -> ServiceKey {
+        self.registry.services().next().unwrap().1.key
+    }
+
+    /// Servers that are listed: last byte of the address, weight.
+    fn listed(&self) -> Vec<(u8, u32)> {
+        let service = self.registry.service(&self.key()).unwrap().1;
+        let shown = |server: &crate::model::RealServer| match server.address {
+            std::net::IpAddr::V4(v4) => (v4.octets()[3], server.effective_weight()),
+            std::net::IpAddr::V6(_) => (0, 0),
+        };
+        service.servers.iter().map(shown).collect()
+    }
+
+    /// The weights that are asked for: what a file would get.
+    fn asked(&self) -> Vec<u32> {
+        let (spec, _) = self.registry.service(&self.key()).unwrap();
+        spec.servers.iter().map(|server| server.weight).collect()
+    }
+}
+
+#[test]
+fn a_failed_server_has_no_weight_until_it_is_good_again() {
+    let mut desk = Desk::new(&service(&[3, 5], HealthSpec::default()));
+    assert_eq!(desk.listed(), [(1, 3), (2, 5)]);
+    desk.round(1, true);
+    assert_eq!(desk.changes, 0, "nothing has changed");
+    desk.round(1, false);
+    assert_eq!((desk.listed(), desk.asked()), (vec![(1, 0), (2, 5)], vec![3, 5]));
+    desk.now_ms = 7 * SECOND;
+    desk.round(1, true);
+    assert_eq!(desk.listed(), [(1, 3), (2, 5)]);
+    let (service, server) = (desk.key(), endpoint(1));
+    let told = |up, reason: &str| News::Server { service, server, up, reason: reason.into() };
+    let news: Vec<News> =
+        desk.news.iter().filter(|one| matches!(one, News::Server { .. })).cloned().collect();
+    let wanted =
+        [told(false, "tcp check: connection refused"), told(true, "its checks are good after 7 s")];
+    assert_eq!(news, wanted);
+}
+
+#[test]
+fn a_server_needs_all_of_its_checks() {
+    let mut spec = service(&[1, 1], HealthSpec::default());
+    spec.checks.push(CheckSpec::new(CheckKind::Icmp { payload_bytes: 56 }));
+    let mut desk = Desk::new(&spec);
+    let ids = desk.board.checks_of(&spec.key, endpoint(1));
+    let mut round = |at: usize, good: bool| {
+        let result = if good { Ok(Duration::ZERO) } else { Err("no answer".to_owned()) };
+        desk.board.report(ids[at], result, 0);
+        desk.settle();
+        desk.listed()[0].1
+    };
+    assert_eq!([round(0, false), round(1, false), round(0, true), round(1, true)], [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_server_that_is_taken_out_comes_back_to_its_slot() {
+    let health = HealthSpec { on_failure: OnFailure::Remove, ..HealthSpec::default() };
+    let mut desk = Desk::new(&service(&[3, 5], health));
+    let id = desk.registry.service(&desk.key()).unwrap().1.servers[0].id;
+    desk.round(1, false);
+    assert_eq!(desk.listed(), [(2, 5)]);
+    let snapshot = Arc::clone(desk.registry.snapshot());
+    assert!(snapshot.removed_servers[id.index() / 64] >> (id.index() % 64) & 1 == 1);
+    let out = &snapshot.services[0].as_ref().unwrap().taken_out;
+    assert_eq!((out.len(), out[0].id, out[0].weight), (1, id, 3));
+    // Nothing holds the slot, and yet it is not given away.
+    struct Unused;
+    impl crate::model::Usage for Unused {
+        fn flows_of_server(&self, _: crate::model::ServerId) -> u64 {
+            0
+        }
+        fn flows_of_service(&self, _: ServiceId) -> u64 {
+            0
+        }
+        fn ports_of_lip(&self, _: crate::model::LipId) -> u64 {
+            0
+        }
+    }
+    desk.registry.reclaim(&Unused, u64::MAX, crate::time::Nanos(0));
+    let key = desk.key();
+    desk.edit(|registry| {
+        registry.add_server(&key, &server(9, 1), &mut |_| NextHopId::NONE).unwrap()
+    });
+    desk.round(1, true);
+    assert_eq!(desk.listed(), [(2, 5), (9, 1), (1, 3)]);
+    assert_eq!(desk.asked(), [3, 5, 1], "the wish keeps its order");
+    let back = &desk.registry.service(&key).unwrap().1.servers[2];
+    assert_eq!((back.id, back.state), (id, ServerState::Active));
+    // One that is removed by its operator while it is out leaves nothing behind.
+    desk.round(1, false);
+    desk.edit(|registry| registry.remove_server(&key, endpoint(1), Removal::Now).unwrap());
+    assert_eq!((desk.listed(), desk.asked()), (vec![(2, 5), (9, 1)], vec![5, 1]));
+    desk.registry.reclaim(&Unused, u64::MAX, crate::time::Nanos(0));
+    assert_eq!(desk.registry.waiting().2, 0);
+}
+
+#[test]
+fn an_operators_changes_keep_what_is_known_of_servers() {
+    let mut desk = Desk::new(&service(&[3, 5], HealthSpec::default()));
+    let key = desk.key();
+    desk.round(1, false);
+    // `ipvsadm -e -w 7` of a failed server: it gets its weight when it is good again.
+    desk.edit(|registry| registry.set_weight(&key, endpoint(1), 7).unwrap());
+    assert_eq!((desk.listed(), desk.asked()), (vec![(1, 0), (2, 5)], vec![7, 5]));
+    // Another of a service's options, and a check's time.
+    let mut spec = desk.registry.service(&key).unwrap().0.clone();
+    spec.scheduler = SchedulerSpec::WeightedRoundRobin;
+    spec.checks[0].interval_ms = 9000;
+    desk.edit(|registry| registry.edit_service(&spec, &mut |_| NextHopId::NONE).unwrap());
+    assert_eq!(desk.listed(), [(1, 0), (2, 5)]);
+    desk.round(1, true);
+    assert_eq!(desk.listed(), [(1, 7), (2, 5)]);
+    // An operator's 0 stays 0, whatever the checks say.
+    desk.edit(|registry| registry.set_weight(&key, endpoint(1), 0).unwrap());
+    desk.round(1, false);
+    desk.round(1, true);
+    assert_eq!(desk.listed(), [(1, 0), (2, 5)]);
+    // Without checks there is nothing to fail by.
+    desk.round(2, false);
+    spec.checks.clear();
+    desk.edit(|registry| registry.edit_service(&spec, &mut |_| NextHopId::NONE).unwrap());
+    assert_eq!((desk.listed(), desk.board.check_count()), (vec![(1, 0), (2, 5)], 0));
+}
+
+#[test]
+fn servers_that_start_down_have_no_flow_before_a_good_check() {
+    for on_failure in [OnFailure::Quiesce, OnFailure::Remove] {
+        let health = HealthSpec { starts_down: true, on_failure, ..HealthSpec::default() };
+        let spec = service(&[3, 5], health);
+        // The registry by itself, before anybody looked at it.
+        let mut registry = Registry::new(RegistryConfig::new(Arc::new(Steering::for_workers(1))));
+        let applied = registry.add_service(&spec, &mut |_| NextHopId::NONE).unwrap();
+        let first = applied.snapshot.services[0].as_ref().unwrap();
+        assert!(first.servers.iter().all(|server| server.effective_weight() == 0));
+        let mut desk = Desk::new(&spec);
+        desk.round(2, true);
+        assert!(desk.listed().contains(&(2, 5)), "{:?}", desk.listed());
+        assert!(!desk.listed().contains(&(1, 3)), "{:?}", desk.listed());
+    }
+}
+
+#[test]
+fn the_sorry_server_stands_in_while_the_quorum_is_lost() {
+    let health = HealthSpec { quorum: 4, ..HealthSpec::default() };
+    let spec = ServiceSpec { sorry_server: Some(server(99, 1)), ..service(&[3, 5], health) };
+    let mut desk = Desk::new(&spec);
+    assert_eq!(desk.listed(), [(1, 3), (2, 5)]);
+    desk.round(1, false);
+    assert_eq!(desk.listed(), [(1, 0), (2, 5)]);
+    desk.round(1, true);
+    desk.round(2, false);
+    // 3 of 4: what is left serves no more, as with keepalived.
+    assert_eq!(desk.listed(), [(1, 0), (2, 0), (99, 1)]);
+    assert!(desk.board.reason(&spec.key, endpoint(1)).unwrap().contains("sorry server"));
+    desk.round(2, true);
+    assert_eq!(desk.listed(), [(1, 3), (2, 5), (99, 0)], "it drains");
+    desk.round(2, false);
+    assert_eq!(desk.listed(), [(1, 0), (2, 0), (99, 1)], "and is taken again");
+    assert_eq!(desk.asked(), [3, 5]);
+    let sorry = |one: &News| match one {
+        News::Sorry { is_in, .. } => Some(*is_in),
+        _ => None,
+    };
+    let told: Vec<bool> = desk.news.iter().filter_map(sorry).collect();
+    assert_eq!(told, [true, false, true]);
+    let quorum = |one: &News| match one {
+        News::Quorum { up, sum, is_first, .. } => Some((*up, *sum, *is_first)),
+        _ => None,
+    };
+    let told: Vec<(bool, u64, bool)> = desk.news.iter().filter_map(quorum).collect();
+    assert_eq!(told, [(true, 8, true), (false, 3, false), (true, 8, false), (false, 3, false)]);
+    // With the service its state goes.
+    desk.edit(|registry| registry.remove_service(&spec.key, Removal::Now).unwrap());
+    assert_eq!((desk.board.check_count(), desk.board.services().len()), (0, 0));
+}
+
+#[test]
+fn a_server_that_comes_back_comes_to_its_weight_slowly() {
+    let health = HealthSpec { slow_start_ms: 10_000, ..HealthSpec::default() };
+    let mut desk = Desk::new(&service(&[100, 50], health));
+    assert_eq!(desk.listed(), [(1, 100), (2, 50)], "together they need not wait");
+    desk.round(1, false);
+    desk.round(1, true);
+    let mut weights = vec![desk.listed()[0].1];
+    for _ in 0..20 {
+        desk.wait(500);
+        weights.push(desk.listed()[0].1);
+    }
+    assert_eq!(weights[..5], [10, 10, 20, 20, 30]);
+    assert!(weights.is_sorted() && weights.last() == Some(&100), "{weights:?}");
+    assert_eq!(desk.changes, 1 + 10, "down, and ten steps");
+    assert!(!desk.board.is_unsettled());
+    // One that joins the others too.
+    let key = desk.key();
+    desk.edit(|registry| {
+        registry.add_server(&key, &server(3, 30), &mut |_| NextHopId::NONE).unwrap()
+    });
+    assert_eq!(desk.listed()[2], (3, 3));
+    // An operator's new weight is where it goes from now on.
+    desk.edit(|registry| registry.set_weight(&key, endpoint(3), 60).unwrap());
+    desk.wait(5000);
+    assert_eq!(desk.listed()[2], (3, 36));
+    desk.wait(5000);
+    assert_eq!(desk.listed()[2], (3, 60));
+}
+
+#[test]
+fn all_that_fails_at_one_time_is_one_snapshot() {
+    let mut desk = Desk::new(&service(&[1; 50], HealthSpec::default()));
+    for n in 1..=50 {
+        let id = desk.board.checks_of(&desk.key(), endpoint(n))[0];
+        desk.board.report(id, Err("no answer".into()), 0);
+    }
+    desk.settle();
+    assert_eq!(desk.changes, 1);
+    assert!(desk.listed().iter().all(|(_, weight)| *weight == 0));
+}
