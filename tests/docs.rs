@@ -303,7 +303,8 @@ fn the_replay_example_replays_a_recording() {
     assert!(text.contains("transmit        5"), "{text}");
 }
 
-/// Names of functions under `#[test]`, and of all where cases are a table, with the names in it.
+/// Names of functions under `#[test]` or `#[tokio::test]`, and of all where cases are a table, with
+/// the names in it.
 fn test_names(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -321,7 +322,7 @@ fn test_names(folder: &Path, names: &mut BTreeSet<String>) {
                 {
                     names.insert(name.to_owned());
                 }
-                is_test |= line.starts_with("#[test]");
+                is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
                 let Some((_, rest)) = line.split_once("fn ") else { continue };
                 if is_test || table {
                     names.insert(rest.split(['(', '<']).next().unwrap().to_owned());

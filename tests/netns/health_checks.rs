@@ -16,16 +16,10 @@ use crate::servers::{HTTP, at, start_udp_echo};
 use crate::site::{Layout, Plan, Site, VIP4, VIP6, curl, rip, service, web};
 
 pub const CASES: &[Case] = &[
-    (
-        "service_checks_find_a_dr_server_without_the_vip",
-        service_checks_find_a_dr_server_through_tap,
-    ),
-    (
-        "service_checks_find_a_dr_server_without_the_vip_on_a_shared_port",
-        service_checks_find_a_dr_server_on_a_shared_port,
-    ),
+    ("service_checks_find_missing_vips", service_checks_find_missing_vips),
+    ("service_checks_find_missing_vips_shared", service_checks_find_missing_vips_shared),
     ("service_checks_go_through_every_tunnel", service_checks_go_through_every_tunnel),
-    ("service_checks_ask_dr_servers_by_udp_and_dns", service_checks_ask_by_udp_and_dns),
+    ("service_checks_ask_by_udp_and_dns", service_checks_ask_by_udp_and_dns),
 ];
 
 /// TXT (IANA "DNS Parameters").
@@ -73,7 +67,7 @@ fn dr(vip: &str, n: usize, port: u16) -> Check {
 }
 
 /// Server 1 holds the VIPs; 2 does not and is silent; 3 does not and forwards.
-fn service_checks_find_a_dr_server(kernel: &'static str) {
+fn find_missing_vips(kernel: &'static str) {
     let services = [VIP4, VIP6].map(|vip| service(Layout::OneSegment, "tcp", vip, (80, 80), ""));
     let plan = Plan { kernel, ..Plan::new(Layout::OneSegment, services.concat()) };
     let site = Site::build(&plan);
@@ -109,12 +103,12 @@ fn service_checks_find_a_dr_server(kernel: &'static str) {
     assert!(curl(&site.client, &web(VIP4)).is_ok());
 }
 
-fn service_checks_find_a_dr_server_through_tap() {
-    service_checks_find_a_dr_server("tap");
+fn service_checks_find_missing_vips() {
+    find_missing_vips("tap");
 }
 
-fn service_checks_find_a_dr_server_on_a_shared_port() {
-    service_checks_find_a_dr_server("shared");
+fn service_checks_find_missing_vips_shared() {
+    find_missing_vips("shared");
 }
 
 fn service_checks_ask_by_udp_and_dns() {
