@@ -62,6 +62,8 @@ pub fn missing_privilege() -> Option<String> {
         "dnsmasq",
         "dig",
         "ldirectord",
+        "keepalived",
+        "tshark",
     ];
     if let Some(tool) = tools.iter().find(|tool| !is_installed(tool)) {
         return Some(format!("needs `{tool}`: scripts/test installs it"));
