@@ -1,18 +1,19 @@
-//! Health checks that take a service's own path, from the director's kernel through gyre's ports to
-//! servers that hold the virtual address, lack it, or would send its packets on.
+//! Health checks from the director's kernel through gyre's ports: of stock servers by every kind of
+//! check, and by a service's own path, of servers that hold the virtual address, lack it, or would
+//! send its packets on.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use gyre::control::health::runner::{Check, CheckId, Report, Runner, Target};
-use gyre::model::check::{CheckKind, CheckSpec, CheckWay, Reply};
+use gyre::model::check::{CheckKind, CheckSpec, CheckWay, HttpCheck, HttpMethod, Reply, TlsCheck};
 use gyre::model::{ForwardMode, GueChecksum, Tunnel};
 
 use crate::Case;
 use crate::dns::start_dnsmasq;
 use crate::field::{self, Back, Between, Driver, ECHO, Field, RIP4, RIP6};
-use crate::lab::Namespace;
-use crate::servers::{HTTP, at, start_udp_echo};
+use crate::lab::{Namespace, Process, wait_for};
+use crate::servers::{HTTP, at, start_udp_echo, wait_for_listener};
 use crate::site::{Layout, Plan, Site, VIP4, VIP6, curl, rip, service, web};
 
 pub const CASES: &[Case] = &[
@@ -20,6 +21,7 @@ pub const CASES: &[Case] = &[
     ("service_checks_find_missing_vips_shared", service_checks_find_missing_vips_shared),
     ("service_checks_go_through_every_tunnel", service_checks_go_through_every_tunnel),
     ("service_checks_ask_by_udp_and_dns", service_checks_ask_by_udp_and_dns),
+    ("every_kind_of_check_knows_real_servers", every_kind_of_check_knows_real_servers),
 ];
 
 /// TXT (IANA "DNS Parameters").
@@ -176,4 +178,135 @@ fn service_checks_go_through_every_tunnel() {
         assert!(field.tunnels().contains(&format!("seen {kind} to ")), "{}", field.tunnels());
     }
     assert!(!field.tunnels().contains("refused"), "{}", field.tunnels());
+}
+
+/// Debian's python3 has an SMTP server of its own up to 3.12, else aiosmtpd.
+const SMTP: &str = "
+try:
+    import asyncore, smtpd
+    smtpd.DebuggingServer(('::', 25), None)
+    print('listening', flush=True)
+    asyncore.loop()
+except ImportError:
+    import time
+    from aiosmtpd.controller import Controller
+    from aiosmtpd.handlers import Sink
+    Controller(Sink(), hostname='::', port=25).start()
+    print('listening', flush=True)
+    time.sleep(1000)
+";
+
+/// A second nginx, with TLS and a page of known digest, at a port of its own.
+fn start_secure_nginx(site: &Site, space: &Namespace) -> Process {
+    let dir = site.lab.dir("secure");
+    let d = dir.display();
+    let certificate =
+        ["-subj", "/CN=www.example.org", "-days", "2", "-nodes", "-newkey", "rsa:2048"];
+    let files = ["-keyout", &format!("{d}/key"), "-out", &format!("{d}/certificate")];
+    space.run("openssl", &[&["req", "-x509"][..], &certificate, &files].concat());
+    std::fs::write(dir.join("page"), "abc").unwrap();
+    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {d}/tmp-{kind};\n"))
+        .concat();
+    let config = format!(
+        "daemon off; user root; pid {d}/pid; error_log stderr; events {{}}\n\
+         http {{ access_log off; {temp} server {{ listen 443 ssl; listen [::]:443 ssl;\n\
+         ssl_certificate {d}/certificate; ssl_certificate_key {d}/key; root {d};\n\
+         location = /name {{ return 200 \"for $ssl_server_name\"; }} }} }}\n"
+    );
+    std::fs::write(dir.join("nginx.conf"), config).unwrap();
+    let mut command = space.command("nginx");
+    command.args(["-p", dir.to_str().unwrap(), "-e", "stderr", "-c"]).arg(dir.join("nginx.conf"));
+    let process = space.start("nginx", &mut command, &dir.join("output"));
+    wait_for_listener(space, 443);
+    process
+}
+
+fn https(request: &str, verify: Verify, body: Reply) -> CheckKind {
+    CheckKind::Http(HttpCheck {
+        tls: Some(TlsCheck { verify: verify == Verify::Yes, sni: None }),
+        method: HttpMethod::Get,
+        request: request.into(),
+        host: Some("www.example.org".into()),
+        statuses: vec![(200, 299)],
+        body: Some(body),
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verify {
+    Yes,
+    No,
+}
+
+/// From the director's own sockets to the servers' own addresses.
+fn every_kind_of_check_knows_real_servers() {
+    let site = Site::build(&Plan::new(Layout::TwoSegments, String::new()));
+    let server = &site.servers[0].space;
+    let _dns = start_dnsmasq(&site.lab, &site.servers[0], 53);
+    let _secure = start_secure_nginx(&site, server);
+    let log = site.lab.dir("smtp").join("output");
+    let mut command = server.command("python3");
+    let mail = server.start("smtp", command.args(["-c", SMTP]), &log);
+    wait_for("an SMTP server", 10, || mail.said().contains("listening").then_some(()));
+    // Of "abc": RFC 1321, A.5.
+    let md5 = *b"\x90\x01\x50\x98\x3c\xd2\x4f\xb0\xd6\x96\x3f\x7d\x28\xe1\x7f\x72";
+    let plain = HttpCheck {
+        tls: None,
+        method: HttpMethod::Get,
+        request: "/".into(),
+        host: None,
+        statuses: vec![(200, 200)],
+        body: Some(Reply::Regex("^server1 ".into())),
+    };
+    let missing = HttpCheck { request: "/missing".into(), ..plain.clone() };
+    let dns = |name: &str| CheckKind::Dns { name: name.into(), record: TXT, address: None };
+    let command = ["/bin/ping", "-c1", "-W1"].map(str::to_owned).to_vec();
+    let ping =
+        |rip: &str| CheckKind::Program { command: [&command[..], &[rip.to_owned()]].concat() };
+    let for_name = Reply::Text("for www.example.org".into());
+    let mut checks = Vec::new();
+    for v6 in [false, true] {
+        let rip = rip(Layout::TwoSegments, v6, 1);
+        let mut add = |kind, port| {
+            let mut one =
+                check(kind, at(VIP4, 1), (at(&rip, port), ForwardMode::Nat, Tunnel::Ipip));
+            one.spec.way = CheckWay::Server;
+            one.spec.timeout_ms = 3000;
+            checks.push(one);
+        };
+        add(CheckKind::Tcp, HTTP);
+        add(CheckKind::Http(plain.clone()), HTTP);
+        add(https("/page", Verify::No, Reply::Md5(md5)), 443);
+        add(https("/name", Verify::No, for_name.clone()), 443);
+        add(dns("who.test"), 53);
+        add(CheckKind::Udp { payload: b"x".to_vec(), reply: None }, 53);
+        add(CheckKind::Icmp { payload_bytes: 56 }, 0);
+        add(CheckKind::Smtp { helo: "director.example.org".into() }, 25);
+        add(ping(&rip), 0);
+        // And what is not so.
+        add(CheckKind::Tcp, 81);
+        add(CheckKind::Http(missing.clone()), HTTP);
+        add(https("/page", Verify::Yes, Reply::Any), 443);
+        add(dns("nobody.test"), 53);
+        add(CheckKind::Udp { payload: b"x".to_vec(), reply: None }, 54);
+        add(CheckKind::Smtp { helo: "director.example.org".into() }, HTTP);
+    }
+    let said = rounds(&site.director.space, checks);
+    for family in [0, 15] {
+        assert!((0..9).all(|n| said[&(family + n)] == Ok(())), "{said:#?}");
+        let reasons = [
+            "connection refused",
+            "status 404, wanted 200",
+            "TLS: ",
+            "DNS error",
+            "nobody listens",
+            "no SMTP greeting",
+        ];
+        for (n, reason) in reasons.iter().enumerate() {
+            let said = said[&(family + 9 + n as u64)].as_ref().unwrap_err();
+            let no_authorities = n == 2 && said.contains("ca-certificates");
+            assert!(said.contains(reason) || no_authorities, "{reason}: {said}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use hashbrown::{HashMap, HashSet};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::time;
+use tracing::warn;
 
 pub use super::probe::{Check, Failure, Probes, Target};
 use crate::limits::{
@@ -94,6 +95,7 @@ impl Runner {
     /// Starts the thread, without checks. `seed` is what jitter comes from: the same seed and the
     /// same order of additions give the same plan.
     pub fn start(seed: u64) -> Result<(Runner, mpsc::Receiver<Report>), RunnerError> {
+        say_if_few(attempts_max());
         let (commands, inbox) = mpsc::unbounded_channel();
         let (reports, outbox) = mpsc::channel(CHECK_REPORTS_MAX);
         let figures = Arc::new(Figures::default());
@@ -166,6 +168,16 @@ fn attempts_max() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let ours = files.saturating_sub(OTHER_FILES).max(files / 2);
     usize::try_from(ours).unwrap_or(usize::MAX).min(CHECK_SOCKETS_MAX)
+}
+
+/// `gyre run` takes as many open files as it may; that may be few.
+fn say_if_few(attempts: usize) {
+    if attempts < CHECK_SOCKETS_MAX {
+        warn!(
+            "the limit of open files leaves {attempts} sockets at one time for health checks; \
+             with more checks of silent servers raise LimitNOFILE"
+        );
+    }
 }
 
 /// Every check's task.

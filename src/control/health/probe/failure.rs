@@ -73,3 +73,26 @@ fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: i32) -> Failure {
+        Failure::of_socket(&io::Error::from_raw_os_error(code), "an answer")
+    }
+
+    #[test]
+    fn errors_of_sockets_say_whose_fault_they_are() {
+        assert_eq!(failure(libc::ECONNREFUSED), Failure::Refused);
+        let reset = failure(libc::ECONNRESET);
+        assert_eq!(reset.to_string(), "connection reset instead of an answer");
+        let far = failure(libc::EHOSTUNREACH);
+        assert_eq!(far.to_string(), "unreachable: no route to host");
+        assert!([&reset, &far, &failure(libc::EPROTO)].iter().all(|one| one.is_servers()));
+        for ours in [libc::EMFILE, libc::EADDRNOTAVAIL, libc::EACCES, libc::ENOBUFS] {
+            assert!(!failure(ours).is_servers(), "{ours}");
+        }
+        assert!(failure(libc::EMFILE).to_string().contains("LimitNOFILE"));
+    }
+}
