@@ -14,6 +14,7 @@ mod dns;
 mod field;
 mod forwarding;
 mod ftp;
+mod health;
 mod health_checks;
 mod kernel_side;
 mod lab;
@@ -68,6 +69,7 @@ fn main() {
         persistence::CASES,
         ftp::CASES,
         dns::CASES,
+        health::CASES,
         health_checks::CASES,
         client_address::CASES,
         server_set::CASES,

@@ -12,7 +12,7 @@ use super::Core;
 use super::change::{Hops, hop_in};
 use super::work::{End, build};
 use crate::control::api::Event;
-use crate::control::health::board::{Board, News, Order};
+use crate::control::health::board::{Board, News, Order, Outcome};
 use crate::control::health::hooks::Hooks;
 use crate::control::health::runner::{Report, Runner};
 use crate::model::{Applied, ForwardMode, HealthChange, Registry, ServerId, ServiceKey};
@@ -96,8 +96,12 @@ impl Core {
     pub(super) fn take_reports(&mut self, reports: &mut Vec<Report>) {
         let now_ms = self.now_ms();
         for report in reports.drain(..) {
-            let result = report.result.map_err(|failure| failure.to_string());
-            let news = self.health.board.report(report.id, result, now_ms);
+            let outcome = match report.result {
+                Ok(took) => Outcome::Good(took),
+                Err(failure) if failure.is_servers() => Outcome::Bad(failure.to_string()),
+                Err(failure) => Outcome::NotCarriedOut(failure.to_string()),
+            };
+            let news = self.health.board.report(report.id, outcome, now_ms);
             self.tell_of_health(news);
         }
         self.change_health(Instant::now());
@@ -192,6 +196,9 @@ impl Core {
                 }
                 News::Server { service, server, up: false, reason } => {
                     warn!("{service}: server {server} is down: {reason}");
+                }
+                News::Stuck { service, server, reason } => {
+                    warn!("{service}: server {server} keeps its state: {reason}");
                 }
                 News::Quorum { service, up, sum, spec, is_first } => {
                     let quorum = spec.health.quorum;

@@ -72,6 +72,17 @@ pub enum Order {
     End(CheckId),
 }
 
+/// What a round came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Good, after so long.
+    Good(Duration),
+    /// The server failed, and how.
+    Bad(String),
+    /// The director could not carry it out, and why: nothing is known of the server.
+    NotCarriedOut(String),
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
@@ -79,6 +90,8 @@ pub enum News {
     Server { service: ServiceKey, server: SocketAddr, up: bool, reason: String },
     /// A quorum was reached or lost, with the sum of good servers' weights.
     Quorum { service: ServiceKey, up: bool, sum: u64, spec: Arc<ServiceSpec>, is_first: bool },
+    /// A check cannot be carried out; its server keeps its state.
+    Stuck { service: ServiceKey, server: SocketAddr, reason: String },
     /// The sorry server came in or went out.
     Sorry { service: ServiceKey, server: SocketAddr, is_in: bool },
 }
@@ -86,7 +99,8 @@ pub enum News {
 #[derive(Clone, Copy, Debug)]
 struct Whose {
     service: ServiceKey,
-    server: SocketAddr,
+    /// Where among the service's servers its own is.
+    at: usize,
 }
 
 /// See the module.
@@ -100,8 +114,8 @@ pub struct Board {
     unsettled: BTreeSet<ServiceKey>,
     /// Services with servers on their way to their weight.
     rising: BTreeSet<ServiceKey>,
-    /// Rounds that were good, and bad.
-    pub rounds: [u64; 2],
+    /// Rounds that were good, bad, and not carried out.
+    pub rounds: [u64; 3],
 }
 
 /// Whether anything depends on a service's health.
@@ -177,6 +191,8 @@ impl Board {
             if joins && lasts_ms > 0 {
                 one.slow_start = Some(SlowStart::new(now_ms, lasts_ms));
             }
+            let whose = Whose { service: service.key, at: health.servers.len() };
+            self.checks.extend(one.checks.iter().map(|check| (check.id, whose)));
             health.servers.push(one);
         }
         for check in before.into_values().flat_map(|gone| &gone.checks) {
@@ -220,8 +236,6 @@ impl Board {
                 None => {
                     self.last_id += 1;
                     let id = CheckId(self.last_id);
-                    let whose = Whose { service: spec.key, server: server.endpoint() };
-                    self.checks.insert(id, whose);
                     orders.push(Order::Begin(id, Box::new(check.clone())));
                     let standing = Standing::new(starts_good);
                     CheckHealth { id, check, standing, since_ms: now_ms, last: None }
@@ -252,35 +266,35 @@ impl Board {
     }
 
     /// Takes a round's outcome.
-    pub fn report(
-        &mut self,
-        id: CheckId,
-        result: Result<Duration, String>,
-        now_ms: u64,
-    ) -> Vec<News> {
+    pub fn report(&mut self, id: CheckId, outcome: Outcome, now_ms: u64) -> Vec<News> {
         // One that has just ended may still have had something to say.
-        let Some(Whose { service, server }) = self.checks.get(&id).copied() else {
-            return Vec::new();
-        };
-        self.rounds[usize::from(result.is_err())] += 1;
+        let Some(Whose { service, at }) = self.checks.get(&id).copied() else { return Vec::new() };
         let services = Arc::make_mut(&mut self.services);
         let Some(health) = services.get_mut(&service).map(Arc::make_mut) else { return Vec::new() };
         let lasts_ms = health.spec.health.slow_start_ms;
-        let mut all = health.servers.iter_mut();
-        let Some(one) = all.find(|one| one.endpoint == server) else { return Vec::new() };
+        let Some(one) = health.servers.get_mut(at) else { return Vec::new() };
+        let server = one.endpoint;
+        let (kind, result) = match outcome {
+            Outcome::Good(took) => (0, Ok(took)),
+            Outcome::Bad(why) => (1, Err(why)),
+            Outcome::NotCarriedOut(why) => (2, Err(why)),
+        };
+        self.rounds[kind] += 1;
         let Some(check) = one.checks.iter_mut().find(|check| check.id == id) else {
             return Vec::new();
         };
-        let spec = &check.check.spec;
-        let turned = check.standing.round(result.is_ok(), spec.rise, spec.fall);
-        if turned {
-            check.since_ms = now_ms;
+        let reason = result.as_ref().err().map(|why| format!("{}: {why}", check.name()));
+        let was = check.last.replace((result.clone(), now_ms));
+        if kind == 2 {
+            let is_told = was.is_some_and(|(was, _)| was == result);
+            let reason = reason.unwrap_or_default();
+            return if is_told { vec![] } else { vec![News::Stuck { service, server, reason }] };
         }
-        let failure = result.as_ref().err().map(|why| format!("{}: {why}", check.name()));
-        check.last = Some((result, now_ms));
-        if !turned {
+        let spec = &check.check.spec;
+        if !check.standing.round(result.is_ok(), spec.rise, spec.fall) {
             return Vec::new();
         }
+        check.since_ms = now_ms;
         let up = one.checks.iter().all(|check| check.standing.is_good());
         if up == one.up {
             return Vec::new();
@@ -288,7 +302,7 @@ impl Board {
         let seconds = now_ms.saturating_sub(one.since_ms) / 1000;
         (one.up, one.since_ms) = (up, now_ms);
         one.slow_start = (up && lasts_ms > 0).then(|| SlowStart::new(now_ms, lasts_ms));
-        one.reason = failure.unwrap_or_default();
+        one.reason = reason.unwrap_or_default();
         let reason =
             if up { format!("its checks are good after {seconds} s") } else { one.reason.clone() };
         let mut news = vec![News::Server { service, server, up, reason }];

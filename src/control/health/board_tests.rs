@@ -73,9 +73,11 @@ impl Desk {
     fn round(&mut self, n: u8, good: bool) {
         let key = self.key();
         let id = self.board.checks_of(&key, endpoint(n))[0];
-        let result =
-            if good { Ok(Duration::from_millis(1)) } else { Err("connection refused".into()) };
-        let news = self.board.report(id, result, self.now_ms);
+        let outcome = match good {
+            true => Outcome::Good(Duration::from_millis(1)),
+            false => Outcome::Bad("connection refused".into()),
+        };
+        let news = self.board.report(id, outcome, self.now_ms);
         self.news.extend(news);
         self.settle();
     }
@@ -133,8 +135,8 @@ fn a_server_needs_all_of_its_checks() {
     let mut desk = Desk::new(&spec);
     let ids = desk.board.checks_of(&spec.key, endpoint(1));
     let mut round = |at: usize, good: bool| {
-        let result = if good { Ok(Duration::ZERO) } else { Err("no answer".to_owned()) };
-        desk.board.report(ids[at], result, 0);
+        let bad = Outcome::Bad("no answer".into());
+        desk.board.report(ids[at], if good { Outcome::Good(Duration::ZERO) } else { bad }, 0);
         desk.settle();
         desk.listed()[0].1
     };
@@ -293,12 +295,32 @@ fn a_server_that_comes_back_comes_to_its_weight_slowly() {
     assert_eq!(desk.listed()[2], (3, 60));
 }
 
+/// A director without sockets has no opinion of its servers, and says so once.
+#[test]
+fn a_check_that_was_not_carried_out_changes_nothing() {
+    let mut desk = Desk::new(&service(&[1, 1], HealthSpec::default()));
+    let key = desk.key();
+    desk.round(2, false);
+    for n in [1, 2] {
+        let id = desk.board.checks_of(&key, endpoint(n))[0];
+        for _ in 0..3 {
+            let stuck = Outcome::NotCarriedOut("no more open files".into());
+            let news = desk.board.report(id, stuck, 0);
+            desk.news.extend(news);
+        }
+    }
+    desk.settle();
+    assert_eq!(desk.listed(), [(1, 1), (2, 0)]);
+    let stuck = desk.news.iter().filter(|one| matches!(one, News::Stuck { .. })).count();
+    assert_eq!((stuck, desk.board.rounds), (2, [0, 1, 6]));
+}
+
 #[test]
 fn all_that_fails_at_one_time_is_one_snapshot() {
     let mut desk = Desk::new(&service(&[1; 50], HealthSpec::default()));
     for n in 1..=50 {
         let id = desk.board.checks_of(&desk.key(), endpoint(n))[0];
-        desk.board.report(id, Err("no answer".into()), 0);
+        desk.board.report(id, Outcome::Bad("no answer".into()), 0);
     }
     desk.settle();
     assert_eq!(desk.changes, 1);

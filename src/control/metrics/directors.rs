@@ -50,7 +50,7 @@ fn process(facts: &Facts, sheet: &mut Sheet<'_>) -> fmt::Result {
 
 fn checks(figures: &CheckFigures, sheet: &mut Sheet<'_>) -> fmt::Result {
     sheet.gauge(("gyre_checks", "Health checks"), figures.checks as f64)?;
-    let rounds = [("good", figures.good), ("bad", figures.bad)];
+    let rounds = ["good", "bad", "not_carried_out"].into_iter().zip(figures.rounds);
     let rounds = rounds.map(|(result, count)| (vec![("result", result)], count));
     sheet.counters(("gyre_check_rounds", "Rounds of health checks, by how they ended"), rounds)?;
     let about = "Rounds that began later than planned: the director has too little time for them";

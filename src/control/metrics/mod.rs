@@ -85,9 +85,8 @@ pub struct Facts {
 #[derive(Clone, Copy, Debug)]
 pub struct CheckFigures {
     pub checks: usize,
-    /// Rounds by how they ended.
-    pub good: u64,
-    pub bad: u64,
+    /// Rounds that were good, bad, and not carried out.
+    pub rounds: [u64; 3],
     /// Rounds that began late.
     pub late: u64,
 }

@@ -196,7 +196,10 @@ impl Registry {
         }
         let key_kind = steered.kind;
         self.steered.insert(spec.key, steered);
-        let spec = Arc::new(spec);
+        // What was asked for is shared while it is the same: health changes it not.
+        let asked = self.services.get(&spec.key).map(|entry| &entry.spec);
+        let asked = asked.filter(|asked| ***asked == spec).cloned();
+        let spec = asked.unwrap_or_else(|| Arc::new(spec));
         let service = Arc::new(VirtualService {
             taken_out,
             spec: Arc::clone(&spec),
