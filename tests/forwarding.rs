@@ -578,6 +578,35 @@ fn rst_closes_flow_in_both_directions() {
     }
 }
 
+/// What checks of health are hurried by: nothing else counts as a handshake that failed.
+#[test]
+fn handshakes_that_servers_refuse_or_leave_unanswered_are_counted() {
+    let mut director = director(KernelMode::Tap);
+    let refused = |director: &Director| -> u64 {
+        director.state.counters.servers.iter().map(|server| server.refused.get()).sum()
+    };
+    let reset = |local: SocketAddr| {
+        from_server(ip(RIPS[0]), local.ip()).tcp(80, local.port()).flags(RST | ACK).build()
+    };
+    // A connection that was established, then reset.
+    let local = establish(&mut director, 40_001, None);
+    director.receive(SERVER, &reset(local));
+    assert_eq!(refused(&director), 0);
+    // One that was refused.
+    let out = director.receive(CLIENT, &to(FULLNAT, 0).tcp(40_002, 80).flags(SYN).build());
+    director.receive(SERVER, &reset(endpoints(&out.frame).0));
+    assert_eq!(refused(&director), 1);
+    // By DR one that comes no further than its SYN, and one that does.
+    director.receive(CLIENT, &syn(DR, 0));
+    director.receive(CLIENT, &syn(DR, 1));
+    director.receive(CLIENT, &to(DR, 1).tcp(40_001, 80).seq(1001).ack(1).flags(ACK).build());
+    director.advance(61.0);
+    assert_eq!(refused(&director), 2);
+    director.advance(1000.0);
+    assert!(director.flows().is_empty());
+    assert_eq!(refused(&director), 2);
+}
+
 #[test]
 fn idle_flow_expires_and_gives_everything_back() {
     let mut director = director(KernelMode::Tap);

@@ -5,6 +5,7 @@ use super::flow_table::FlowId;
 use super::state::WorkerState;
 use super::{client_address, ftp, synproxy, track};
 use crate::limits::TIMERS_PER_TURN_MAX;
+use crate::message::FlowState;
 use crate::model::Snapshot;
 use crate::time::{NANOS_PER_MILLI, Nanos};
 
@@ -45,6 +46,11 @@ impl WorkerState {
         if core.is_helped() && self.ftp.has_data(id) {
             self.flows.wheel.arm(id.0, now + ftp::WAIT_FOR_DATA_MS * NANOS_PER_MILLI);
             return;
+        }
+        // Where nothing of the server is seen, a client that came no further than its SYN tells
+        // of it.
+        if core.state() == FlowState::SynRecv && core.has(flag::INPUT_ONLY) {
+            track::refused(self, id);
         }
         self.counters.flows_expired.add(1);
         track::end(self, id);

@@ -1,7 +1,7 @@
 //! What a packet does to its flow: state, timer, counts, and the life of its source port.
 
 use super::classify::Packet;
-use super::flow::{Direction, flag};
+use super::flow::{Direction, FlowCore, flag};
 use super::flow_table::{FlowId, Hit};
 use super::persistence;
 use super::source_ports::{ALL_PORTS, SpaceKey};
@@ -47,9 +47,24 @@ pub(super) fn packet(
         persistence::assure(state, hit.id);
     }
     if before != after || is_stale {
+        let resets = (before, after) == (FlowState::SynRecv, FlowState::Close);
+        if resets && hit.direction == Direction::Outbound {
+            refused(state, hit.id);
+        }
         enter(state, snapshot, hit.id, after, now);
     }
     holds_port && (before != after || after == FlowState::TimeWait)
+}
+
+/// Counts a handshake that came to nothing by its server's doing. Those that SYNPROXY holds it
+/// counts itself.
+#[cold]
+pub(super) fn refused(state: &WorkerState, id: FlowId) {
+    let counted = |core: &&FlowCore| !core.has(flag::DETACHED | flag::AWAITS_SERVER);
+    let Some(core) = state.flows.core(id).filter(counted) else { return };
+    if let Some(server) = state.counters.servers.get(core.server().index()) {
+        server.refused.add(1);
+    }
 }
 
 /// Accounts a packet that belongs to a flow but is no part of its connection: an ICMP error.

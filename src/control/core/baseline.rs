@@ -241,11 +241,6 @@ impl Counts {
         }
     }
 
-    /// Handshakes that the slot's server had refused or left unanswered: only good for comparing.
-    pub fn refused_by(&self, id: ServerId) -> u64 {
-        self.sum(|worker| worker.servers.get(id.index()).map_or(0, |one| one.refused.get()))
-    }
-
     pub fn service(&self, id: ServiceId) -> ServiceTotals {
         let now = self.service_raw(id);
         let then = self.services.get(&id).copied().unwrap_or_default();
@@ -268,7 +263,8 @@ impl Counts {
         }
     }
 
-    fn server_raw(&self, id: ServerId) -> ServerTotals {
+    /// All that was counted on a server's slot, whoever had it: good for comparing.
+    pub fn server_raw(&self, id: ServerId) -> ServerTotals {
         let sum = |read: fn(&ServerCounters) -> u64| {
             self.sum(|worker| worker.servers.get(id.index()).map_or(0, read))
         };

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::Core;
+use super::baseline::ServerTotals;
 use super::change::{Hops, hop_in};
 use super::work::{End, build};
 use crate::control::api::Event;
@@ -27,12 +28,41 @@ pub struct Health {
     pub board: Board,
     runner: Runner,
     hooks: Hooks,
-    /// Handshakes that each checked server had refused when last looked at.
-    refused: HashMap<ServerId, u64>,
+    /// What each checked server's clients had met when last looked at.
+    signals: HashMap<ServerId, Signals>,
     /// A change of servers is on its way.
     pub is_changing: bool,
     next_change: Instant,
     next_passive: Instant,
+}
+
+/// What workers count of clients' luck with a server.
+#[derive(Clone, Copy, Debug, Default)]
+struct Signals {
+    /// Handshakes that it refused or left unanswered.
+    refused: u64,
+    /// Flows ever scheduled to it.
+    connections: u64,
+    /// Packets that came back, where they are seen.
+    answers: u64,
+    /// For how many looks new flows have had no answer.
+    silent: u8,
+}
+
+/// After so many looks without an answer to new flows a server is checked.
+const SILENT_LOOKS: u8 = 2;
+
+impl Signals {
+    /// Takes what is counted now; whether it asks for a check.
+    fn look(&mut self, totals: &ServerTotals, sees_answers: bool) -> bool {
+        let was = *self;
+        self.refused = totals.refused;
+        (self.connections, self.answers) = (totals.connections, totals.out_packets);
+        let waits = was.silent > 0 || totals.connections > was.connections;
+        let is_silent = sees_answers && waits && totals.out_packets == was.answers;
+        self.silent = if is_silent { was.silent.saturating_add(1) } else { 0 };
+        totals.refused > was.refused || self.silent == SILENT_LOOKS
+    }
 }
 
 /// What comes to the core from there.
@@ -47,7 +77,7 @@ impl Health {
             board: Board::default(),
             runner,
             hooks,
-            refused: HashMap::new(),
+            signals: HashMap::new(),
             is_changing: false,
             next_change: now,
             next_passive: now,
@@ -166,19 +196,22 @@ impl Core {
 
     /// Where clients' handshakes fail, checks need not wait for their time.
     fn look_for_refusals(&mut self) {
-        let Health { board, runner, refused, .. } = &mut self.health;
+        let Health { board, runner, signals, .. } = &mut self.health;
         if board.check_count() == 0 {
-            return refused.clear();
+            return signals.clear();
         }
-        let before = std::mem::take(refused);
+        let mut before = std::mem::take(signals);
         for service in self.snapshot.services.iter().flatten() {
             if service.spec.check_count() == 0 {
                 continue;
             }
             for server in &service.servers {
-                let now = self.counts.refused_by(server.id);
-                refused.insert(server.id, now);
-                if before.get(&server.id).is_some_and(|before| now > *before) {
+                let totals = self.counts.server_raw(server.id);
+                let known = before.remove(&server.id);
+                let mut now = known.unwrap_or_default();
+                let asks = now.look(&totals, server.mode.sees_replies());
+                signals.insert(server.id, now);
+                if asks && known.is_some() {
                     let endpoint = std::net::SocketAddr::new(server.address, server.port);
                     let checks = board.checks_of(&service.key, endpoint);
                     checks.into_iter().for_each(|id| runner.check_now(id));
@@ -230,5 +263,33 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_and_silence_ask_for_a_check() {
+        let totals = |refused, connections, out_packets| ServerTotals {
+            refused,
+            connections,
+            out_packets,
+            ..ServerTotals::default()
+        };
+        let mut signals = Signals::default();
+        let mut look = |refused, connections, answers| {
+            signals.look(&totals(refused, connections, answers), true)
+        };
+        assert!(!look(0, 1, 5) && !look(0, 2, 6) && !look(0, 2, 6), "all is well, or idle");
+        assert!(look(1, 2, 6), "a refusal");
+        assert!(!look(1, 3, 6) && look(1, 3, 6), "two looks without an answer");
+        assert!(!look(1, 4, 6), "that was said already");
+        assert!(!look(1, 4, 7) && !look(1, 4, 7), "an answer ends it");
+        // Where answers go past the director, their lack tells nothing.
+        let mut blind = Signals::default();
+        let mut quiet = |connections| blind.look(&totals(0, connections, 0), false);
+        assert!(!quiet(1) && !quiet(2) && !quiet(3));
     }
 }
