@@ -15,6 +15,8 @@ TEST_PACKAGES=(haproxy bird2 iputils-ping vsftpd tshark dpdk-dev iperf3 dnsmasq-
     systemd keepalived)
 # What counts instructions.
 COUNT_PACKAGES=(valgrind)
+# What a package is made by, and what makes a clean system to install it in.
+PACKAGE_PACKAGES=(dpkg-dev gzip debootstrap)
 # What gyre is compared with.
 COMPARE_PACKAGES=(haproxy libnginx-mod-stream)
 SWITCH_PACKAGES=(openvswitch-switch-dpdk dpdk dpdk-dev)

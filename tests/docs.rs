@@ -137,6 +137,20 @@ fn configurations_in_documents_are_without_fault() {
     report(findings);
 }
 
+/// As it comes there is no port in it; with the marks taken off the lines it is a whole one.
+#[test]
+fn the_packages_configuration_is_without_fault() {
+    let text = read(&root().join("packaging/gyre.toml"));
+    let told = gyre::config::check(&text).unwrap_err();
+    assert!(told.len() == 1 && told[0].to_string().contains("there is no port"), "{told:?}");
+    let unmarked = |line: &str| {
+        line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(str::to_owned)
+    };
+    let whole: Vec<String> = text.lines().filter_map(unmarked).collect();
+    let checked = gyre::config::check(&whole.join("\n")).unwrap();
+    assert_eq!(checked.config.service[0].server.len(), 2);
+}
+
 #[test]
 fn links_lead_somewhere() {
     let pages = pages();
