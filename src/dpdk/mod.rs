@@ -12,6 +12,7 @@ pub mod clock;
 pub mod devargs;
 pub mod eal;
 pub mod eal_args;
+pub mod files;
 pub mod mbuf;
 mod member;
 pub mod mempool;

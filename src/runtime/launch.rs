@@ -29,6 +29,7 @@ use crate::control::{
     Stop, Supervisor,
 };
 use crate::counters::Counter;
+use crate::dpdk::files::close_on_exec;
 use crate::dpdk::{Eal, EalConfig, EalError, Hugepages, LogLevel, MbufPool, NicError};
 use crate::model::next_hops::NicLink;
 use crate::model::{NicId, Registry, RegistryConfig};
@@ -101,6 +102,9 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     let (version, cores) = (env!("CARGO_PKG_VERSION"), &cores.workers);
     info!("gyre {version}: {workers} workers run on cores {cores:?}, {} when idle", idle.name());
 
+    if let Err(error) = close_on_exec() {
+        warn!(%error, "programs that gyre starts inherit its open files");
+    }
     let nic_links = ports.iter().map(nic_link).collect();
     let source = kernel_source(&ports);
     let taps = kernel.counters().to_vec();
