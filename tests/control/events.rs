@@ -146,3 +146,22 @@ fn a_listener_that_does_not_read_costs_only_itself() {
         last = number;
     }
 }
+
+/// A server that drains has flows for a while; who listens hears of them until they are gone.
+#[test]
+fn drains_are_told_of_until_they_are_done() {
+    let gyre = Gyre::start();
+    let revision = gyre.call("status", json!({}))["revision"].as_u64().unwrap();
+    let id = gyre.adopted(revision).services.iter().flatten().next().unwrap().servers[1].id;
+    gyre.workers[1].counters.servers[id.index()].flows.add(3);
+    let mut client = listener(&gyre, json!({"kinds": ["drain.progress", "drain.done"]}));
+    gyre.call("server.remove", json!({"service": "web", "server": "192.0.2.12:8080"}));
+    let progress = next(&mut client, "drain.progress");
+    assert_eq!(
+        (&progress["server"], &progress["flows"]),
+        (&json!("192.0.2.12:8080"), &json!(3)),
+        "{progress}"
+    );
+    gyre.workers[1].counters.servers[id.index()].flows.sub(3);
+    assert_eq!(next(&mut client, "drain.done")["server"], "192.0.2.12:8080");
+}

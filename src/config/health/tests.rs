@@ -272,6 +272,15 @@ fn values_without_sense_are_refused_with_what_to_do() {
                  record = \"AAAA\"",
             ],
         ),
+    ];
+    for (text, expected) in table {
+        expect(text, expected);
+    }
+}
+
+#[test]
+fn programs_quorums_and_sorry_servers_without_sense_are_refused() {
+    let table: &[(&str, &[&str])] = &[
         (
             "check = [{ kind = \"program\" }, { kind = \"program\", command = [\"x\"] }]",
             &[

@@ -67,6 +67,14 @@ events! {
         /// Why.
         reason: String,
     }
+    DrainProgress = "drain.progress", "How far a server that drains has come; every few seconds." {
+        /// Its service, as `PROTOCOL ADDRESS:PORT`.
+        service: String,
+        /// RIP and port.
+        server: String,
+        /// Live flows that are left.
+        flows: u64,
+    }
     DrainDone = "drain.done", "A server that drained is gone." {
         /// Its service, as `PROTOCOL ADDRESS:PORT`.
         service: String,

@@ -75,6 +75,8 @@ const TICK: Duration = Duration::from_millis(5);
 const TICK_BUSY: Duration = Duration::from_millis(1);
 /// How often workers' turns are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it is told how far drains have come.
+const DRAINS_EVERY: Duration = Duration::from_secs(2);
 /// How often slots are reclaimed while some wait for it.
 const RECLAIM_EVERY: Duration = Duration::from_millis(100);
 /// The same for next hops, which takes a walk over all flows.
@@ -139,6 +141,7 @@ struct Times {
     share: Instant,
     rate: Instant,
     floods: Instant,
+    drains: Instant,
     reclaim: Instant,
     reclaim_hops: Instant,
 }
@@ -262,6 +265,7 @@ impl Core {
                 share: now,
                 rate: now,
                 floods: now + FLOODS_EVERY,
+                drains: now + DRAINS_EVERY,
                 reclaim: now,
                 reclaim_hops: now + RECLAIM_HOPS_EVERY,
             },
@@ -386,6 +390,10 @@ impl Core {
         if now >= self.next.floods {
             self.next.floods = now + FLOODS_EVERY;
             self.look_for_floods();
+        }
+        if now >= self.next.drains {
+            self.next.drains = now + DRAINS_EVERY;
+            self.tell_of_drains();
         }
         if now >= self.next.reclaim {
             self.next.reclaim = now + RECLAIM_EVERY;

@@ -134,6 +134,21 @@ impl Core {
         }
     }
 
+    /// Tells how many flows hold each server that drains.
+    pub(super) fn tell_of_drains(&self) {
+        if !self.notices.are_heard() {
+            return;
+        }
+        for service in self.snapshot.services.iter().flatten() {
+            let drains = |server: &&RealServer| server.state == ServerState::Draining;
+            for server in service.servers.iter().filter(drains) {
+                let flows = self.counts.server(server.id).flows;
+                let (service, server) = (service.key.to_string(), endpoint(server));
+                self.notices.tell(Event::DrainProgress { service, server, flows });
+            }
+        }
+    }
+
     /// Compares counters once a second.
     pub(super) fn look_for_floods(&mut self) {
         let guarded = self.snapshot.services.iter().flatten().filter(|service| service.synproxy);

@@ -176,7 +176,8 @@ impl Registry {
         });
     }
 
-    /// Files a service, whose servers are in the order of `in_order`, under its slot and marks it for publication.
+    /// Files a service, whose servers are in the order of `in_order`, under its slot and marks it
+    /// for publication.
     pub(super) fn store(&mut self, spec: ServiceSpec, draft: Draft, round: &mut Round) {
         let known = self.services.contains_key(&spec.key);
         round.services[usize::from(known)] += 1;
