@@ -1,5 +1,5 @@
-//! Files that DPDK and its drivers open (hugepages, devices, sockets), most of them without the mark
-//! that has them closed in programs which gyre starts.
+//! Files that DPDK and its drivers open (hugepages, devices, sockets), most of them without the
+//! mark that has them closed in programs which gyre starts.
 
 use std::io;
 
