@@ -394,6 +394,11 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
+    /// Time in turns that had work, in cycles of the processor's clock.
+    pub fn busy_cycles(&self) -> u64 {
+        (u128::from(self.busy_ns.get()) * u128::from(self.tsc_hz.get()) / 1_000_000_000) as u64
+    }
+
     /// A block of zeros for the largest identities `limits` allows. Pages are touched on use.
     pub fn new() -> Self {
         WorkerCounters::with_bounds(SERVERS_MAX, SERVICES_MAX, LIPS_MAX)

@@ -21,6 +21,8 @@ mod http;
 mod lists;
 #[path = "control/neighbours.rs"]
 mod neighbours;
+#[path = "control/top.rs"]
+mod top;
 #[path = "control/web.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod web;

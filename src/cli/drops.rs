@@ -17,7 +17,7 @@ pub struct Args {
 }
 
 /// What a device or its kernel interface lost before or after the workers.
-fn device_drops(port: &PortRow) -> [(String, u64, String); 6] {
+pub(super) fn device_drops(port: &PortRow) -> [(String, u64, String); 6] {
     [
         ("rx_missed", port.rx_missed, "no worker fetched them in time"),
         ("rx_nombuf", port.rx_nombuf, "no buffer was free"),

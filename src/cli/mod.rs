@@ -29,6 +29,7 @@ mod shown;
 mod stats;
 mod status;
 mod table;
+mod top;
 mod watch;
 mod workers;
 
@@ -69,6 +70,7 @@ enum Command {
     #[command(flatten)]
     Show(shown::Shown),
     Watch(watch::Args),
+    Top(top::Args),
     Doctor(doctor::Args),
     Ipvsadm(ipvsadm::Args),
     Completions(completions::Args),
@@ -91,6 +93,7 @@ impl Command {
             Command::Rollback(args) => revisions::roll_back(args, out),
             Command::Save(args) => reload::save(args, out),
             Command::Show(shown) => shown.run(out),
+            Command::Top(args) => top::run(args),
             Command::Watch(args) => watch::run(args, out),
             Command::Doctor(args) => doctor::run(args, out),
             Command::Man(args) => man::run(args, out),

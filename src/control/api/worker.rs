@@ -14,6 +14,10 @@ pub struct WorkerRow {
     pub turns: u64,
     /// Turns without a frame or other work.
     pub idle_turns: u64,
+    /// Time in turns that had work, nanoseconds.
+    pub busy_ns: u64,
+    /// The same in cycles of the processor's clock: with `rx_frames`, cycles a packet.
+    pub busy_cycles: u64,
     /// Snapshot revision in force.
     pub revision: u64,
     /// Live flows.

@@ -473,6 +473,8 @@ fn worker_row(id: u8, worker: &WorkerCounters, stalled: bool) -> WorkerRow {
         stalled,
         turns: worker.turns.get(),
         idle_turns: worker.idle_turns.get(),
+        busy_ns: worker.busy_ns.get(),
+        busy_cycles: worker.busy_cycles(),
         revision: worker.revision.get(),
         flows: worker.flows.get(),
         flows_created: worker.flows_created.get(),

@@ -71,10 +71,7 @@ fn turns(workers: &[Numbered<'_>], sheet: &mut Sheet<'_>) -> fmt::Result {
     let busy = workers.iter().map(|w| (labels(w), w.counters.busy_ns.get() as f64 / 1e9));
     sheet.amounts(("gyre_worker_busy_seconds", "Time in turns that had work"), busy)?;
     // In the units of the processor's clock: with frames, cycles a packet.
-    let cycles = workers.iter().map(|worker| {
-        let (ns, hz) = (worker.counters.busy_ns.get(), worker.counters.tsc_hz.get());
-        (labels(worker), (u128::from(ns) * u128::from(hz) / 1_000_000_000) as u64)
-    });
+    let cycles = workers.iter().map(|worker| (labels(worker), worker.counters.busy_cycles()));
     sheet.counters(("gyre_worker_busy_cycles", "The same in cycles of the TSC"), cycles)?;
     let families: [(&str, &str, Read); 2] = [
         ("gyre_worker_stalled", "Whether it completed no turn for a second", |w| w.stalled.into()),
