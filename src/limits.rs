@@ -110,8 +110,13 @@ pub const NOTES_MAX: usize = 256;
 pub const UOA_DATAGRAMS_MAX: u32 = 3;
 /// Worker-to-control events that wait for room in the ring.
 pub const EVENTS_MAX: usize = 256;
-/// Timers one worker turn may handle.
+/// Timers of fragments, and of templates, that one worker turn may handle.
 pub const TIMERS_PER_TURN_MAX: usize = 64;
+/// Flow timers one worker turn may handle, besides two for each flow it has made: so that turns
+/// stay short where thousands come due at once, and flows still end faster than they are made.
+pub const FLOW_TIMERS_PER_TURN: usize = 16;
+/// Flow timers whose lines are fetched together.
+pub const FLOW_TIMERS_TOGETHER: usize = 8;
 /// Flow entries one worker turn may look at on behalf of control (list, delete, re-route).
 pub const SWEEP_PER_TURN_MAX: usize = 256;
 /// Snapshots on their way to one worker; more wait at control, which then skips to the newest.

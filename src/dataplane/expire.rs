@@ -1,10 +1,12 @@
 //! Timers: flows that no packet came for.
 
+use arrayvec::ArrayVec;
+
 use super::flow::flag;
 use super::flow_table::FlowId;
 use super::state::WorkerState;
 use super::{client_address, ftp, synproxy, track};
-use crate::limits::TIMERS_PER_TURN_MAX;
+use crate::limits::{BURST_FRAMES_MAX, FLOW_TIMERS_PER_TURN, FLOW_TIMERS_TOGETHER};
 use crate::message::FlowState;
 use crate::model::Snapshot;
 use crate::time::{NANOS_PER_MILLI, Nanos};
@@ -17,19 +19,55 @@ impl WorkerState {
         self.now = now;
         self.defend(snapshot, now);
         let mut handled = self.expire_fragments(now) + self.expire_templates(now);
-        while handled < 3 * TIMERS_PER_TURN_MAX
-            && let Some(at) = self.flows.wheel.pop_due(now)
-        {
-            handled += 1;
-            self.timer_fired(snapshot, FlowId(at), now);
+        let mut left = self.flow_timers_allowed();
+        while left > 0 {
+            let fired = self.fire_together(snapshot, now, left.min(FLOW_TIMERS_TOGETHER));
+            if fired == 0 {
+                break;
+            }
+            left -= fired;
+            handled += fired;
         }
         handled
+    }
+
+    /// Some, and two for each flow made since the last call, up to a burst's worth.
+    fn flow_timers_allowed(&mut self) -> usize {
+        let made = self.counters.flows_created.get();
+        let lately = made.saturating_sub(self.made_before).min(BURST_FRAMES_MAX as u64);
+        self.made_before = made;
+        FLOW_TIMERS_PER_TURN + 2 * lately as usize
+    }
+
+    /// Takes up to `count` timers that are due, fetches what they will need, and lets them fire:
+    /// what one flow's end waits for overlaps with the others'.
+    fn fire_together(&mut self, snapshot: &Snapshot, now: Nanos, count: usize) -> usize {
+        let mut due: ArrayVec<FlowId, FLOW_TIMERS_TOGETHER> = ArrayVec::new();
+        while due.len() < count
+            && let Some(at) = self.flows.wheel.pop_due(now)
+        {
+            self.flows.prefetch_flow(FlowId(at));
+            due.push(FlowId(at));
+        }
+        let now_ms = now.as_millis_u32();
+        for id in &due {
+            if self.flows.core(*id).is_some_and(|core| core.is_over(now_ms)) {
+                self.flows.prefetch_buckets_of(*id);
+            }
+        }
+        for id in &due {
+            // The end of one may have been the end of another.
+            if self.flows.is_live(*id) {
+                self.timer_fired(snapshot, *id, now);
+            }
+        }
+        due.len()
     }
 
     fn timer_fired(&mut self, snapshot: &Snapshot, id: FlowId, now: Nanos) {
         let Some(core) = self.flows.core(id) else { return };
         let now_ms = now.as_millis_u32();
-        if core.remaining_ms(now_ms) > 0 && !core.is_doomed() {
+        if !core.is_over(now_ms) {
             let next_ms = if core.has(flag::AWAITS_SERVER) {
                 synproxy::retry(self, snapshot, id)
             } else if core.has(flag::INSERTING) {

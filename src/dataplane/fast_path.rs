@@ -12,10 +12,12 @@ use super::burst::{Arrival, Burst, Errand, Verdict};
 use super::classify::L3;
 use super::flow::{Direction, FlowCore, flag};
 use super::flow_table::FlowTable;
+use super::identification::Identifications;
 use super::observe::{Observer, Part};
 use super::state::WorkerState;
 use super::{forward::tunnel, next_hop};
 use crate::counters::{DropReason, WorkerCounters};
+use crate::frame::Frame;
 use crate::limits::BURST_FRAMES_MAX;
 use crate::message::FlowState;
 use crate::model::{ForwardMode, NextHop, NicId, NicModel, Snapshot, Tunnel};
@@ -65,8 +67,11 @@ impl Glance {
 
     /// Looks again, after another frame has changed the table.
     pub fn look_again(&mut self, flows: &FlowTable) {
-        let found = if self.is_plain() { flows.candidate(self.hash) } else { None };
-        self.candidate = found.unwrap_or(NOWHERE);
+        if self.is_plain() {
+            let found = flows.candidate(self.hash);
+            let found = found.or_else(|| flows.candidate_elsewhere(self.hash));
+            self.candidate = found.unwrap_or(NOWHERE);
+        }
     }
 }
 
@@ -93,6 +98,12 @@ pub(super) fn glance(
     observer.ended(Part::Classify);
     for glance in glances.iter_mut().filter(|glance| glance.is_plain()) {
         glance.candidate = flows.candidate(glance.hash).unwrap_or(NOWHERE);
+    }
+    // A few live in their second bucket, whose line the pass before has asked for.
+    for glance in glances.iter_mut().filter(|glance| glance.candidate == NOWHERE) {
+        if glance.is_plain() {
+            glance.candidate = flows.candidate_elsewhere(glance.hash).unwrap_or(NOWHERE);
+        }
     }
     observer.ended(Part::Lookup);
     glances
@@ -150,11 +161,7 @@ pub(super) fn forward(
     if !glance.is_plain() || !state.has_fast_path || !quiet || glance.facts.ttl < 2 {
         return None;
     }
-    let candidate = match glance.candidate {
-        NOWHERE => state.flows.candidate_elsewhere(glance.hash)?,
-        candidate => candidate,
-    };
-    let found = (candidate, &glance.facts);
+    let found = (glance.candidate, &glance.facts);
     match glance.shape {
         Shape::V4 => forward_v4(state, snapshot, arrival, found, observer),
         Shape::V6 => forward_v6(state, snapshot, arrival, found, observer),
@@ -179,7 +186,7 @@ fn forward_v4(
     (candidate, facts): (u32, &Facts),
     observer: &mut impl Observer,
 ) -> Option<Verdict> {
-    let WorkerState { flows, hops, counters, now_ms, .. } = state;
+    let WorkerState { flows, hops, counters, now_ms, now, learned_mtus, ids, .. } = state;
     let (flow, direction) = flows.candidate_v4(candidate)?;
     let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
     if flow.tuple(direction) != plain::tuple_v4(head) {
@@ -193,7 +200,21 @@ fn forward_v4(
         ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v4(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
         ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
-            return in_ipip(state, snapshot, arrival, (candidate, facts));
+            let learned = learned_mtus.get(flow.core.hop(direction), *now).unwrap_or(u16::MAX);
+            let tunnel = Ipip {
+                between: (own_v4(snapshot, hop.nic)?, flow.addresses[3]),
+                mtu: hop.mtu.min(learned),
+                keeps_df: snapshot.semantics.pmtu_disc,
+                spent: u8::from(flow.core.decrements_ttl()),
+            };
+            if direction == Direction::Outbound || !in_ipip(&mut arrival.frame, facts, &tunnel, ids)
+            {
+                return None;
+            }
+            let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
+            plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+            account(&mut flow.core, counters, (direction, facts), *now_ms);
+            return Some(depart(snapshot, arrival, hop, counters));
         }
         ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
         ForwardMode::Local => return None,
@@ -245,52 +266,56 @@ fn forward_v6(
     Some(depart(snapshot, arrival, hop, counters))
 }
 
-/// The tunnel that most use: IPv4 in IPv4, nothing between.
+/// The director's own address on a port.
 #[inline(always)]
-fn in_ipip(
-    state: &mut WorkerState,
-    snapshot: &Snapshot,
-    arrival: &mut Arrival,
-    (candidate, facts): (u32, &Facts),
-) -> Option<Verdict> {
-    let (place, inner_bytes) = (FlowTable::place(candidate), facts.ip_bytes);
-    let hop_id = state.flows.core(place.0)?.hop(Direction::Inbound);
-    let mtu = next_hop::path_mtu(state, hop_id)?;
-    let fits = usize::from(inner_bytes) + IPV4_HEADER_BYTES <= usize::from(mtu);
-    let has_room = arrival.frame.headroom_bytes() >= IPV4_HEADER_BYTES;
-    if place.1 == Direction::Outbound || !fits || !has_room {
-        return None;
+fn own_v4(snapshot: &Snapshot, nic: NicId) -> Option<u32> {
+    match snapshot.nics.get(nic.index())?.own_address(true)? {
+        IpAddr::V4(own) => Some(own.into()),
+        IpAddr::V6(_) => None,
     }
-    let nic = state.hops.get(hop_id.index())?.nic;
-    let own = snapshot.nics.get(nic.index()).and_then(|nic| nic.own_address(true));
-    let Some(IpAddr::V4(src)) = own else { return None };
-    let id = state.next_ip_id();
-    let WorkerState { flows, hops, counters, now_ms, .. } = state;
-    let (flow, direction) = flows.candidate_v4(candidate)?;
-    let hop = hops.get(hop_id.index())?;
-    let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
-    let spent = u8::from(flow.core.decrements_ttl());
-    if spent > 0 {
+}
+
+/// The tunnel that most use: IPv4 in IPv4, nothing between.
+struct Ipip {
+    /// Director and server.
+    between: (u32, u32),
+    /// The longest packet that gets to the server.
+    mtu: u16,
+    /// What the inner packet says of fragments, the outer one says too.
+    keeps_df: bool,
+    /// What the director takes off the TTL.
+    spent: u8,
+}
+
+/// Wraps a packet; `false`, and nothing happened, where that is not so simple.
+#[inline(always)]
+fn in_ipip(frame: &mut Frame, facts: &Facts, to: &Ipip, ids: &mut Identifications) -> bool {
+    let end = L3 + usize::from(facts.ip_bytes);
+    let fits = usize::from(facts.ip_bytes) + IPV4_HEADER_BYTES <= usize::from(to.mtu);
+    if !fits || frame.headroom_bytes() < IPV4_HEADER_BYTES || frame.len() < end {
+        return false;
+    }
+    let Some(head) = frame.bytes_mut().first_chunk_mut::<PLAIN_V4_BYTES>() else { return false };
+    let (tos, fragment) = plain::class_v4(head);
+    if to.spent > 0 {
         plain::decrement_ttl_v4(head);
     }
-    let (tos, fragment) = plain::class_v4(head);
-    let keeps_df = snapshot.semantics.pmtu_disc && fragment & DONT_FRAGMENT != 0;
+    let id = ids.next() as u16;
+    let keeps_df = to.keeps_df && fragment & DONT_FRAGMENT != 0;
     let outer = OuterV4 {
-        addresses: (src.into(), flow.addresses[3]),
+        addresses: to.between,
         tos: tunnel::outer_class(tos),
         fragment: if keeps_df { (0, DONT_FRAGMENT) } else { (id, 0) },
-        ttl: facts.ttl - spent,
-        inner_bytes,
+        ttl: facts.ttl - to.spent,
+        inner_bytes: facts.ip_bytes,
     };
     // Link padding stays outside; there is room for the rest, and the old Ethernet header, which
     // comes to lie under the outer one, is written anew.
-    arrival.frame.set_len(L3 + usize::from(inner_bytes)).ok()?;
-    arrival.frame.grow_front(IPV4_HEADER_BYTES).ok()?;
-    let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
-    plain::put_outer_v4(head, &outer);
-    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
-    account(&mut flow.core, counters, (direction, facts), *now_ms);
-    Some(depart(snapshot, arrival, hop, counters))
+    let is_wrapped = frame.set_len(end).and_then(|()| frame.grow_front(IPV4_HEADER_BYTES)).is_ok();
+    if let Some(head) = frame.bytes_mut().first_chunk_mut() {
+        plain::put_outer_v4(head, &outer);
+    }
+    is_wrapped
 }
 
 /// TUN: the packet goes on inside another one.

@@ -459,6 +459,11 @@ impl FlowCore {
         let idle = if idle > u32::MAX / 2 { 0 } else { idle };
         self.timeout_ms.saturating_sub(idle)
     }
+
+    /// Whether its time is up, or it was told to end.
+    pub fn is_over(&self, now_ms: u32) -> bool {
+        self.remaining_ms(now_ms) == 0 || self.is_doomed()
+    }
 }
 
 impl FlowV4 {

@@ -192,7 +192,9 @@ impl FlowTable {
     /// As `candidate`, for a tuple that has none in its first line.
     #[inline]
     pub(super) fn candidate_elsewhere(&self, hash: u64) -> Option<u32> {
-        self.index.hint_elsewhere(hash)
+        let value = self.index.hint_elsewhere(hash)?;
+        self.prefetch(value);
+        Some(value)
     }
 
     /// The entry that a candidate names, and the direction it was filed under.
@@ -328,6 +330,41 @@ impl FlowTable {
         }
     }
 
+    /// Whether the entry is taken.
+    pub(super) fn is_live(&self, id: FlowId) -> bool {
+        match id.0.checked_sub(self.v4.capacity()) {
+            None => self.v4.is_live(id.0),
+            Some(at) => self.v6.is_live(at),
+        }
+    }
+
+    /// Asks for an entry, and for what endings use beside it.
+    pub(super) fn prefetch_flow(&self, id: FlowId) {
+        self.prefetch(id.0);
+        self.sides.prefetch(id.0);
+    }
+
+    /// Asks for the lines under which a flow is filed.
+    pub(super) fn prefetch_buckets_of(&self, id: FlowId) {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            if let Some(key) = self.key(id, direction) {
+                self.prefetch_bucket(hash(self.seed, &key));
+            }
+        }
+    }
+
+    /// Asks for the lines that the next flow of a family will be written to.
+    pub(super) fn prefetch_next(&self, is_ipv4: bool) {
+        let next = match is_ipv4 {
+            true => self.v4.next_free(),
+            false => self.v6.next_free().map(|at| at + self.v4.capacity()),
+        };
+        if let Some(at) = next {
+            self.prefetch_flow(FlowId(at));
+            self.wheel.prefetch(at);
+        }
+    }
+
     /// Makes an entry and files it under its tuples. The timer is the caller's to arm.
     pub fn insert(&mut self, new: &NewFlow) -> Result<FlowId, TableFull> {
         let id = if new.is_ipv4() {
@@ -343,17 +380,23 @@ impl FlowTable {
             }
             FlowId(at + self.v4.capacity())
         };
+        let there = hash(self.seed, &new.key);
+        let back = self.key(id, Direction::Outbound).map(|key| hash(self.seed, &key));
+        // The packet's own line is here; the replies' comes meanwhile.
+        if let Some(back) = back {
+            self.index.prefetch(back);
+        }
         if let Some(side) = self.sides.get_mut(id.0) {
             *side = Side::default();
         }
-        if self.index.insert(hash(self.seed, &new.key), id.0).is_err() {
+        if self.index.insert(there, id.0).is_err() {
             self.release(id);
             return Err(TableFull);
         }
-        if let Some(reply) = self.key(id, Direction::Outbound)
-            && self.index.insert(hash(self.seed, &reply), id.0 | OUTBOUND_BIT).is_err()
+        if let Some(back) = back
+            && self.index.insert(back, id.0 | OUTBOUND_BIT).is_err()
         {
-            self.index.remove(hash(self.seed, &new.key), id.0);
+            self.index.remove(there, id.0);
             self.release(id);
             return Err(TableFull);
         }
@@ -400,9 +443,13 @@ impl FlowTable {
 
     /// Ends an entry: out of the index, off its timer, slot free.
     pub fn remove(&mut self, id: FlowId) {
+        let back = self.key(id, Direction::Outbound).map(|key| hash(self.seed, &key));
+        if let Some(back) = back {
+            self.index.prefetch(back);
+        }
         self.detach(id);
-        if let Some(key) = self.key(id, Direction::Outbound) {
-            self.index.remove(hash(self.seed, &key), id.0 | OUTBOUND_BIT);
+        if let Some(back) = back {
+            self.index.remove(back, id.0 | OUTBOUND_BIT);
         }
         self.wheel.disarm(id.0);
         self.release(id);

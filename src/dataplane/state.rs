@@ -65,6 +65,8 @@ pub struct WorkerState {
     pub(super) defences: Defences,
     /// Counts flows, so that each starts its search at another local address.
     pub(super) next_local: u32,
+    /// Flows made when timers were last looked at.
+    pub(super) made_before: u64,
     /// Its counters.
     pub counters: Arc<WorkerCounters>,
     /// Its flows.
@@ -73,7 +75,7 @@ pub struct WorkerState {
     pub(super) schedulers: Schedulers,
     pub(super) hops: Vec<NextHop>,
     pub(super) learned_mtus: LearnedMtus,
-    ids: Identifications,
+    pub(super) ids: Identifications,
     /// Extra frames of the last burst.
     pub outbox: Outbox,
     /// What control should hear.
@@ -111,6 +113,7 @@ impl WorkerState {
             notes: ArrayVec::new(),
             defences: Defences::default(),
             next_local: 0,
+            made_before: 0,
             counters: config.counters.clone(),
             flows: FlowTable::new(config.flows_v4_max, config.flows_v6_max, config.seed, now)?,
             source_ports: SourcePorts::new(config.worker, config.source_port_spaces)?,

@@ -95,6 +95,12 @@ impl Wheel {
         true
     }
 
+    /// Asks for the line of an entry's links.
+    #[inline]
+    pub fn prefetch(&self, index: u32) {
+        self.links.prefetch(LISTS + index);
+    }
+
     /// Whether `index` will fire.
     #[inline]
     pub fn is_armed(&self, index: u32) -> bool {

@@ -73,6 +73,12 @@ impl<T: Pod> Slab<T> {
         Some(index)
     }
 
+    /// The entry that `alloc` would give.
+    #[inline]
+    pub fn next_free(&self) -> Option<u32> {
+        self.free.get(self.free_len.checked_sub(1)?).copied()
+    }
+
     /// Returns an entry; `false`, and nothing changes, when it was not taken.
     #[inline]
     pub fn free(&mut self, index: u32) -> bool {
