@@ -353,9 +353,9 @@ impl FlowTable {
         }
     }
 
-    /// Asks for the lines that the next flow of a family will be written to.
-    pub(super) fn prefetch_next(&self, is_ipv4: bool) {
-        let next = match is_ipv4 {
+    /// Asks for the lines that a flow of this tuple would be written to.
+    pub(super) fn prefetch_next(&self, key: &FlowKey) {
+        let next = match key.src.is_ipv4() {
             true => self.v4.next_free(),
             false => self.v6.next_free().map(|at| at + self.v4.capacity()),
         };

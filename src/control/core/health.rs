@@ -14,7 +14,7 @@ use super::change::{Hops, hop_in};
 use super::work::{End, build};
 use crate::control::api::Event;
 use crate::control::health::board::{Board, News, Order, Outcome};
-use crate::control::health::hooks::Hooks;
+use crate::control::health::hooks::{Hooks, QuorumIs};
 use crate::control::health::runner::{Report, Runner};
 use crate::model::{Applied, ForwardMode, HealthChange, Registry, ServerId, ServiceKey};
 
@@ -54,12 +54,12 @@ const SILENT_LOOKS: u8 = 2;
 
 impl Signals {
     /// Takes what is counted now; whether it asks for a check.
-    fn look(&mut self, totals: &ServerTotals, sees_answers: bool) -> bool {
+    fn look(&mut self, totals: &ServerTotals, mode: ForwardMode) -> bool {
         let was = *self;
         self.refused = totals.refused;
         (self.connections, self.answers) = (totals.connections, totals.out_packets);
         let waits = was.silent > 0 || totals.connections > was.connections;
-        let is_silent = sees_answers && waits && totals.out_packets == was.answers;
+        let is_silent = mode.sees_replies() && waits && totals.out_packets == was.answers;
         self.silent = if is_silent { was.silent.saturating_add(1) } else { 0 };
         totals.refused > was.refused || self.silent == SILENT_LOOKS
     }
@@ -209,7 +209,7 @@ impl Core {
                 let totals = self.counts.server_raw(server.id);
                 let known = before.remove(&server.id);
                 let mut now = known.unwrap_or_default();
-                let asks = now.look(&totals, server.mode.sees_replies());
+                let asks = now.look(&totals, server.mode);
                 signals.insert(server.id, now);
                 if asks && known.is_some() {
                     let endpoint = std::net::SocketAddr::new(server.address, server.port);
@@ -235,7 +235,8 @@ impl Core {
                 }
                 News::Quorum { service, up, sum, spec, is_first } => {
                     let quorum = spec.health.quorum;
-                    self.health.hooks.tell(&spec, up, sum);
+                    let is = if up { QuorumIs::Reached } else { QuorumIs::Lost };
+                    self.health.hooks.tell(&spec, is, sum);
                     let name = service.to_string();
                     match up {
                         true if is_first => {}
@@ -280,7 +281,7 @@ mod tests {
         };
         let mut signals = Signals::default();
         let mut look = |refused, connections, answers| {
-            signals.look(&totals(refused, connections, answers), true)
+            signals.look(&totals(refused, connections, answers), ForwardMode::Nat)
         };
         assert!(!look(0, 1, 5) && !look(0, 2, 6) && !look(0, 2, 6), "all is well, or idle");
         assert!(look(1, 2, 6), "a refusal");
@@ -289,7 +290,8 @@ mod tests {
         assert!(!look(1, 4, 7) && !look(1, 4, 7), "an answer ends it");
         // Where answers go past the director, their lack tells nothing.
         let mut blind = Signals::default();
-        let mut quiet = |connections| blind.look(&totals(0, connections, 0), false);
+        let mut quiet =
+            |connections| blind.look(&totals(0, connections, 0), ForwardMode::DirectRoute);
         assert!(!quiet(1) && !quiet(2) && !quiet(3));
     }
 }

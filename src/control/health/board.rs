@@ -9,7 +9,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use super::runner::{Check, CheckId, Target};
-use super::standing::{Quorum, SlowStart, Standing};
+use super::standing::{Quorum, Round, SlowStart, Standing};
 use crate::model::check::CheckSpec;
 use crate::model::{
     Effect, HealthChange, ServerSpec, ServiceId, ServiceKey, ServiceSpec, Sorry, VirtualService,
@@ -222,7 +222,8 @@ impl Board {
         orders: &mut Vec<Order>,
     ) -> ServerHealth {
         let wanted = spec.checks_of(server);
-        let starts_good = was.is_some() || !spec.health.starts_down;
+        let starts_bad = was.is_none() && spec.health.starts_down;
+        let start = if starts_bad { Round::Bad } else { Round::Good };
         let mut known = was.map(|was| was.checks.iter()).into_iter().flatten();
         let mut checks = Vec::with_capacity(wanted.len());
         for check in wanted {
@@ -237,7 +238,7 @@ impl Board {
                     self.last_id += 1;
                     let id = CheckId(self.last_id);
                     orders.push(Order::Begin(id, Box::new(check.clone())));
-                    let standing = Standing::new(starts_good);
+                    let standing = Standing::new(start);
                     CheckHealth { id, check, standing, since_ms: now_ms, last: None }
                 }
             });
@@ -291,7 +292,8 @@ impl Board {
             return if is_told { vec![] } else { vec![News::Stuck { service, server, reason }] };
         }
         let spec = &check.check.spec;
-        if !check.standing.round(result.is_ok(), spec.rise, spec.fall) {
+        let round = if result.is_ok() { Round::Good } else { Round::Bad };
+        if !check.standing.round(round, spec.rise, spec.fall) {
             return Vec::new();
         }
         check.since_ms = now_ms;

@@ -15,6 +15,15 @@ use tracing::{info, warn};
 use crate::limits::{HOOK_MILLIS_MAX, HOOKS_MAX};
 use crate::model::{Ports, ServiceKey, ServiceSpec};
 
+/// What a program is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuorumIs {
+    /// Enough servers are good.
+    Reached,
+    /// Too few are.
+    Lost,
+}
+
 /// A run that is wanted.
 #[derive(Clone, Debug)]
 struct Run {
@@ -40,9 +49,12 @@ impl Hooks {
     }
 
     /// Has a service's program told that its quorum is reached or lost.
-    pub fn tell(&mut self, spec: &ServiceSpec, up: bool, sum: u64) {
+    pub fn tell(&mut self, spec: &ServiceSpec, quorum: QuorumIs, sum: u64) {
         let health = &spec.health;
-        let command = if up { &health.quorum_up } else { &health.quorum_down };
+        let command = match quorum {
+            QuorumIs::Reached => &health.quorum_up,
+            QuorumIs::Lost => &health.quorum_down,
+        };
         if command.is_empty() {
             // What was to follow is overtaken all the same.
             if let Some(next) = self.running.get_mut(&spec.key) {
@@ -50,7 +62,7 @@ impl Hooks {
             }
             return;
         }
-        let run = Run { command: command.clone(), environment: environment(spec, up, sum) };
+        let run = Run { command: command.clone(), environment: environment(spec, quorum, sum) };
         match self.running.get_mut(&spec.key) {
             Some(next) => *next = Some(run),
             None => self.begin(spec.key, run),
@@ -81,7 +93,7 @@ impl Hooks {
     }
 }
 
-fn environment(spec: &ServiceSpec, up: bool, sum: u64) -> Vec<(&'static str, String)> {
+fn environment(spec: &ServiceSpec, quorum: QuorumIs, sum: u64) -> Vec<(&'static str, String)> {
     let vip = spec.vips().next().map(|vip| vip.to_string()).unwrap_or_default();
     let ports = match spec.key {
         ServiceKey::Address { ports: Ports::ALL, .. } | ServiceKey::Group(_) => "0".into(),
@@ -92,7 +104,7 @@ fn environment(spec: &ServiceSpec, up: bool, sum: u64) -> Vec<(&'static str, Str
         ("GYRE_NAME", spec.name.clone().unwrap_or_default()),
         ("GYRE_VIP", vip),
         ("GYRE_VPORT", ports),
-        ("GYRE_QUORUM", if up { "up" } else { "down" }.into()),
+        ("GYRE_QUORUM", if quorum == QuorumIs::Reached { "up" } else { "down" }.into()),
         ("GYRE_WEIGHT", sum.to_string()),
     ]
 }
@@ -152,12 +164,12 @@ mod tests {
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         let spec = service(script.to_str().unwrap(), &file);
         let (mut hooks, mut ended) = Hooks::new();
-        hooks.tell(&spec, true, 2);
+        hooks.tell(&spec, QuorumIs::Reached, 2);
         for sum in 0..5 {
-            hooks.tell(&spec, false, 0);
-            hooks.tell(&spec, true, sum);
+            hooks.tell(&spec, QuorumIs::Lost, 0);
+            hooks.tell(&spec, QuorumIs::Reached, sum);
         }
-        hooks.tell(&spec, false, 0);
+        hooks.tell(&spec, QuorumIs::Lost, 0);
         for _ in 0..2 {
             let key = ended.recv().await.unwrap();
             hooks.ended(key);

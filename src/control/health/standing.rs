@@ -3,36 +3,45 @@
 
 use crate::model::check::HealthSpec;
 
+/// How a round went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// The server is as it should be.
+    Good,
+    /// It is not.
+    Bad,
+}
+
 /// What a check's rounds came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    good: bool,
+    is: Round,
     /// Rounds in a row that said otherwise.
     against: u32,
 }
 
 impl Standing {
     /// Before any round.
-    pub fn new(good: bool) -> Self {
-        Standing { good, against: 0 }
+    pub fn new(is: Round) -> Self {
+        Standing { is, against: 0 }
     }
 
     /// Whether the check counts as good.
     pub fn is_good(&self) -> bool {
-        self.good
+        self.is == Round::Good
     }
 
     /// Takes a round's outcome: `rise` good ones in a row make it good, `fall` bad ones bad.
     /// Whether it turned.
-    pub fn round(&mut self, good: bool, rise: u32, fall: u32) -> bool {
-        if good == self.good {
+    pub fn round(&mut self, round: Round, rise: u32, fall: u32) -> bool {
+        if round == self.is {
             self.against = 0;
             return false;
         }
         self.against += 1;
-        let turns = self.against >= if good { rise } else { fall };
+        let turns = self.against >= if round == Round::Good { rise } else { fall };
         if turns {
-            *self = Standing::new(good);
+            *self = Standing::new(round);
         }
         turns
     }
@@ -102,11 +111,15 @@ mod tests {
 
     use super::*;
 
+    fn round(good: bool) -> Round {
+        if good { Round::Good } else { Round::Bad }
+    }
+
     #[test]
     fn a_check_turns_after_as_many_rounds_in_a_row_as_asked_for() {
-        let mut standing = Standing::new(true);
+        let mut standing = Standing::new(Round::Good);
         let rounds = [false, false, true, false, false, false, true, false, true, true];
-        let turned = rounds.map(|good| standing.round(good, 2, 3));
+        let turned = rounds.map(|good| standing.round(round(good), 2, 3));
         let mut wanted = [false; 10];
         (wanted[5], wanted[9]) = (true, true);
         assert_eq!(turned, wanted);
@@ -141,10 +154,10 @@ mod tests {
             rounds in proptest::collection::vec(any::<bool>(), 0..60),
             (rise, fall) in (1u32..5, 1u32..5),
         ) {
-            let mut standing = Standing::new(true);
+            let mut standing = Standing::new(Round::Good);
             let mut plain = (true, 0);
             for good in rounds {
-                let turned = standing.round(good, rise, fall);
+                let turned = standing.round(round(good), rise, fall);
                 plain.1 = if good == plain.0 { 0 } else { plain.1 + 1 };
                 let turns = plain.1 >= if good { rise } else { fall } && good != plain.0;
                 if turns {
