@@ -56,8 +56,8 @@ pub(super) fn packet(
     holds_port && (before != after || after == FlowState::TimeWait)
 }
 
-/// Counts a handshake that came to nothing by its server's doing. Those that SYNPROXY holds it
-/// counts itself.
+/// Counts a handshake that came to nothing by its server's doing. While SYNPROXY still asks the
+/// server, it has not.
 #[cold]
 pub(super) fn refused(state: &WorkerState, id: FlowId) {
     let counted = |core: &&FlowCore| !core.has(flag::DETACHED | flag::AWAITS_SERVER);

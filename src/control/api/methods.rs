@@ -254,6 +254,7 @@ methods! {
         "Workers: whether they turn, and what they did.",
         "{}",
         r#"{"workers":[{"id":0,"stalled":false,"turns":81000000,"idle_turns":80000000,
+            "busy_ns":2400000000,"busy_cycles":6000000000,
             "revision":9,"flows":600,"flows_created":45000,"flows_expired":44400,
             "flows_shed":0,"locality_full":0,"pending":0,
             "fast_frames":800000,"rx_frames":900000,"tx_frames":900000,"hand_offs":0,"drops":6}]}"#;

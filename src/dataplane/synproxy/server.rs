@@ -159,7 +159,7 @@ fn refuse(
     hit: Hit,
 ) -> Result<Verdict, DropReason> {
     resettle(state, hit.id, slot.packet.seq);
-    count_refused(state, hit.id);
+    count_refused(state);
     pipeline::forward_tracked(state, snapshot, slot, hit, state.now)
 }
 
@@ -183,7 +183,7 @@ pub(super) fn give_up(state: &mut WorkerState, snapshot: &Snapshot, id: FlowId) 
     let Ok(ack) = expected(state, id) else { return };
     let words = Words { ack, flags: TcpFlags::RST | TcpFlags::ACK, ..Words::default() };
     resettle(state, id, words.seq);
-    count_refused(state, id);
+    count_refused(state);
     let hit = Hit { id, direction: Direction::Outbound };
     match segment::speak(state, snapshot, hit, &words) {
         Ok(said) => {
@@ -193,6 +193,7 @@ pub(super) fn give_up(state: &mut WorkerState, snapshot: &Snapshot, id: FlowId) 
         }
         Err(reason) => {
             state.counters.dropped(reason);
+            track::refused(state, id);
             track::enter(state, snapshot, id, FlowState::Close, state.now);
         }
     }
@@ -208,11 +209,8 @@ fn resettle(state: &mut WorkerState, id: FlowId, seq: SeqNum) {
     }
 }
 
-fn count_refused(state: &WorkerState, id: FlowId) {
-    let server = state.flows.core(id).map(|core| core.server().index());
-    if let Some(server) = server.and_then(|server| state.counters.servers.get(server)) {
-        server.refused.add(1);
-    }
+/// The server's own count follows from the reset, as for any flow.
+fn count_refused(state: &WorkerState) {
     state.counters.dropped(DropReason::SynproxyServerRefused);
     state.counters.replied(ReplyKind::TcpReset);
 }
