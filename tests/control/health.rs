@@ -236,7 +236,10 @@ fn many_failures_are_few_snapshots() {
     );
     let gyre = Gyre::with(&text, SocketLimits::default());
     let before = gyre.call("status", json!({}))["revision"].as_u64().unwrap();
-    wait_for("all are down", || published(&gyre).iter().all(|(_, weight)| *weight == 0));
+    wait_for("all are down", || {
+        let published = published(&gyre);
+        published.len() == 100 && published.iter().all(|(_, weight)| *weight == 0)
+    });
     let status = gyre.call("status", json!({}));
     assert_eq!(status["servers_down"], 100);
     let snapshots = status["revision"].as_u64().unwrap() - before;

@@ -180,7 +180,7 @@ pub(in crate::config) const CHECK: &[Field] = &[
     field(
         "record_address",
         Shape::Parsed(ip, "\"192.0.2.1\" or \"2001:db8::1\""),
-        "dns: address that must be in the answer (any answer without an error)",
+        "dns: address that must be in the answer (any record of the type)",
     ),
     field(
         "payload_bytes",

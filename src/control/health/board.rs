@@ -49,6 +49,18 @@ pub struct ServerHealth {
     effect: Effect,
 }
 
+impl ServerHealth {
+    /// The first check that stands against it, and what it said last.
+    fn blame(&self) -> String {
+        let bad = self.checks.iter().filter(|check| !check.standing.is_good());
+        let said = bad.filter_map(|check| match &check.last {
+            Some((Err(why), _)) => Some(format!("{}: {why}", check.name())),
+            _ => None,
+        });
+        said.into_iter().next().unwrap_or_else(|| self.reason.clone())
+    }
+}
+
 /// A service and what is known of it.
 #[derive(Clone, Debug)]
 pub struct ServiceHealth {
@@ -224,13 +236,22 @@ impl Board {
         let wanted = spec.checks_of(server);
         let starts_bad = was.is_none() && spec.health.starts_down;
         let start = if starts_bad { Round::Bad } else { Round::Good };
-        let mut known = was.map(|was| was.checks.iter()).into_iter().flatten();
+        let wanted: Vec<Check> = wanted.iter().map(|check| check_of(spec, server, check)).collect();
+        let mut known: Vec<&CheckHealth> = was.map_or(vec![], |was| was.checks.iter().collect());
+        // What is known of a check stays with it, wherever it now stands in the list.
+        let same: Vec<Option<&CheckHealth>> = wanted
+            .iter()
+            .map(|check| {
+                let at = known.iter().position(|known| known.check == *check)?;
+                Some(known.remove(at))
+            })
+            .collect();
+        let mut known = known.into_iter();
         let mut checks = Vec::with_capacity(wanted.len());
-        for check in wanted {
-            let check = check_of(spec, server, check);
-            checks.push(match known.next() {
-                Some(same) if same.check == check => same.clone(),
-                Some(other) => {
+        for (check, same) in wanted.into_iter().zip(same) {
+            checks.push(match same.map_or_else(|| known.next().map(Err), |same| Some(Ok(same))) {
+                Some(Ok(same)) => same.clone(),
+                Some(Err(other)) => {
                     orders.push(Order::Begin(other.id, Box::new(check.clone())));
                     CheckHealth { check, ..other.clone() }
                 }
@@ -299,6 +320,9 @@ impl Board {
         check.since_ms = now_ms;
         let up = one.checks.iter().all(|check| check.standing.is_good());
         if up == one.up {
+            if !up {
+                one.reason = one.blame();
+            }
             return Vec::new();
         }
         let seconds = now_ms.saturating_sub(one.since_ms) / 1000;

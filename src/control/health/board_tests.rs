@@ -186,6 +186,53 @@ fn a_server_that_is_taken_out_comes_back_to_its_slot() {
 }
 
 #[test]
+fn a_failed_server_that_is_removed_and_added_again_is_a_new_one() {
+    for on_failure in [OnFailure::Quiesce, OnFailure::Remove] {
+        for removal in [Removal::Now, Removal::Drain { deadline: None }] {
+            let health = HealthSpec { on_failure, ..HealthSpec::default() };
+            let mut desk = Desk::new(&service(&[3, 5], health));
+            let key = desk.key();
+            desk.round(1, false);
+            desk.edit(|registry| registry.remove_server(&key, endpoint(1), removal).unwrap());
+            let none = &mut |_| NextHopId::NONE;
+            desk.edit(|registry| registry.add_server(&key, &server(1, 4), none).unwrap());
+            let mut listed = desk.listed();
+            listed.sort_unstable();
+            assert_eq!(listed, [(1, 4), (2, 5)], "{on_failure:?} {removal:?}");
+            desk.round(1, false);
+            let still = desk.listed().iter().any(|(n, weight)| *n == 1 && *weight > 0);
+            assert!(!still, "its checks go on");
+        }
+    }
+}
+
+#[test]
+fn a_check_keeps_its_standing_wherever_it_moves_and_the_reason_is_who_stands_against() {
+    let mut spec = service(&[3], HealthSpec::default());
+    spec.checks.push(CheckSpec { port: Some(8080), ..CheckSpec::new(CheckKind::Tcp) });
+    let mut desk = Desk::new(&spec);
+    let key = desk.key();
+    let ids = desk.board.checks_of(&key, endpoint(1));
+    let report = |desk: &mut Desk, at: usize, outcome: Outcome| {
+        let news = desk.board.report(ids[at], outcome, desk.now_ms);
+        desk.news.extend(news);
+        desk.settle();
+        desk.board.services[&key].servers[0].reason.clone()
+    };
+    assert!(report(&mut desk, 0, Outcome::Bad("first".into())).ends_with("first"));
+    assert!(report(&mut desk, 1, Outcome::Bad("second".into())).ends_with("first"));
+    let good = || Outcome::Good(Duration::from_millis(1));
+    assert!(report(&mut desk, 0, good()).ends_with("second"));
+    // A check more, before the one that fails: it has yet to fail itself.
+    spec.checks.insert(1, CheckSpec { port: Some(9090), ..CheckSpec::new(CheckKind::Tcp) });
+    desk.edit(|registry| registry.edit_service(&spec, &mut |_| NextHopId::NONE).unwrap());
+    let now = desk.board.checks_of(&key, endpoint(1));
+    assert_eq!((now[0], now[2]), (ids[0], ids[1]));
+    let news = desk.board.report(now[1], good(), 0);
+    assert!(news.is_empty() && desk.listed() == [(1, 0)], "the other still fails");
+}
+
+#[test]
 fn an_operators_changes_keep_what_is_known_of_servers() {
     let mut desk = Desk::new(&service(&[3, 5], HealthSpec::default()));
     let key = desk.key();

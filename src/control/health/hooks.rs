@@ -115,6 +115,10 @@ async fn carry_out(run: &Run) -> Result<(), String> {
     let mut child = Command::new(program)
         .args(arguments)
         .envs(run.environment.iter().cloned())
+        // A program that could tell systemd of its state would speak for gyre.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,5 +1,6 @@
 //! What people call checks: kind and target.
 
+use crate::model::ForwardMode;
 use crate::model::check::{CheckKind, CheckWay, HttpCheck};
 
 use super::board::CheckHealth;
@@ -19,18 +20,26 @@ impl CheckHealth {
         }
     }
 
-    /// For a reason: `http check`, `tcp check of the service's path`.
+    /// For a reason: `http check`, `tcp check by the service's path`.
     pub fn name(&self) -> String {
-        match self.check.spec.way {
-            CheckWay::Server => format!("{} check", self.kind()),
-            CheckWay::Service => format!("{} check by the service's path", self.kind()),
+        match self.is_by_service() {
+            false => format!("{} check", self.kind()),
+            true => format!("{} check by the service's path", self.kind()),
         }
+    }
+
+    /// Whether its packets go as clients' do; where gyre rewrites addresses that is the way to the
+    /// server's own.
+    fn is_by_service(&self) -> bool {
+        let keeps_vip =
+            matches!(self.check.target.mode, ForwardMode::DirectRoute | ForwardMode::Tunnel);
+        keeps_vip && self.check.spec.way == CheckWay::Service
     }
 
     /// What it is aimed at.
     pub fn target(&self) -> String {
         let address = self.check.address();
-        let vip = self.check.target.vip.filter(|_| self.check.spec.way == CheckWay::Service);
+        let vip = self.check.target.vip.filter(|_| self.is_by_service());
         match (&self.check.spec.kind, vip) {
             (CheckKind::Http(http), _) => format!("{}://{address}{}", self.kind(), http.request),
             (CheckKind::Dns { name, .. }, None) => format!("{name} at {address}"),

@@ -67,6 +67,11 @@ impl Overlay {
         self.effects.get(&endpoint).copied().unwrap_or_default()
     }
 
+    /// Forgets a server: if it is asked for again, it is a new one.
+    pub(super) fn forget(&mut self, endpoint: SocketAddr) {
+        self.effects.remove(&endpoint);
+    }
+
     /// Whether a server that is asked for is not to be listed.
     pub(super) fn is_out(&self, endpoint: SocketAddr) -> bool {
         self.effect(endpoint) == Effect::Out

@@ -342,6 +342,9 @@ impl Registry {
             None if is_asked => {}
             None => drop(self.find(key, endpoint)?),
         }
+        if let Some(overlay) = self.health.get_mut(key) {
+            overlay.forget(endpoint);
+        }
         let mut round = Round::default();
         let mut spec = ServiceSpec::clone(&self.services[key].spec);
         spec.servers.retain(|server| server.endpoint() != endpoint);
