@@ -1,7 +1,7 @@
 //! Judges what of a check goes together. What depends on the server and the service beside it is
 //! `model::validate`'s.
 
-use super::types::{Check, CheckKind, CheckMethod, DnsRecord};
+use super::types::{Check, CheckKind, CheckMethod, CheckWay, DnsRecord};
 use crate::config::shape::{Walk, join};
 use crate::config::types::Service;
 use crate::limits::COMMAND_PARTS_MAX;
@@ -113,7 +113,7 @@ fn answers(check: &Check, path: &str, walk: &mut Walk<'_>) {
         (check.expect_sha256.is_some(), "expect_sha256"),
     ];
     let mut asked = asked.iter().filter(|(given, _)| *given).map(|(_, name)| *name);
-    let Some(first) = asked.next() else { return };
+    let Some(first) = asked.next() else { return silence(check, path, walk) };
     for name in asked {
         let what = format!("`{first}` already says what the answer must be");
         walk.push(&join(path, name), what, "leave one of them out, or make two checks".into());
@@ -125,6 +125,16 @@ fn answers(check: &Check, path: &str, walk: &mut Walk<'_>) {
     if check.expect_reply == Some(false) {
         let what = format!("`{first}` needs an answer");
         walk.push(&join(path, "expect_reply"), what, "leave it out".into());
+    }
+}
+
+/// A server without the virtual address says nothing, and so does a good one that is not asked.
+fn silence(check: &Check, path: &str, walk: &mut Walk<'_>) {
+    let by_service = check.way == Some(CheckWay::Service);
+    if check.kind == Udp && by_service && check.expect_reply != Some(true) {
+        let what = "silence would be good, from a server without the virtual address too".into();
+        let remedy = "add expect_reply = true, and a payload that the server answers".into();
+        walk.push(&join(path, "way"), what, remedy);
     }
 }
 

@@ -265,6 +265,10 @@ fn values_without_sense_are_refused_with_what_to_do() {
             ],
         ),
         (
+            "check = [{ kind = \"udp\", way = \"service\" }]",
+            &["service[0].check[0].way: silence would be good, from a server without the"],
+        ),
+        (
             "check = [{ kind = \"dns\", record_address = \"2001:db8::1\" }]",
             &[
                 "service[0].check[0]: `name` is missing; add name = \"example.org\"",
