@@ -25,16 +25,19 @@ impl<'a> Frame<'a> {
     }
 
     /// The frame's bytes, Ethernet header first, without FCS.
+    #[inline(always)]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
     /// The frame's bytes to edit in place.
+    #[inline(always)]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.start..self.end]
     }
 
     /// Length in bytes.
+    #[inline(always)]
     pub fn len(&self) -> usize {
         self.end - self.start
     }
@@ -45,6 +48,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Bytes free before the frame.
+    #[inline(always)]
     pub fn headroom_bytes(&self) -> usize {
         self.start
     }
@@ -55,11 +59,13 @@ impl<'a> Frame<'a> {
     }
 
     /// Where the frame now starts and ends in its buffer: what an mbuf's owner writes back.
+    #[inline(always)]
     pub fn extent(&self) -> (usize, usize) {
         (self.start, self.end)
     }
 
     /// Adds `count` bytes at the front; their content is whatever was there.
+    #[inline(always)]
     pub fn grow_front(&mut self, count: usize) -> Result<(), NoRoom> {
         self.start = self.start.checked_sub(count).ok_or(NoRoom)?;
         Ok(())
@@ -75,6 +81,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Sets the frame's length by moving its end; new bytes keep whatever was there.
+    #[inline(always)]
     pub fn set_len(&mut self, len: usize) -> Result<(), NoRoom> {
         let end = self.start.checked_add(len).ok_or(NoRoom)?;
         if end > self.buffer.len() {
