@@ -223,9 +223,57 @@ fn bind_nic_refuses_what_would_cut_the_line() {
     refused(machine.run(&["eth9", "--yes"]), "neither an interface nor a PCI address");
     refused(machine.run(&["0000:ff:00.0", "--yes"]), "there is no PCI device");
     assert_eq!(machine.run(&["eth1", "--bind"]).status.code(), Some(2));
+    session_behind_sudo(&machine);
+    // One of several next hops, which `ip` prints in one line.
+    let several = "#!/bin/sh\n[ \"$2\" = route ] && echo 'default proto static \\\
+                   \tnexthop via 192.0.2.1 dev eth1 weight 1 \\\
+                   \tnexthop via 192.0.2.9 dev eth2 weight 1 '\nexit 0\n";
+    machine.program("ip", several);
+    refused(machine.run(&["eth1", "--yes"]), "default route (eth1)");
     machine.program("ip", route);
     assert!(machine.run(&["eth1", "--yes", "--force"]).status.success());
     assert_eq!(machine.driver(), "vfio-pci");
+}
+
+/// sudo drops `SSH_CONNECTION`; the shell that it was started by has it.
+fn session_behind_sudo(machine: &Machine) {
+    let direct = machine.command(&["eth1", "--yes"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "env -u SSH_CONNECTION \"$0\" \"$@\"; exit $?"]);
+    shell.arg(direct.get_program()).args(direct.get_args()).stdin(Stdio::null());
+    let path = direct.get_envs().find_map(|(name, value)| value.filter(|_| name == "PATH"));
+    shell.env("PATH", path.unwrap()).env("SSH_CONNECTION", "198.51.100.9 50000 192.0.2.7 22");
+    let output = shell.output().unwrap();
+    assert!(text(&output.stderr).contains("carries the SSH session (eth1)"), "{output:?}");
+    assert_eq!(machine.driver(), "ixgbe");
+}
+
+/// An interface of virtio, or of another bus upon PCI, is a device of its own below the PCI device.
+#[test]
+fn bind_nic_finds_the_pci_device_of_a_virtio_nic() {
+    let machine = Machine::new().boot();
+    let (link, below) = (machine.sys().join("class/net/eth1/device"), machine.device());
+    fs::remove_dir_all(below.join("net")).unwrap();
+    fs::create_dir_all(below.join("virtio0/net/eth1")).unwrap();
+    fs::remove_file(&link).unwrap();
+    symlink(below.join("virtio0"), &link).unwrap();
+    machine.program("ip", "#!/bin/sh\necho 'default via 192.0.2.1 dev eth1 '\n");
+    let refused = machine.run(&["eth1", "--yes"]);
+    assert!(text(&refused.stderr).contains("default route (eth1)"), "{refused:?}");
+    machine.program("ip", "#!/bin/sh\nexit 0\n");
+    let done = machine.run(&["eth1", "--yes"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(machine.driver(), "vfio-pci");
+    // Nothing of PCI above it.
+    fs::create_dir_all(machine.sys().join("devices/platform/virtio1")).unwrap();
+    fs::create_dir_all(machine.sys().join("class/net/eth2")).unwrap();
+    let elsewhere = machine.sys().join("devices/platform/virtio1");
+    symlink(elsewhere, machine.sys().join("class/net/eth2/device")).unwrap();
+    fs::create_dir_all(machine.sys().join("class/net/br0")).unwrap();
+    for name in ["eth2", "br0"] {
+        let refused = machine.run(&[name, "--yes"]);
+        assert!(text(&refused.stderr).contains("is no NIC of its own"), "{refused:?}");
+    }
 }
 
 #[test]
