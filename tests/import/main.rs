@@ -191,6 +191,44 @@ fn ldirectords_checks_come_with_its_own_times() {
     assert!(text.contains("quorum_up = [\"/bin/true\", \"stop\", \"192.0.2.3:28\", \"tcp\"]"));
 }
 
+/// The program's own default, which its manual has wrong; and its servers wait for a good check.
+#[test]
+fn ldirectords_servers_start_down_and_are_taken_out_unless_it_is_quiescent() {
+    let service = "virtual=192.0.2.1:80\n    real=10.0.0.1:80 gate\n";
+    let import = |text: &str| {
+        let source = Source { path: Path::new("l.cf"), text };
+        let world = Folder(PathBuf::new());
+        import::ldirectord(source, &world, &options()).unwrap().text
+    };
+    for (before, more, line) in [
+        ("", "", "on_failure = \"remove\"  # quiescent=no (ldirectord's default)\n"),
+        ("quiescent=no\n", "", "on_failure = \"remove\"  # quiescent=no\n"),
+        ("quiescent=no\n", "    quiescent=yes\n", "on_failure = \"quiesce\"  # quiescent=yes\n"),
+    ] {
+        let text = import(&format!("{before}{service}{more}"));
+        assert!(text.contains(line) && text.contains("starts_down = true\n"), "{line}:\n{text}");
+    }
+    // Nobody would ever find them good.
+    let unchecked = import(&format!("{service}    checktype=on\n"));
+    assert!(!unchecked.contains("starts_down"), "{unchecked}");
+}
+
+/// DNS_CHECK asks for what gyre can ask for as well.
+#[test]
+fn every_type_of_record_that_keepalived_asks_for_is_asked_for() {
+    for record in ["A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", "RRSIG", "DNSKEY"] {
+        let text = format!(
+            "virtual_server 192.0.2.1 53 {{\nprotocol UDP\nreal_server 10.0.0.1 53 {{\n\
+             DNS_CHECK {{\ntype {record}\nname example.org\n}}\n}}\n}}\n"
+        );
+        let source = Source { path: Path::new("k.conf"), text: &text };
+        let world = Folder(PathBuf::new());
+        let imported = import::keepalived(source, &world, &options()).unwrap();
+        assert!(imported.text.contains(&format!("record = \"{record}\"\n")), "{}", imported.text);
+        assert!(config::check(&imported.text).is_ok(), "{}", imported.text);
+    }
+}
+
 /// VRRP goes on by keepalived, and the file says with what.
 #[test]
 fn vrrp_stays_with_keepalived() {

@@ -357,9 +357,16 @@ impl Reader<'_> {
 
     /// What follows from failures.
     fn consequences(&mut self, service: &mut Service, settings: &Settings) {
-        service.health.removes = settings.quiescent == Some(false);
-        let word = if service.health.removes { "quiescent=no" } else { "quiescent=yes" };
+        // Its manual says yes; the program starts from no.
+        service.health.removes = settings.quiescent != Some(true);
+        let word = match settings.quiescent {
+            Some(true) => "quiescent=yes",
+            Some(false) => "quiescent=no",
+            None => "quiescent=no (ldirectord's default)",
+        };
         service.said.insert("on_failure", word.into());
+        // A server is down until its first check was good, unless none is made.
+        service.health.starts_down = service.servers.iter().any(|one| !one.checks.is_empty());
         let Some((command, place)) = &settings.fallback_command else { return };
         let words = texts::command(command);
         if !words.first().is_some_and(|path| path.starts_with('/')) {

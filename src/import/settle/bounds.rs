@@ -128,7 +128,9 @@ fn kind(check: &mut Check, about: &mut About<'_>) -> Result<(), String> {
             good.then_some(()).ok_or_else(|| "the payload does not fit one datagram".into())
         }
         CheckKind::Dns { name, record, .. } => {
-            const RECORDS: [&str; 7] = ["A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA"];
+            // Those that keepalived knows.
+            const RECORDS: [&str; 9] =
+                ["A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", "RRSIG", "DNSKEY"];
             if !is_domain(name) {
                 return Err(format!("`{}` is no name in the DNS", short(name)));
             }
