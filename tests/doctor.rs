@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -87,6 +88,45 @@ fn doctor_prints_what_a_server_needs() {
     let stranger = doctor(directory.path(), &["--server", "192.0.2.99"]);
     assert_eq!(stranger.status.code(), Some(2));
     assert!(text(&stranger.stderr).contains("192.0.2.99"));
+}
+
+/// "It does not run" is said of what does not run only.
+#[test]
+fn a_gyre_that_cannot_be_asked_is_no_gyre_that_does_not_run() {
+    let directory = tempfile::tempdir().unwrap();
+    // In place of the socket's directory there is a file.
+    fs::write(directory.path().join("gyre.sock"), "").unwrap();
+    let config = directory.path().join("gyre.toml");
+    fs::write(&config, CONFIG).unwrap();
+    let socket = directory.path().join("gyre.sock/gyre.sock");
+    let ask = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gyre"));
+        command.args(["doctor", "--socket"]).arg(&socket).arg("-c").arg(&config);
+        command.args(more).output().unwrap()
+    };
+    let output = ask(&[]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains(socket.to_str().unwrap()), "{}", text(&output.stderr));
+    // What a server needs the file says alone.
+    let output = ask(&["--server", "192.0.2.11"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn doctor_asks_at_the_socket_that_the_file_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, config) = (directory.path().join("own"), directory.path().join("gyre.toml"));
+    fs::write(&config, format!("[runtime]\ncontrol_socket = {socket:?}\n{CONFIG}")).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mute = std::thread::spawn(move || drop(listener.accept()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gyre"));
+    command.arg("doctor").arg("-c").arg(config).env_remove("GYRE_SOCKET");
+    let output = command.output().unwrap();
+    // Should nobody have come: so that the test ends.
+    let _ = UnixStream::connect(&socket);
+    mute.join().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains(socket.to_str().unwrap()), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-use super::args::SocketArgs;
+use super::args::SOCKET_DEFAULT;
+use super::client::{Client, ClientError};
 use super::ctl::print_json;
 use super::error::{BadUsage, Unwell};
 use super::paint::{self, Ink};
@@ -37,8 +38,9 @@ pub struct Args {
     /// Print findings as JSON
     #[arg(short, long)]
     json: bool,
-    #[command(flatten)]
-    socket: SocketArgs,
+    /// Control socket of the running gyre; else the file's `control_socket`, else the usual one
+    #[arg(long, value_name = "PATH", env = "GYRE_SOCKET")]
+    socket: Option<PathBuf>,
 }
 
 /// Prints findings, or what a server needs.
@@ -65,23 +67,33 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
 }
 
 fn subject(args: &Args) -> anyhow::Result<Subject> {
-    let (running, its_config) = match args.socket.connect() {
-        Ok(mut client) => {
-            let (status, _) = client.call("status", &NoParams {})?;
-            let (ports, _) = client.call("ports.list", &NoParams {})?;
-            let (neighbours, _) = client.call("neighbours.list", &NoParams {})?;
-            let toml = GetParams { format: ConfigFormat::Toml, revision: None };
-            let (config, _): (ConfigResult, _) = client.call("config.get", &toml)?;
-            (Some(Running { status, ports, neighbours }), parsed(config.config))
-        }
-        // A gyre that does not run is no reason not to look.
-        Err(_) => (None, None),
-    };
-    let config = match &args.config {
+    let written = match &args.config {
         Some(path) => Some(file::load(path)?.config),
-        None => its_config,
+        None => None,
     };
-    Ok(Subject { config, running, dpdk: dpdk_version() })
+    // What a real server needs, the file says alone.
+    let asks = args.server.is_none() || written.is_none();
+    let of_file = written.as_ref().map(|config| Path::new(&config.runtime.control_socket));
+    let socket = args.socket.as_deref().or(of_file).unwrap_or(Path::new(SOCKET_DEFAULT));
+    let (running, its_config) = if asks { look_at_running(socket)? } else { (None, None) };
+    Ok(Subject { config: written.or(its_config), running, dpdk: dpdk_version() })
+}
+
+/// The running gyre and its configuration; neither where none runs, which is no reason not to look
+/// at the machine. One that runs but cannot be asked is: findings would be those of a machine at
+/// rest.
+fn look_at_running(socket: &Path) -> anyhow::Result<(Option<Running>, Option<Config>)> {
+    let mut client = match Client::connect(socket) {
+        Ok(client) => client,
+        Err(ClientError::NotRunning(_) | ClientError::Stale(_)) => return Ok((None, None)),
+        Err(error) => return Err(error.into()),
+    };
+    let (status, _) = client.call("status", &NoParams {})?;
+    let (ports, _) = client.call("ports.list", &NoParams {})?;
+    let (neighbours, _) = client.call("neighbours.list", &NoParams {})?;
+    let toml = GetParams { format: ConfigFormat::Toml, revision: None };
+    let (config, _): (ConfigResult, _) = client.call("config.get", &toml)?;
+    Ok((Some(Running { status, ports, neighbours }), parsed(config.config)))
 }
 
 fn parsed(config: ConfigText) -> Option<Config> {

@@ -47,7 +47,10 @@ pub fn vfio(machine: &Machine, subject: &Subject) -> Vec<Finding> {
 
 fn bound(machine: &Machine, port: &str, device: &str) -> Finding {
     let folder = format!("sys/bus/pci/devices/{device}");
-    let bind = format!("`scripts/bind-nic {device}` shows what it would do and asks");
+    let bind = format!(
+        "`gyre-bind-nic {device}` (`scripts/bind-nic` in the sources) shows what it would do and \
+         asks"
+    );
     if !machine.has(&folder) {
         let remedy = "`lspci -D | grep -i ether` lists those there are".to_owned();
         return Finding::error(VFIO, format!("port {port}: there is no device {device}"), remedy);
@@ -164,7 +167,8 @@ mod tests {
         let kernels = judge(&[("NIC/driver", "->../x/ixgbe"), ("NIC/net/eth7/mtu", "1500")]);
         assert_eq!(kernels.severity, Severity::Error);
         assert!(kernels.evidence.contains("ixgbe (interface eth7)"), "{kernels:?}");
-        assert!(kernels.remedy.unwrap().contains("scripts/bind-nic 0000:3b:00.0"));
+        let remedy = kernels.remedy.unwrap();
+        assert!(remedy.contains("`gyre-bind-nic 0000:3b:00.0` (`scripts/bind-nic`"), "{remedy}");
         let vfio_pci = ("NIC/driver", "->../x/vfio-pci");
         assert_eq!(judge(&[vfio_pci, ("NIC/iommu_group", "->../7")]).severity, Severity::Ok);
         assert_eq!(judge(&[vfio_pci]).severity, Severity::Error);

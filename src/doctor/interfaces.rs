@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Finding, Machine, Subject, devices, kernel_interface};
-use crate::config::{Forwarding, Kernel, Server, Service, Tunnel};
+use crate::config::{Forwarding, Kernel, Server, Service, Tunnel, TunnelChecksum};
 
 const OFFLOADS: &str = "offloads";
 const MTU: &str = "mtu";
@@ -57,10 +57,13 @@ fn tunnel_bytes(subject: &Subject) -> Option<u16> {
     let of = |(service, server): (&Service, &Server)| {
         let forwarding = server.forwarding.unwrap_or(service.forwarding);
         let outer = if server.address.address.is_ipv4() { 20 } else { 40 };
+        let sum = server.tunnel_checksum.unwrap_or_default();
         let inner = match server.tunnel.unwrap_or_default() {
             Tunnel::Ipip => 0,
+            Tunnel::Gre if sum == TunnelChecksum::None => 4,
             Tunnel::Gre => 8,
-            Tunnel::Gue => 16,
+            // UDP's header and its own; the checksum is UDP's.
+            Tunnel::Gue => 12,
         };
         (forwarding == Forwarding::Tun).then_some(outer + inner)
     };
@@ -232,6 +235,15 @@ mod tests {
         assert!(remedy.contains("1520") && remedy.contains("mss_max = 1440"), "{remedy}");
         assert_eq!(judge("1520", TUN).severity, Severity::Ok);
         assert_eq!(judge("1500", "").severity, Severity::Ok);
+        for (tunnel, room) in [
+            ("tunnel = \"gre\"", 1524),
+            ("tunnel = \"gre\"\ntunnel_checksum = \"csum\"", 1528),
+            ("tunnel = \"gue\"", 1532),
+            ("tunnel = \"gue\"\ntunnel_checksum = \"csum\"", 1532),
+        ] {
+            let remedy = judge("1500", &format!("{TUN}{tunnel}\n")).remedy.unwrap();
+            assert!(remedy.contains(&format!("an MTU of {room} ")), "{tunnel}: {remedy}");
+        }
         let capped = TUN.replace("\"tun\"\n", "\"tun\"\nmss_max = 1400\n");
         assert_eq!(judge("1500", &capped).severity, Severity::Ok);
     }

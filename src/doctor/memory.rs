@@ -26,8 +26,9 @@ pub fn hugepages(machine: &Machine, subject: &Subject) -> Vec<Finding> {
     });
     let (free_mib, total_mib) = (free >> 20, total >> 20);
     let remedy = format!(
-        "reserve them: `sysctl -w vm.nr_hugepages={}`, and on the kernel's command line to keep \
-         them over a restart, or `scripts/bind-nic`'s `--hugepages`",
+        "reserve them: `sysctl -w vm.nr_hugepages={0}`, and on the kernel's command line to keep \
+         them over a restart, or `gyre-bind-nic --hugepages {0} --persist` (`scripts/bind-nic` in \
+         the sources)",
         (wanted_mib.max(512)).div_ceil(2)
     );
     if subject.running.is_some() {

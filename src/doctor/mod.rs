@@ -120,8 +120,8 @@ mod tests {
     /// A `status` of a running gyre.
     pub const STATUS: &str = r#"{"version":"0.1.0","pid":4711,"uptime_s":3600,
         "config_path":"/etc/gyre/gyre.toml","revision":3,"workers":2,"workers_stalled":[],
-        "ports":1,"ports_down":[],"services":1,"servers":2,"servers_down":0,"flows":1200,"flows_created":90000,
-        "drops":12,"neighbours_unresolved":0}"#;
+        "ports":1,"ports_down":[],"services":1,"servers":2,"servers_down":0,"flows":1200,
+        "flows_created":90000,"drops":12,"neighbours_unresolved":0}"#;
 
     /// The same with services.
     pub fn with_services(port: &str, runtime: &str, services: &str) -> Subject {

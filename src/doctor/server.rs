@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::Finding;
 use crate::config::{Config, Forwarding, Protocol, Server, Service, Tunnel};
+use crate::model::GUE_PORT_DEFAULT;
 
 /// Prints what `judge` reads; changes nothing. For `sh` on the real server.
 pub const PROBE: &str = "\
@@ -17,6 +18,8 @@ ss -Hltn 2>/dev/null | sed 's/^/tcp /'
 ss -Hlun 2>/dev/null | sed 's/^/udp /'
 echo end
 ";
+
+const VIP: &str = "vip";
 
 /// What one VIP asks of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub fn demands(config: &Config, address: IpAddr) -> Vec<Demand> {
 }
 
 fn tunnel_port(server: &Server) -> u16 {
-    server.tunnel_port.unwrap_or(0)
+    server.tunnel_port.unwrap_or(GUE_PORT_DEFAULT)
 }
 
 impl Demand {
@@ -128,7 +131,7 @@ pub fn judge(demands: &[Demand], shown: &str) -> Vec<Finding> {
 }
 
 fn judge_one(demand: &Demand, shown: &str) -> Vec<Finding> {
-    let mut findings = vec![address(demand, shown)];
+    let mut findings = addresses(demand, shown);
     if demand.vip.is_ipv4() {
         findings.push(sysctl(shown, "all/arp_ignore", |value| value >= 1, 1));
         findings.push(sysctl(shown, "all/arp_announce", |value| value == 2, 2));
@@ -147,31 +150,38 @@ fn judge_one(demand: &Demand, shown: &str) -> Vec<Finding> {
 }
 
 /// `addr 1: lo    inet 192.0.2.80/32 scope global lo\ ...`
-fn address(demand: &Demand, shown: &str) -> Finding {
-    const VIP: &str = "vip";
+fn addresses(demand: &Demand, shown: &str) -> Vec<Finding> {
     let rows = shown.lines().filter_map(|line| line.strip_prefix("addr "));
-    let mut found = rows.filter_map(|row| {
+    let found = rows.filter_map(|row| {
         let mut words = row.split_whitespace();
         let (interface, address) = (words.nth(1)?, words.nth(1)?);
         let (ip, bits) = address.split_once('/').unwrap_or((address, ""));
-        (ip.parse() == Ok(demand.vip)).then(|| (interface.to_owned(), bits.to_owned()))
+        (ip.parse() == Ok(demand.vip)).then_some((interface, bits))
     });
-    let (vip, wanted) = (demand.vip, demand.interface());
+    let findings: Vec<Finding> =
+        found.map(|(interface, bits)| address(demand, interface, bits)).collect();
+    if findings.is_empty() {
+        let evidence =
+            format!("{} is not an address of the server: it drops what it is sent", demand.vip);
+        let add = demand.commands().pop().unwrap_or_default();
+        return vec![Finding::error(VIP, evidence, format!("`{add}`"))];
+    }
+    findings
+}
+
+/// The VIP on one of the server's interfaces.
+fn address(demand: &Demand, interface: &str, bits: &str) -> Finding {
+    let (vip, wanted, host) = (demand.vip, demand.interface(), demand.host());
     let add = demand.commands().pop().unwrap_or_default();
-    let Some((interface, bits)) = found.next() else {
-        let evidence = format!("{vip} is not an address of the server: it drops what it is sent");
-        return Finding::error(VIP, evidence, format!("`{add}`"));
-    };
-    let host = demand.host();
+    if interface != "lo" && interface != wanted {
+        let evidence = format!("{vip} is on {interface}: the server answers ARP for it there");
+        let remedy = format!("`ip addr del {vip}/{bits} dev {interface}`, `{add}`");
+        return Finding::error(VIP, evidence, remedy);
+    }
     if !host.ends_with(&format!("/{bits}")) {
         let evidence = format!("{vip}/{bits} on {interface}: the whole network seems local there");
         let remedy = format!("`ip addr del {vip}/{bits} dev {interface}`, `{add}`");
         return Finding::warning(VIP, evidence, remedy);
-    }
-    if interface != "lo" && interface != wanted {
-        let evidence = format!("{vip} is on {interface}: the server answers ARP for it there");
-        let remedy = format!("`ip addr del {host} dev {interface}`, `{add}`");
-        return Finding::error(VIP, evidence, remedy);
     }
     Finding::ok(VIP, format!("{host} on {interface}"))
 }
@@ -267,9 +277,11 @@ mod tests {
         ] {
             assert!(tun.iter().any(|found| found == command), "no {command} in {tun:?}");
         }
-        let gue = "tunnel = \"gue\"\ntunnel_port = 6080";
-        let gue = demands_of("tun", "192.0.2.80:80", "198.51.100.1", gue).remove(0).commands();
-        assert!(gue.contains(&"ip fou add port 6080 gue".to_owned()), "{gue:?}");
+        for (port, told) in [("", "6080"), ("tunnel_port = 5555", "5555")] {
+            let gue = format!("tunnel = \"gue\"\n{port}");
+            let gue = demands_of("tun", "192.0.2.80:80", "198.51.100.1", &gue).remove(0).commands();
+            assert!(gue.contains(&format!("ip fou add port {told} gue")), "{gue:?}");
+        }
         let v6 = demands_of("dr", "[2001:db8::80]:80", "2001:db8::11", "").remove(0).commands();
         assert_eq!(v6, ["ip addr add 2001:db8::80/128 dev lo nodad"]);
         assert_eq!(demands_of("nat", "192.0.2.80:80", "10.0.0.1", ""), []);
@@ -304,6 +316,12 @@ mod tests {
             assert!(wrong[0].evidence.contains(told), "{bad}: {wrong:?}");
             assert!(wrong[0].remedy.is_some());
         }
+        // Beside the right one, where it is harmless.
+        let twice = "addr 2: eth0    inet 192.0.2.80/24 scope global eth0\\  valid\nend\n";
+        let found = judge(&GOOD.replace("end\n", twice));
+        assert_eq!(worst(&found), Severity::Error, "{found:?}");
+        let remedy = found.iter().find_map(|finding| finding.remedy.clone()).unwrap();
+        assert!(remedy.starts_with("`ip addr del 192.0.2.80/24 dev eth0`"), "{remedy}");
     }
 
     #[test]
