@@ -1,7 +1,8 @@
 //! Judges what health checks ask of the service and the servers that they are for.
 
 use super::check::{CheckKind, CheckSpec, CheckWay};
-use super::spec::{Place, ServerSpec, ServiceSpec, Validator};
+use super::spec::{Place, ServerSpec, ServiceSpec};
+use super::validate::Validator;
 use crate::limits::{CHECKS_MAX, CHECKS_PER_SERVER_MAX};
 
 impl ServiceSpec {

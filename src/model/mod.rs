@@ -24,6 +24,7 @@ mod source_port_map;
 mod spec;
 mod steering;
 mod timeouts;
+mod validate;
 
 pub use change_log::{Change, ChangeLog};
 pub use family::Family;
@@ -53,7 +54,8 @@ pub use source_hash::{
 pub use source_port_map::{PORT_WORDS, SourcePortMap};
 pub use spec::{
     Desired, Place, PoolSpec, ProblemKind, Removal, SchedulerSpec, ServerSpec, ServiceSpec,
-    SpecProblem, validate,
+    SpecProblem,
 };
 pub use steering::{KeyKind, Steering, TOEPLITZ_KEY_DEFAULT};
 pub use timeouts::{TimeoutOverrides, Timeouts};
+pub use validate::validate;

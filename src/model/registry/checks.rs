@@ -16,9 +16,9 @@ use crate::model::service::ForwardMode;
 use crate::model::service_key::ServiceKey;
 use crate::model::snapshot::{KernelMode, NicModel};
 use crate::model::spec::{
-    Desired, IS_LOCAL, ONE_MARK, ONE_MATCH, Place, ProblemKind, Removal, SchedulerSpec, ServerSpec,
-    ServiceSpec, SpecProblem, validate_beside,
+    Desired, Place, ProblemKind, Removal, SchedulerSpec, ServerSpec, ServiceSpec, SpecProblem,
 };
+use crate::model::validate::{IS_LOCAL, ONE_MARK, ONE_MATCH, validate_beside};
 
 impl Registry {
     /// What cannot change while flows live.

@@ -30,10 +30,9 @@ use super::semantics::Semantics;
 use super::service::{ForwardMode, VirtualService};
 use super::service_key::{ServiceKey, TrafficMatch};
 use super::snapshot::{NicModel, Snapshot};
-use super::spec::{
-    Desired, PoolSpec, ProblemKind, Removal, ServerSpec, ServiceSpec, SpecProblem, validate,
-};
+use super::spec::{Desired, PoolSpec, ProblemKind, Removal, ServerSpec, ServiceSpec, SpecProblem};
 use super::steering::Steering;
+use super::validate::validate;
 use crate::limits::{LIPS_MAX, SERVERS_MAX, SERVICES_MAX, SOURCE_PORT_SPACES_DEFAULT};
 use crate::time::Nanos;
 pub use checks::check_addresses;
