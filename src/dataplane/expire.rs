@@ -6,7 +6,7 @@ use super::flow::flag;
 use super::flow_table::FlowId;
 use super::state::WorkerState;
 use super::{client_address, ftp, synproxy, track};
-use crate::limits::{BURST_FRAMES_MAX, FLOW_TIMERS_PER_TURN, FLOW_TIMERS_TOGETHER};
+use crate::limits::{FLOW_TIMERS_PER_TURN, FLOW_TIMERS_TOGETHER};
 use crate::message::FlowState;
 use crate::model::Snapshot;
 use crate::time::{NANOS_PER_MILLI, Nanos};
@@ -31,10 +31,11 @@ impl WorkerState {
         handled
     }
 
-    /// Some, and two for each flow made since the last call, up to a burst's worth.
+    /// Some, and two for each flow made since the last call: ends keep up with what a turn over
+    /// all NICs makes, which is at most a flow a frame.
     fn flow_timers_allowed(&mut self) -> usize {
         let made = self.counters.flows_created.get();
-        let lately = made.saturating_sub(self.made_before).min(BURST_FRAMES_MAX as u64);
+        let lately = made.saturating_sub(self.made_before);
         self.made_before = made;
         FLOW_TIMERS_PER_TURN + 2 * lately as usize
     }
