@@ -1,6 +1,7 @@
 //! `gyre watch`: a table again and again.
 
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Out;
@@ -11,7 +12,8 @@ use super::shown::Shown;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Seconds between two looks, 0.1 to 3600
-    #[arg(short = 'n', long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    #[arg(short = 'n', long, value_name = "SECONDS", default_value = "2")]
+    #[arg(value_parser = interval(0.1..=3600.0))]
     interval: Duration,
     /// End after so many looks
     #[arg(long, value_name = "NUMBER")]
@@ -20,12 +22,17 @@ pub struct Args {
     what: Shown,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
-    if (0.1..=3600.0).contains(&seconds) {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        Err("not within 0.1 to 3600 seconds".into())
+/// A time between two looks, where only times within `range` (seconds) make sense.
+pub(super) fn interval(
+    range: RangeInclusive<f64>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
+        if range.contains(&seconds) {
+            Ok(Duration::from_secs_f64(seconds))
+        } else {
+            Err(format!("not within {} to {} seconds", range.start(), range.end()))
+        }
     }
 }
 

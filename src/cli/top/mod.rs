@@ -21,6 +21,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use super::args::SocketArgs;
 use super::error::BadUsage;
 use super::paint;
+use super::watch::interval;
 use state::{Colours, Key, State};
 
 /// How soon a signal or a new sample is seen.
@@ -30,19 +31,11 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Seconds between two looks, 0.2 to 60
-    #[arg(short = 'n', long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    #[arg(short = 'n', long, value_name = "SECONDS", default_value = "1")]
+    #[arg(value_parser = interval(0.2..=60.0))]
     interval: Duration,
     #[command(flatten)]
     socket: SocketArgs,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
-    if (0.2..=60.0).contains(&seconds) {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        Err("not within 0.2 to 60 seconds".into())
-    }
 }
 
 /// Shows it until `q`, Ctrl-C or a signal; the terminal is as before afterwards.

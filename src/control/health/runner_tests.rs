@@ -3,24 +3,13 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::model::check::{CheckKind, CheckSpec, CheckWay};
+use crate::model::check::{CheckKind, CheckSpec};
 use crate::model::{ForwardMode, Tunnel};
 
 const INTERVAL: Duration = Duration::from_millis(2000);
 
 fn check() -> Check {
-    let spec = CheckSpec {
-        kind: CheckKind::Tcp,
-        port: None,
-        way: CheckWay::Server,
-        interval_ms: 2000,
-        timeout_ms: 1000,
-        retries: 1,
-        retry_delay_ms: 500,
-        jitter_percent: 10,
-        rise: 1,
-        fall: 1,
-    };
+    let spec = CheckSpec::new(CheckKind::Tcp);
     let server = "127.0.0.1:1".parse().unwrap();
     let (mode, tunnel) = (ForwardMode::DirectRoute, Tunnel::default());
     Check { spec, target: Target { server, vip: None, mode, tunnel } }
