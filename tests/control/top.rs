@@ -18,6 +18,8 @@ use crate::support::{Gyre, PATIENCE};
 
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
+const HIDE: &str = "\x1b[?25l";
+const SHOW: &str = "\x1b[?25h";
 
 /// The program on an 80x24 terminal.
 struct Screen {
@@ -102,6 +104,10 @@ impl Screen {
             assert!(start.elapsed() < PATIENCE, "nothing at its end: {:?}", self.text());
             std::thread::sleep(Duration::from_millis(20));
         }
+        while self.text().rfind(HIDE) > self.text().rfind(SHOW) {
+            assert!(start.elapsed() < PATIENCE, "the cursor stays hidden: {:?}", self.text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let text = self.text();
         (status, text)
     }
@@ -146,7 +152,7 @@ fn top_shows_a_running_gyre_and_waits_for_one_that_is_gone() {
 #[test]
 fn a_signal_ends_top_and_gives_the_terminal_back() {
     let gyre = Gyre::start();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         let screen = Screen::start(&gyre.path, &[]);
         screen.wait_for("192.0.2.80:80");
         kill(Pid::from_raw(screen.child.id() as i32), signal).unwrap();

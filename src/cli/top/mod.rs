@@ -11,12 +11,16 @@ mod state;
 mod tests;
 
 use std::io::{self, IsTerminal};
+use std::panic;
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
 
 use super::args::SocketArgs;
 use super::error::BadUsage;
@@ -50,13 +54,32 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let ended = ended_by_signal()?;
     let samples = fetch::start(args.socket, args.interval);
     let mut state = State::new(if paint::is_on() { Colours::On } else { Colours::Off });
-    let mut terminal = ratatui::try_init().context("the terminal cannot be set up")?;
+    let mut terminal = set_up()?;
     let done = show(&mut terminal, &mut state, &samples, &ended);
-    ratatui::restore();
+    give_back();
     done
 }
 
-/// A flag that SIGINT, SIGTERM and SIGHUP set: the loop leaves the terminal as it found it.
+/// Takes the terminal, such that a panic of any thread gives it back before it ends the program:
+/// unwinding shows the cursor again, but release builds do not unwind.
+fn set_up() -> anyhow::Result<ratatui::DefaultTerminal> {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        give_back();
+        report(info);
+        process::abort();
+    }));
+    ratatui::try_init().inspect_err(|_| give_back()).context("the terminal cannot be set up")
+}
+
+/// Modes, screen and cursor as they were. A terminal that is gone cannot be given back.
+fn give_back() {
+    ratatui::restore();
+    let _ = execute!(io::stdout(), Show);
+}
+
+/// A flag that SIGINT, SIGTERM, SIGHUP and SIGQUIT set: the loop leaves the terminal as it found
+/// it.
 fn ended_by_signal() -> anyhow::Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let ended = Arc::new(AtomicBool::new(false));
@@ -64,7 +87,12 @@ fn ended_by_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
         let _entered = runtime.enter();
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+        ];
         kinds.map(signal).into_iter().collect::<io::Result<Vec<_>>>()?
     };
     std::thread::spawn(move || {

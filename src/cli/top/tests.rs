@@ -1,5 +1,12 @@
-//! Screens, drawn into memory.
+//! Screens, drawn into memory; and a terminal, which a panic gives back.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
+use nix::pty::openpty;
+use nix::sys::termios::tcgetattr;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -239,4 +246,44 @@ fn no_colour_where_none_is_wanted() {
     };
     assert!(coloured(Colours::On) > 0);
     assert_eq!(coloured(Colours::Off), 0);
+}
+
+/// Set for the process that shall panic, which is this test again on a terminal of its own.
+const PANICS: &str = "GYRE_TEST_TOP_PANICS";
+
+/// Not by unwinding, since release builds do not: the hook alone gives the terminal back.
+#[test]
+fn a_panic_of_any_thread_gives_the_terminal_back_and_says_why() {
+    if std::env::var_os(PANICS).is_some() {
+        let mut terminal = super::set_up().unwrap();
+        terminal.hide_cursor().unwrap();
+        let fault = std::thread::spawn(|| panic!("a fault for the test"));
+        let _ = fault.join();
+        unreachable!("the panic should have ended the program");
+    }
+    let (master, slave) =
+        openpty(None, None).map(|pty| (pty.master, File::from(pty.slave))).unwrap();
+    let before = tcgetattr(&slave).unwrap();
+    let end = || Stdio::from(slave.try_clone().unwrap());
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "--nocapture", "--test-threads=1"]);
+    command.arg("cli::top::tests::a_panic_of_any_thread_gives_the_terminal_back_and_says_why");
+    command.env(PANICS, "1").env("TERM", "xterm").env_remove("RUST_BACKTRACE");
+    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+    // So that its own ends are the last: without, reading would not end.
+    drop(command);
+    let status = child.wait().unwrap();
+    let after = tcgetattr(&slave).unwrap();
+    drop(slave);
+    let mut said = Vec::new();
+    // The end of a terminal is an error (EIO), behind all that was written.
+    let _ = File::from(master).read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said);
+    assert_eq!(status.signal(), Some(6), "{said:?}");
+    assert_eq!(after, before, "modes of the terminal");
+    let last = |what: &str| said.rfind(what).unwrap_or_else(|| panic!("no {what:?}: {said:?}"));
+    assert!(last("\x1b[?1049l") > last("\x1b[?1049h"), "{said:?}");
+    assert!(last("\x1b[?25h") > last("\x1b[?25l"), "{said:?}");
+    // On the screen that stays.
+    assert!(last("a fault for the test") > said.find("\x1b[?1049l").unwrap(), "{said:?}");
 }
