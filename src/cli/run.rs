@@ -20,12 +20,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(crate::runtime::launch::run(checked, &args.config)?)
 }
 
-/// Says why not.
+/// Says why not: a faulty file first, then what this binary is.
 #[cfg(not(feature = "dpdk"))]
 pub fn run(args: Args) -> anyhow::Result<()> {
     file::load(&args.config)?;
+    let own = std::env::current_exe();
+    let own = own.map_or_else(|_| "this gyre".into(), |path| path.display().to_string());
     anyhow::bail!(
-        "this gyre was built without DPDK, so it can check and replay but not run; build it \
-         without `--no-default-features`"
+        "{own} was built without DPDK (`--no-default-features`): it checks, imports, replays and \
+         asks a running gyre, but cannot run. In the sources, `cargo build --release` puts one \
+         with DPDK into target/release (Debian: libdpdk-dev), `cargo build` into target/debug; \
+         `cargo test --no-default-features` replaces the latter by one without"
     )
 }

@@ -292,3 +292,24 @@ fn completions_know_every_command() {
         }
     }
 }
+
+/// It is what `cargo test --no-default-features` leaves in target/debug, where people look for one
+/// that runs.
+#[cfg(not(feature = "dpdk"))]
+#[test]
+fn a_gyre_without_dpdk_says_what_it_is_and_what_to_build() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("gyre.toml");
+    std::fs::write(&config, "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n").unwrap();
+    let (code, out, told) = run(&["run", "-c", config.to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (1, ""), "{told}");
+    let own = env!("CARGO_BIN_EXE_gyre");
+    for words in [own, "built without DPDK", "cannot run", "`cargo build --release`"] {
+        assert!(told.contains(words), "no {words} in: {told}");
+    }
+    // What is wrong with the file is told all the same.
+    std::fs::write(&config, "[[prot]]\n").unwrap();
+    let (code, _, told) = run(&["run", "-c", config.to_str().unwrap()]);
+    assert_eq!(code, 2, "{told}");
+    assert!(told.contains("gyre.toml:1:3"), "{told}");
+}
