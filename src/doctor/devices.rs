@@ -67,8 +67,12 @@ fn bound(machine: &Machine, port: &str, device: &str) -> Finding {
         return Finding::warning(VFIO, evidence, format!("use vfio-pci: {bind}"));
     }
     if driver != "vfio-pci" {
-        let interfaces = machine.list(&format!("{folder}/net")).join(", ");
-        return Finding::error(VFIO, format!("{what} (interface {interfaces})"), bind);
+        let interfaces = interfaces_of(machine, &folder).join(", ");
+        let interfaces = match interfaces.as_str() {
+            "" => String::new(),
+            names => format!(" (interface {names})"),
+        };
+        return Finding::error(VFIO, format!("{what}{interfaces}"), bind);
     }
     if machine.link(&format!("{folder}/iommu_group")).is_some() {
         return Finding::ok(VFIO, format!("{what}, guarded by the IOMMU"));
@@ -84,6 +88,14 @@ fn bound(machine: &Machine, port: &str, device: &str) -> Finding {
         }
         _ => Finding::error(VFIO, format!("{what}, but there is no IOMMU to guard it"), iommu),
     }
+}
+
+/// A PCI device's kernel interfaces; those of a virtio NIC hang below its virtio device.
+fn interfaces_of(machine: &Machine, folder: &str) -> Vec<String> {
+    let mut names = machine.list(&format!("{folder}/net"));
+    let parts = machine.list(folder).into_iter().filter(|name| name.starts_with("virtio"));
+    names.extend(parts.flat_map(|part| machine.list(&format!("{folder}/{part}/net"))));
+    names
 }
 
 /// Whether replies come back to the worker that is theirs by the device's own hash.
@@ -167,6 +179,11 @@ mod tests {
         let kernels = judge(&[("NIC/driver", "->../x/ixgbe"), ("NIC/net/eth7/mtu", "1500")]);
         assert_eq!(kernels.severity, Severity::Error);
         assert!(kernels.evidence.contains("ixgbe (interface eth7)"), "{kernels:?}");
+        let virtio = [("NIC/driver", "->../x/virtio-pci"), ("NIC/virtio3/net/ens5/mtu", "1500")];
+        let evidence = judge(&virtio).evidence;
+        assert!(evidence.ends_with("virtio-pci (interface ens5)"), "{evidence}");
+        let evidence = judge(&virtio[..1]).evidence;
+        assert!(evidence.ends_with("bound to virtio-pci"), "{evidence}");
         let remedy = kernels.remedy.unwrap();
         assert!(remedy.contains("`gyre-bind-nic 0000:3b:00.0` (`scripts/bind-nic`"), "{remedy}");
         let vfio_pci = ("NIC/driver", "->../x/vfio-pci");

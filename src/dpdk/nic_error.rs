@@ -12,15 +12,15 @@ pub enum NicError {
     #[error(transparent)]
     Syntax(#[from] DeviceSyntax),
     /// Nothing at that PCI address.
-    #[error("no PCI device {device}; `dpdk-devbind.py --status-dev net` lists what there is")]
+    #[error("no PCI device {device}; `lspci -D | grep -i ether` lists those there are")]
     NoSuchPciDevice {
         /// The PCI address.
         device: String,
     },
     /// No driver has the PCI device.
     #[error(
-        "PCI device {device} has no driver; give it to user space: `modprobe vfio-pci && \
-         dpdk-devbind.py --bind=vfio-pci {device}`"
+        "PCI device {device} has no driver; `gyre-bind-nic {device}` (`scripts/bind-nic` in the \
+         sources) gives it to DPDK: it shows what it would do and asks; `gyre doctor` has the rest"
     )]
     PciUnbound {
         /// The PCI address.
@@ -29,7 +29,8 @@ pub enum NicError {
     /// The kernel still drives the PCI device.
     #[error(
         "PCI device {device}{interface} is bound to the kernel's driver {driver}; if nothing else \
-         uses it: `modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {device}`"
+         uses it: `gyre-bind-nic {device}` (`scripts/bind-nic` in the sources) gives it to DPDK: \
+         it shows what it would do and asks; `gyre doctor` has the rest"
     )]
     PciBoundToKernel {
         /// The PCI address.

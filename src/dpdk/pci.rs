@@ -80,11 +80,16 @@ fn is_usable(driver: &str) -> bool {
 
 /// The device's kernel interface, in brackets for a message, or nothing.
 fn interface_of(folder: &Path) -> String {
-    let first = fs::read_dir(folder.join("net")).ok().and_then(|mut entries| entries.next());
-    match first {
-        Some(Ok(entry)) => format!(" (interface {})", entry.file_name().to_string_lossy()),
-        _ => String::new(),
-    }
+    let names_in = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    // Interfaces of a virtio NIC hang below its virtio device.
+    let parts = names_in(folder).into_iter().filter(|name| name.starts_with("virtio"));
+    let folders = parts.map(|part| folder.join(part).join("net"));
+    let first =
+        [folder.join("net")].into_iter().chain(folders).flat_map(|net| names_in(&net)).next();
+    first.map_or_else(String::new, |name| format!(" (interface {name})"))
 }
 
 #[cfg(test)]
@@ -126,7 +131,7 @@ mod tests {
     fn device_bound_to_the_kernel_is_named_with_its_driver_and_the_remedy() {
         let sysfs = Sysfs::new("bound").device("0000:3b:00.0", Some("ixgbe"));
         let error = sysfs.check("3b:00.0").unwrap_err();
-        for word in ["0000:3b:00.0", "ixgbe", "eth7", "dpdk-devbind.py", "vfio-pci"] {
+        for word in ["0000:3b:00.0", "ixgbe", "eth7", "gyre-bind-nic 0000:3b:00.0"] {
             assert!(error.contains(word), "no {word} in: {error}");
         }
     }
@@ -135,7 +140,17 @@ mod tests {
     fn device_without_a_driver_is_told_how_to_get_one() {
         let sysfs = Sysfs::new("unbound").device("0000:3b:00.0", None);
         let error = sysfs.check("0000:3b:00.0").unwrap_err();
-        assert!(error.contains("no driver") && error.contains("vfio-pci"), "{error}");
+        assert!(error.contains("no driver") && error.contains("gyre-bind-nic"), "{error}");
+    }
+
+    #[test]
+    fn the_interface_of_a_virtio_nic_is_named() {
+        let sysfs = Sysfs::new("virtio").device("0000:00:05.0", Some("virtio-pci"));
+        let folder = sysfs.0.join("bus/pci/devices/0000:00:05.0");
+        fs::remove_dir_all(folder.join("net")).unwrap();
+        fs::create_dir_all(folder.join("virtio3/net/ens5")).unwrap();
+        let error = sysfs.check("0000:00:05.0").unwrap_err();
+        assert!(error.contains("0000:00:05.0 (interface ens5)"), "{error}");
     }
 
     #[test]
