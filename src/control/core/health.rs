@@ -230,6 +230,9 @@ impl Core {
                 News::Server { service, server, up: false, reason } => {
                     warn!("{service}: server {server} is down: {reason}");
                 }
+                News::Check { service, server, reason } => {
+                    warn!("{service}: server {server} stays down: {reason}");
+                }
                 News::Stuck { service, server, reason } => {
                     warn!("{service}: server {server} keeps its state: {reason}");
                 }
@@ -241,7 +244,12 @@ impl Core {
                     match up {
                         true if is_first => {}
                         true => {
-                            info!("{service}: the quorum is reached: weight {sum} of {quorum}");
+                            match sum >= u64::from(quorum) {
+                                true => info!(
+                                    "{service}: the quorum is reached: weight {sum} of {quorum}"
+                                ),
+                                false => info!("{service}: nothing depends on the quorum any more"),
+                            }
                             let event = Event::QuorumUp { service: name, weight: sum, quorum };
                             self.notices.tell(event);
                         }

@@ -29,6 +29,18 @@ fn takes_flows(server: &RealServer) -> (bool, String) {
     }
 }
 
+/// The weight that is asked for.
+fn wish(service: &VirtualService, server: SocketAddr) -> Option<u32> {
+    let asked = service.spec.servers.iter().find(|asked| asked.endpoint() == server)?;
+    Some(asked.weight)
+}
+
+/// Whether it is there for a lost quorum only.
+fn stands_in(service: Option<&VirtualService>, server: SocketAddr) -> bool {
+    let sorry = service.and_then(|service| service.spec.sorry_server.as_ref());
+    sorry.is_some_and(|sorry| sorry.endpoint() == server)
+}
+
 /// What became of a service's servers.
 fn compare(
     old: Option<&VirtualService>,
@@ -41,7 +53,22 @@ fn compare(
     // Health knows more than that there is no weight.
     let why = |server: &RealServer, plain: String| {
         let endpoint = SocketAddr::new(server.address, server.port);
-        board.reason(&key, endpoint).unwrap_or(plain)
+        match board.reason(&key, endpoint) {
+            Some(reason) => reason,
+            None if stands_in(new, endpoint) => "the quorum is reached again".into(),
+            None => plain,
+        }
+    };
+    // Where nobody asked for anything else, health gave it back what it has.
+    let back = |server: &RealServer, plain: String| {
+        let endpoint = SocketAddr::new(server.address, server.port);
+        match (old.and_then(|old| wish(old, endpoint)), new.and_then(|new| wish(new, endpoint))) {
+            (Some(before), Some(after)) if before == after => {
+                board.why_back(&key, endpoint).unwrap_or(plain)
+            }
+            _ if stands_in(new, endpoint) => "the quorum is lost".into(),
+            _ => plain,
+        }
     };
     let servers = |service: Option<&VirtualService>| -> HashMap<ServerId, RealServer> {
         let all = service.into_iter().flat_map(|service| service.servers.iter());
@@ -69,9 +96,13 @@ fn compare(
         let (service, server) = (service.clone(), endpoint(&after[&id]));
         match (was, takes_flows(&after[&id])) {
             (None, (true, _)) => {
-                tell(Event::ServerUp { service, server, reason: "added".into() });
+                let reason = back(&after[&id], "added".into());
+                tell(Event::ServerUp { service, server, reason });
             }
-            (Some((false, _)), (true, reason)) => tell(Event::ServerUp { service, server, reason }),
+            (Some((false, _)), (true, reason)) => {
+                let reason = back(&after[&id], reason);
+                tell(Event::ServerUp { service, server, reason });
+            }
             (Some((true, _)), (false, reason)) => {
                 let reason = why(&after[&id], reason);
                 tell(Event::ServerDown { service, server, reason });

@@ -43,11 +43,18 @@ pub struct ServerHealth {
     pub since_ms: u64,
     /// Why it is not good.
     pub reason: String,
+    /// Why it is good again, until that has come to its weight.
+    recovery: Option<String>,
+    /// Why it last got new flows again.
+    back: Option<String>,
     weight: u32,
     slow_start: Option<SlowStart>,
     /// What the registry was told last.
     effect: Effect,
 }
+
+/// Why a server is not good that has not had its first check.
+const NOT_CHECKED: &str = "not checked yet";
 
 impl ServerHealth {
     /// The first check that stands against it, and what it said last.
@@ -58,6 +65,32 @@ impl ServerHealth {
             _ => None,
         });
         said.into_iter().next().unwrap_or_else(|| self.reason.clone())
+    }
+
+    /// Takes a round that leaves a server as it is; what is to be told of one that is down, where
+    /// the check turned or was the first that was carried out.
+    fn stays(&mut self, id: CheckId, turned: bool) -> Option<String> {
+        if self.up {
+            return None;
+        }
+        let was_checked = self.reason != NOT_CHECKED;
+        self.reason = self.blame();
+        let check = self.checks.iter().find(|check| check.id == id)?;
+        let is_news = turned || (!was_checked && self.reason != NOT_CHECKED);
+        is_news.then(|| match &check.last {
+            Some((Err(why), _)) => format!("{}: {why}", check.name()),
+            _ => format!("{}: good; {}", check.name(), self.reason),
+        })
+    }
+
+    /// What is said of a server that is good since its check `name` was so `rise` times in a row.
+    fn good_again(&self, name: &str, rise: u32, now_ms: u64) -> String {
+        let again = if self.reason == NOT_CHECKED { "good" } else { "good again" };
+        let seconds = now_ms.saturating_sub(self.since_ms) / 1000;
+        match rise {
+            0 | 1 => format!("{name}: {again} after {seconds} s"),
+            _ => format!("{name}: {again}, {rise} times in a row, after {seconds} s"),
+        }
     }
 }
 
@@ -70,6 +103,8 @@ pub struct ServiceHealth {
     quorum: Quorum,
     /// What the registry was told last.
     sorry: Sorry,
+    /// The sorry server that stands in.
+    stands_in: Option<SocketAddr>,
 }
 
 /// Services by their keys, cheap to keep a copy of.
@@ -98,10 +133,12 @@ pub enum Outcome {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// A server failed or came back; why, or for how long it had been down.
+    /// A server failed or came back, and why.
     Server { service: ServiceKey, server: SocketAddr, up: bool, reason: String },
     /// A quorum was reached or lost, with the sum of good servers' weights.
     Quorum { service: ServiceKey, up: bool, sum: u64, spec: Arc<ServiceSpec>, is_first: bool },
+    /// A check of a server that is down turned, or had its first round; it stays down, and why.
+    Check { service: ServiceKey, server: SocketAddr, reason: String },
     /// A check cannot be carried out; its server keeps its state.
     Stuck { service: ServiceKey, server: SocketAddr, reason: String },
     /// The sorry server came in or went out.
@@ -165,6 +202,11 @@ impl Board {
         health.reason(health.of(server)?)
     }
 
+    /// Why a server last got new flows again, where that was health's doing.
+    pub fn why_back(&self, service: &ServiceKey, server: SocketAddr) -> Option<String> {
+        self.services.get(service)?.of(server)?.back.clone()
+    }
+
     /// Follows what became of a service's slot.
     pub fn follow(
         &mut self,
@@ -190,7 +232,9 @@ impl Board {
             servers: Vec::with_capacity(service.spec.servers.len()),
             quorum: old.as_ref().map_or_else(Quorum::default, |old| old.quorum),
             sorry: old.as_ref().map_or(Sorry::Out, |old| old.sorry),
+            stands_in: old.as_ref().and_then(|old| old.stands_in),
         };
+        let mut news = Vec::new();
         let mut before: HashMap<SocketAddr, &ServerHealth> = HashMap::new();
         for server in old.iter().flat_map(|old| &old.servers) {
             before.insert(server.endpoint, server);
@@ -200,8 +244,13 @@ impl Board {
             let mut one = self.server((&service.spec, server), was, now_ms, orders);
             let joins = old.is_some() && was.is_none() && one.up;
             let lasts_ms = service.spec.health.slow_start_ms;
-            if joins && lasts_ms > 0 {
+            let returns = was.is_some_and(|was| !was.up) && one.up;
+            if (joins || returns) && lasts_ms > 0 {
                 one.slow_start = Some(SlowStart::new(now_ms, lasts_ms));
+            }
+            if let Some(reason) = one.recovery.clone().filter(|_| returns) {
+                let (service, server) = (service.key, one.endpoint);
+                news.push(News::Server { service, server, up: true, reason });
             }
             let whose = Whose { service: service.key, at: health.servers.len() };
             self.checks.extend(one.checks.iter().map(|check| (check.id, whose)));
@@ -212,7 +261,8 @@ impl Board {
             orders.push(Order::End(check.id));
         }
         Arc::make_mut(&mut self.services).insert(service.key, Arc::new(health));
-        self.settle(&service.key)
+        news.extend(self.settle(&service.key));
+        news
     }
 
     fn forget(&mut self, key: &ServiceKey, orders: &mut Vec<Order>) {
@@ -264,14 +314,23 @@ impl Board {
                 }
             });
         }
+        let mut removed = None;
         for gone in known {
             self.checks.remove(&gone.id);
             orders.push(Order::End(gone.id));
+            removed = removed.or_else(|| (!gone.standing.is_good()).then(|| gone.name()));
         }
         let up = checks.iter().all(|check| check.standing.is_good());
+        let recovery = match (was.filter(|was| !was.up && up), removed) {
+            (Some(was), Some(name)) => {
+                let seconds = now_ms.saturating_sub(was.since_ms) / 1000;
+                Some(format!("{name}: no longer asked for, after {seconds} s"))
+            }
+            _ => was.and_then(|was| was.recovery.clone()),
+        };
         // The registry gives it this by itself, so that no flow comes before the first check.
         let first = if up { Effect::None } else { Effect::of_failure(spec.health.on_failure) };
-        ServerHealth {
+        let mut one = ServerHealth {
             endpoint: server.endpoint(),
             checks,
             up,
@@ -279,12 +338,19 @@ impl Board {
             reason: match was.filter(|_| !up) {
                 Some(was) => was.reason.clone(),
                 None if up => String::new(),
-                None => "not checked yet".into(),
+                None => NOT_CHECKED.into(),
             },
+            recovery,
+            back: was.and_then(|was| was.back.clone()),
             weight: server.weight,
             slow_start: was.and_then(|was| was.slow_start),
             effect: was.map_or(first, |was| was.effect),
+        };
+        if !up {
+            // Who stood against it may be the one that went.
+            one.reason = one.blame();
         }
+        one
     }
 
     /// Takes a round's outcome.
@@ -313,24 +379,26 @@ impl Board {
             return if is_told { vec![] } else { vec![News::Stuck { service, server, reason }] };
         }
         let spec = &check.check.spec;
-        let round = if result.is_ok() { Round::Good } else { Round::Bad };
-        if !check.standing.round(round, spec.rise, spec.fall) {
-            return Vec::new();
+        let (round, rise) = (if result.is_ok() { Round::Good } else { Round::Bad }, spec.rise);
+        let turned = check.standing.round(round, rise, spec.fall);
+        if turned {
+            check.since_ms = now_ms;
         }
-        check.since_ms = now_ms;
+        let name = check.name();
         let up = one.checks.iter().all(|check| check.standing.is_good());
         if up == one.up {
-            if !up {
-                one.reason = one.blame();
-            }
-            return Vec::new();
+            return one
+                .stays(id, turned)
+                .map_or_else(Vec::new, |reason| vec![News::Check { service, server, reason }]);
         }
-        let seconds = now_ms.saturating_sub(one.since_ms) / 1000;
+        let reason = match reason {
+            Some(why) => why,
+            None => one.good_again(&name, rise, now_ms),
+        };
         (one.up, one.since_ms) = (up, now_ms);
         one.slow_start = (up && lasts_ms > 0).then(|| SlowStart::new(now_ms, lasts_ms));
-        one.reason = reason.unwrap_or_default();
-        let reason =
-            if up { format!("its checks are good after {seconds} s") } else { one.reason.clone() };
+        one.recovery = up.then(|| reason.clone());
+        one.reason = if up { String::new() } else { reason.clone() };
         let mut news = vec![News::Server { service, server, up, reason }];
         news.extend(self.settle(&service));
         news
@@ -346,6 +414,13 @@ impl Board {
         }
         let mut news = Vec::new();
         if !is_watched(&health.spec) {
+            // Nothing depends on it any more, but who was told that it is lost hears of its end.
+            if health.quorum.is_lost() {
+                let good = health.servers.iter().map(|server| u64::from(server.weight)).sum();
+                let spec = Arc::clone(&health.spec);
+                let service = *key;
+                news.push(News::Quorum { service, up: true, sum: good, spec, is_first: false });
+            }
             health.quorum = Quorum::default();
         } else {
             let good = health.servers.iter().filter(|server| server.up);
@@ -382,18 +457,25 @@ impl Board {
                 let effect = server.wanted_effect(sorry, Effect::of_failure(policy), now_ms);
                 if effect != server.effect {
                     effects.push((server.endpoint, effect));
-                    server.effect = effect;
+                    server.take_effect(effect);
                 }
                 if server.slow_start.is_some() {
                     self.rising.insert(key);
                 }
             }
+            let stands_in = asked.filter(|_| lost).map(ServerSpec::endpoint);
+            if stands_in != health.stands_in {
+                let told = [(health.stands_in, false), (stands_in, true)];
+                let told = told.into_iter().filter_map(|(server, is_in)| Some((server?, is_in)));
+                news.extend(told.map(|(server, is_in)| News::Sorry {
+                    service: key,
+                    server,
+                    is_in,
+                }));
+                health.stands_in = stands_in;
+            }
             if effects.is_empty() && sorry == health.sorry {
                 continue;
-            }
-            if let Some(asked) = asked.filter(|_| sorry != health.sorry) {
-                let (server, is_in) = (asked.endpoint(), sorry == Sorry::In);
-                news.push(News::Sorry { service: key, server, is_in });
             }
             health.sorry = sorry;
             changes.push(HealthChange { service: key, effects, sorry });
@@ -441,6 +523,16 @@ impl ServerHealth {
         }
     }
 
+    /// Takes what the registry is told of it.
+    fn take_effect(&mut self, effect: Effect) {
+        let has_none = |effect| matches!(effect, Effect::Weight(0) | Effect::Out);
+        if has_none(self.effect) && !has_none(effect) {
+            let quorum = || "the quorum is reached again".to_owned();
+            self.back = Some(self.recovery.take().unwrap_or_else(quorum));
+        }
+        self.effect = effect;
+    }
+
     fn wanted_effect(&mut self, sorry: Sorry, failed: Effect, now_ms: u64) -> Effect {
         if !self.up {
             return failed;
@@ -451,7 +543,11 @@ impl ServerHealth {
         }
         match (sorry, most) {
             // As keepalived: below the quorum the sorry server serves alone.
-            (Sorry::In, _) => Effect::Weight(0),
+            (Sorry::In, _) => {
+                // It is the quorum that it waits for.
+                self.recovery = None;
+                Effect::Weight(0)
+            }
             (Sorry::Out, Some(most)) => Effect::Weight(most),
             (Sorry::Out, None) => Effect::None,
         }

@@ -25,6 +25,15 @@ fn service(weights: &[u32], health: HealthSpec) -> ServiceSpec {
     ServiceSpec { checks, health, servers, ..ServiceSpec::new(key, SchedulerSpec::RoundRobin) }
 }
 
+impl News {
+    fn reason(&self) -> &str {
+        match self {
+            News::Server { reason, .. } => reason,
+            _ => "",
+        }
+    }
+}
+
 /// A board with the registry that it changes, as the core holds them.
 struct Desk {
     registry: Registry,
@@ -123,9 +132,118 @@ fn a_failed_server_has_no_weight_until_it_is_good_again() {
     let told = |up, reason: &str| News::Server { service, server, up, reason: reason.into() };
     let news: Vec<News> =
         desk.news.iter().filter(|one| matches!(one, News::Server { .. })).cloned().collect();
-    let wanted =
-        [told(false, "tcp check: connection refused"), told(true, "its checks are good after 7 s")];
+    let wanted = [
+        told(false, "tcp check: connection refused"),
+        told(true, "tcp check: good again after 7 s"),
+    ];
     assert_eq!(news, wanted);
+    assert_eq!(desk.board.why_back(&desk.key(), endpoint(1)).unwrap(), wanted[1].reason());
+    // How often it had to be good is said where that is more than once.
+    let mut spec = desk.registry.service(&desk.key()).unwrap().0.clone();
+    spec.checks[0].rise = 3;
+    desk.edit(|registry| registry.edit_service(&spec, &mut |_| NextHopId::NONE).unwrap());
+    [false, true, true, true].into_iter().for_each(|good| desk.round(1, good));
+    let last = desk.news.last().unwrap().reason();
+    assert_eq!(last, "tcp check: good again, 3 times in a row, after 0 s");
+}
+
+/// Two checks a server, of which the first fails; what an edit of them comes to.
+fn one_of_two_fails(on_failure: OnFailure) -> (Desk, ServiceSpec) {
+    let health = HealthSpec { on_failure, slow_start_ms: 10_000, ..HealthSpec::default() };
+    let mut spec = service(&[10, 10], health);
+    spec.checks.push(CheckSpec::new(CheckKind::Icmp { payload_bytes: 56 }));
+    let mut desk = Desk::new(&spec);
+    desk.round(1, false);
+    desk.news.clear();
+    desk.now_ms = 7 * SECOND;
+    (desk, spec)
+}
+
+#[test]
+fn a_server_whose_failing_check_is_taken_away_is_back_and_that_is_told() {
+    for on_failure in [OnFailure::Quiesce, OnFailure::Remove] {
+        let (mut desk, mut spec) = one_of_two_fails(on_failure);
+        spec.checks.remove(0);
+        desk.edit(|registry| registry.edit_service(&spec, &mut |_| NextHopId::NONE).unwrap());
+        let (service, server) = (spec.key, endpoint(1));
+        let reason = "tcp check: no longer asked for, after 7 s".to_owned();
+        assert_eq!(desk.board.why_back(&service, server), Some(reason.clone()));
+        assert_eq!(desk.news, [News::Server { service, server, up: true, reason }]);
+        assert!(desk.listed().contains(&(1, 1)), "slowly: {:?}", desk.listed());
+    }
+    // Edited, it keeps its standing until it was good; removed while another fails, that is why.
+    let (mut desk, mut spec) = one_of_two_fails(OnFailure::Quiesce);
+    spec.checks[0].port = Some(81);
+    desk.edit(|registry| registry.edit_service(&spec, &mut |_| NextHopId::NONE).unwrap());
+    assert_eq!((desk.listed()[0], desk.news.len()), ((1, 0), 0));
+    let icmp = desk.board.checks_of(&spec.key, endpoint(1))[1];
+    let news = desk.board.report(icmp, Outcome::Bad("no answer".into()), desk.now_ms);
+    let reason = "icmp check: no answer".to_owned();
+    let (service, server) = (spec.key, endpoint(1));
+    assert_eq!(news, [News::Check { service, server, reason: reason.clone() }]);
+    spec.checks.remove(0);
+    desk.edit(|registry| registry.edit_service(&spec, &mut |_| NextHopId::NONE).unwrap());
+    assert_eq!((desk.listed()[0], desk.news.len()), ((1, 0), 0));
+    assert_eq!(desk.board.reason(&service, server), Some(reason));
+}
+
+#[test]
+fn a_check_that_turns_while_its_server_stays_down_is_told() {
+    let (mut desk, spec) = one_of_two_fails(OnFailure::Quiesce);
+    let ids = desk.board.checks_of(&spec.key, endpoint(1));
+    let mut report = |at: usize, outcome| match &desk.board.report(ids[at], outcome, 0)[..] {
+        [] => None,
+        [News::Check { reason, .. }] => Some(reason.clone()),
+        other => panic!("{other:?}"),
+    };
+    let bad = || Outcome::Bad("no answer".into());
+    assert_eq!(report(1, bad()).unwrap(), "icmp check: no answer");
+    assert_eq!(report(1, bad()), None, "once");
+    let good = report(0, Outcome::Good(Duration::ZERO)).unwrap();
+    assert_eq!(good, "tcp check: good; icmp check: no answer");
+}
+
+/// A quorum that was lost, or a sorry server that stood in, does not end unsaid.
+#[test]
+fn what_an_edit_ends_is_told() {
+    let hook = vec!["/bin/true".to_owned()];
+    let health = HealthSpec { quorum: 4, quorum_down: hook, ..HealthSpec::default() };
+    let spec = ServiceSpec { sorry_server: Some(server(99, 1)), ..service(&[3, 5], health) };
+    let mut desk = Desk::new(&spec);
+    desk.round(2, false);
+    desk.news.clear();
+    let other = ServiceSpec { sorry_server: Some(server(98, 1)), ..spec.clone() };
+    desk.edit(|registry| registry.edit_service(&other, &mut |_| NextHopId::NONE).unwrap());
+    let sorry = |n, is_in| News::Sorry { service: spec.key, server: endpoint(n), is_in };
+    assert_eq!(desk.news, [sorry(99, false), sorry(98, true)]);
+    desk.news.clear();
+    let checks = Vec::new();
+    let plain = ServiceSpec { checks, ..service(&[3, 5], HealthSpec::default()) };
+    desk.edit(|registry| registry.edit_service(&plain, &mut |_| NextHopId::NONE).unwrap());
+    let [News::Server { up: true, .. }, News::Quorum { up: true, is_first: false, .. }, last] =
+        &desk.news[..]
+    else {
+        panic!("{:?}", desk.news)
+    };
+    assert_eq!(*last, sorry(98, false));
+    assert_eq!(desk.board.why_back(&spec.key, endpoint(1)).unwrap(), "the quorum is reached again");
+}
+
+#[test]
+fn a_server_that_starts_down_and_fails_its_first_check_says_why() {
+    let health = HealthSpec { starts_down: true, ..HealthSpec::default() };
+    let mut desk = Desk::new(&service(&[3], health));
+    let reason = |desk: &Desk| desk.board.reason(&desk.key(), endpoint(1)).unwrap();
+    assert_eq!(reason(&desk), "not checked yet");
+    desk.round(1, false);
+    desk.round(1, false);
+    assert_eq!(reason(&desk), "tcp check: connection refused");
+    let told = desk.news.iter().filter(|one| matches!(one, News::Check { .. })).count();
+    assert_eq!(told, 1);
+    let mut desk =
+        Desk::new(&service(&[3], HealthSpec { starts_down: true, ..HealthSpec::default() }));
+    desk.round(1, true);
+    assert!(desk.news.iter().any(|one| one.reason() == "tcp check: good after 0 s"));
 }
 
 #[test]
