@@ -243,6 +243,8 @@ pub const COMMAND_PARTS_MAX: usize = 64;
 pub const HOOKS_MAX: usize = 16;
 /// What one of them may take, in milliseconds.
 pub const HOOK_MILLIS_MAX: u64 = 30_000;
+/// What of its standard error comes into the log where it fails, from the beginning.
+pub const HOOK_STDERR_BYTES_MAX: usize = 512;
 /// The longest slow start, in milliseconds.
 pub const SLOW_START_MS_MAX: u32 = 3_600_000;
 

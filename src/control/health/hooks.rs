@@ -1,19 +1,25 @@
 //! Programs of the operator's that are told of a quorum: run beside the core, one after the other
 //! for each service, for a bounded time.
 
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::Command;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::limits::{HOOK_MILLIS_MAX, HOOKS_MAX};
+use super::ending;
+use crate::limits::{HOOK_MILLIS_MAX, HOOK_STDERR_BYTES_MAX, HOOKS_MAX};
 use crate::model::{Ports, ServiceKey, ServiceSpec};
+
+/// How long what a program wrote to its end is waited for: a child that it leaves behind may hold
+/// the pipe open.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What a program is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +35,7 @@ pub enum QuorumIs {
 struct Run {
     command: Vec<String>,
     environment: Vec<(&'static str, String)>,
+    millis_max: u64,
 }
 
 /// Runs that go on, by service, each with the one that is to follow it: of several only the last
@@ -62,7 +69,11 @@ impl Hooks {
             }
             return;
         }
-        let run = Run { command: command.clone(), environment: environment(spec, quorum, sum) };
+        let run = Run {
+            command: command.clone(),
+            environment: environment(spec, quorum, sum),
+            millis_max: HOOK_MILLIS_MAX,
+        };
         match self.running.get_mut(&spec.key) {
             Some(next) => *next = Some(run),
             None => self.begin(spec.key, run),
@@ -122,21 +133,55 @@ async fn carry_out(run: &Run) -> Result<(), String> {
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| error.to_string())?;
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    match timeout(Duration::from_millis(HOOK_MILLIS_MAX), child.wait()).await {
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(format!("it ended with {status}")),
-        Ok(Err(error)) => Err(error.to_string()),
+    let mut said = Said { pipe: child.stderr.take(), bytes: Vec::new() };
+    let time = Duration::from_millis(run.millis_max);
+    let failed = match timeout(time, said.follow(&mut child)).await {
+        Ok(Ok(status)) if status.success() => return Ok(()),
+        Ok(Ok(status)) => format!("it ended with {}", ending::words(status)),
+        Ok(Err(error)) => error.to_string(),
         Err(_) => {
             // It was not waited for yet, so the number is still its own.
             let _ = group.map(|group| kill_process_group(group, Signal::KILL));
             let _ = child.wait().await;
-            Err(format!("killed: it took longer than {} s", HOOK_MILLIS_MAX / 1000))
+            format!("killed (SIGKILL): it took longer than {} s", time.as_secs_f32())
+        }
+    };
+    match ending::one_line(&said.bytes) {
+        said if said.is_empty() => Err(failed),
+        said => Err(format!("{failed}; it said: {said}")),
+    }
+}
+
+/// The beginning of what a program writes to its standard error.
+struct Said {
+    pipe: Option<ChildStderr>,
+    bytes: Vec<u8>,
+}
+
+impl Said {
+    /// Listens until the program ends. All of it is read, so that it never waits for a reader.
+    async fn follow(&mut self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        let status = tokio::select! {
+            status = child.wait() => status,
+            // It has closed the pipe and goes on.
+            () = self.read() => child.wait().await,
+        };
+        let _ = timeout(OUTPUT_PATIENCE, self.read()).await;
+        status
+    }
+
+    async fn read(&mut self) {
+        let Some(pipe) = &mut self.pipe else { return };
+        let mut buffer = [0; 512];
+        while let Ok(bytes @ 1..) = pipe.read(&mut buffer).await {
+            let room = HOOK_STDERR_BYTES_MAX.saturating_sub(self.bytes.len());
+            self.bytes.extend_from_slice(&buffer[..bytes.min(room)]);
         }
     }
 }
@@ -188,10 +233,24 @@ mod tests {
         let run = |command: &[&str]| Run {
             command: command.iter().map(|part| part.to_string()).collect(),
             environment: Vec::new(),
+            millis_max: 1000,
         };
         let missing = carry_out(&run(&["/nonexistent/hook"])).await.unwrap_err();
         assert!(missing.contains("No such file"), "{missing}");
-        let failed = carry_out(&run(&["/bin/false"])).await.unwrap_err();
-        assert!(failed.contains("exit status: 1"), "{failed}");
+        let fail =
+            async |script: &str| carry_out(&run(&["/bin/sh", "-c", script])).await.unwrap_err();
+        assert_eq!(fail("echo lost; exit 3").await, "it ended with exit status 3");
+        let said = fail("echo 'no route' >&2; echo 'to host' >&2; kill -9 $$").await;
+        assert_eq!(said, "it ended with signal 9 (SIGKILL); it said: no route / to host");
+        // However much it writes, it ends, and its beginning is what is kept.
+        let much = fail("echo first >&2; head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1").await;
+        assert!(much.starts_with("it ended with exit status 1; it said: first / xxx"), "{much}");
+        assert!(much.len() < HOOK_STDERR_BYTES_MAX + 60, "{}", much.len());
+        let long = fail("echo begun >&2; sleep 60").await;
+        assert_eq!(long, "killed (SIGKILL): it took longer than 1 s; it said: begun");
+        // Who stays behind with the pipe does not hold it up.
+        let begun = std::time::Instant::now();
+        assert_eq!(carry_out(&run(&["/bin/sh", "-c", "sleep 20 & exit 0"])).await, Ok(()));
+        assert!(begun.elapsed() < Duration::from_secs(10));
     }
 }

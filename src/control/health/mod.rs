@@ -2,6 +2,7 @@
 //! their results come to is `standing`'s and `board`'s, which are pure; the core makes it so.
 
 pub(super) mod board;
+mod ending;
 pub(super) mod hooks;
 mod names;
 pub mod probe;

@@ -12,6 +12,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
 use super::{Check, Deadline, Failure};
+use crate::control::health::ending;
 
 /// How much of what a program prints is kept, from the end.
 const OUTPUT_BYTES_MAX: usize = 4096;
@@ -37,7 +38,12 @@ pub(super) async fn attempt(
         let status = output.follow(printed, &mut child).await;
         status.map_err(|error| Failure::Director(format!("{path} is lost: {error}")))
     };
-    let status = deadline.within("end of the program", ended).await?;
+    let status = match deadline.within("end of the program", ended).await {
+        Err(late @ Failure::Timeout { .. }) => {
+            return Err(Failure::Answer(with(late.to_string(), &output.last_line())));
+        }
+        other => other?,
+    };
     group.release();
     match status.success() {
         true => Ok(()),
@@ -128,17 +134,14 @@ impl Output {
     fn last_line(&self) -> String {
         let text = String::from_utf8_lossy(&self.0);
         let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
-        let printable = |c: &char| !c.is_control();
-        line.unwrap_or("").chars().filter(printable).take(REASON_CHARS_MAX).collect()
+        ending::shown(line.unwrap_or("")).chars().take(REASON_CHARS_MAX).collect()
     }
 }
 
 fn reason(status: ExitStatus, line: &str) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    let end = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("the program ended with {code}"),
-        (None, Some(signal)) => format!("the program was killed by signal {signal}"),
-        (None, None) => "the program ended".to_owned(),
-    };
+    with(format!("the program ended with {}", ending::words(status)), line)
+}
+
+fn with(end: String, line: &str) -> String {
     if line.is_empty() { end } else { format!("{end}: {line}") }
 }
