@@ -148,6 +148,8 @@ fn promtool_finds_nothing_to_complain_of() {
     promtool(&["check", "metrics"], &metrics(&web));
     let rules = examples().join("gyre.rules.yml");
     promtool(&["check", "rules", rules.to_str().unwrap()], "");
+    let series = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/prometheus/health.yml");
+    promtool(&["test", "rules", series.to_str().unwrap()], "");
     let config = examples().join("prometheus.yml");
     promtool(&["check", "config", "--syntax-only", config.to_str().unwrap()], "");
 }
@@ -246,6 +248,13 @@ fn prometheus_scrapes_evaluates_and_alerts() {
     let old = "sum by (local_address, proto) (node_ipvs_backend_connections_active)";
     prometheus.wait_for("node_ipvs", |p| count(&p.query(old)) == 1);
 
+    let checked = |checks: Value| {
+        web.gyre.call("service.edit", json!({"service": "web", "set": {"check": checks}}));
+    };
+    checked(json!([{"kind": "program", "command": ["/bin/true"], "interval_ms": 200}]));
+    prometheus.wait_for("times of checks", |p| {
+        count(&p.query("gyre_check_seconds_count{kind=\"program\"} > 1")) == 1
+    });
     let known = metrics(&web);
     let samples: BTreeSet<&str> =
         known.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
@@ -277,6 +286,12 @@ fn prometheus_scrapes_evaluates_and_alerts() {
     prometheus.wait_for("an alert", |p| firing(p, "GyreWorkerStalled"));
     web.gyre.workers[1].stalled.store(false, Ordering::Relaxed);
     prometheus.wait_for("its end", |p| !firing(p, "GyreWorkerStalled"));
+    let failing = json!([{"kind": "program", "command": ["/bin/false"], "interval_ms": 200,
+                          "retries": 0}]);
+    checked(failing);
+    prometheus.wait_for("another alert", |p| firing(p, "GyreQuorumLost"));
+    checked(Value::Null);
+    prometheus.wait_for("its end", |p| !firing(p, "GyreQuorumLost"));
 }
 
 /// Runs an example against the socket.

@@ -118,6 +118,9 @@ pub struct ServiceRow {
     pub cookies_sent: u64,
     /// Clients that proved a cookie.
     pub cookies_proven: u64,
+    /// `up` where enough servers are good, or `lost`; null where nothing depends on it: no checks,
+    /// hooks or sorry server.
+    pub quorum: Option<String>,
     /// Its servers, in the order they were added.
     pub servers: Vec<ServerRow>,
 }

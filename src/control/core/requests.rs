@@ -113,8 +113,12 @@ impl Core {
         let running = self.history.latest().cloned().zip(self.saved.clone());
         let unconfirmed = self.unconfirmed.is_some();
         let board = &self.health.board;
-        let rounds = board.rounds;
-        let checks = CheckFigures { checks: board.check_count(), rounds, late: self.health.late() };
+        let checks = CheckFigures {
+            checks: board.check_count(),
+            rounds: board.rounds,
+            late: self.health.late(),
+            times: board.times,
+        };
         spawn_blocking(move || {
             let unsaved = running.map_or(0, |(running, saved)| {
                 let (running, saved) = (Side::from(&running), Side::from(&saved));

@@ -253,6 +253,7 @@ impl View {
             refused: totals.refused,
             cookies_sent: totals.cookies_sent,
             cookies_proven: totals.cookies_proven,
+            quorum: self.health.get(&service.key).and_then(|one| one.quorum_word()).map(Into::into),
             servers: service.servers.iter().chain(&service.taken_out).map(server).collect(),
         }
     }

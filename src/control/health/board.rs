@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 
 use super::runner::{Check, CheckId, Target};
 use super::standing::{Quorum, Round, SlowStart, Standing};
+use super::times::Times;
 use crate::model::check::CheckSpec;
 use crate::model::{
     Effect, HealthChange, ServerSpec, ServiceId, ServiceKey, ServiceSpec, Sorry, VirtualService,
@@ -67,24 +68,26 @@ impl ServerHealth {
         said.into_iter().next().unwrap_or_else(|| self.reason.clone())
     }
 
-    /// Takes a round that leaves a server as it is; what is to be told of one that is down, where
-    /// the check turned or was the first that was carried out.
-    fn stays(&mut self, id: CheckId, turned: bool) -> Option<String> {
-        if self.up {
-            return None;
-        }
+    /// Why it is down now, after a round that left it so. Whether there was no reason before.
+    fn blame_anew(&mut self) -> bool {
         let was_checked = self.reason != NOT_CHECKED;
         self.reason = self.blame();
-        let check = self.checks.iter().find(|check| check.id == id)?;
-        let is_news = turned || (!was_checked && self.reason != NOT_CHECKED);
-        is_news.then(|| match &check.last {
-            Some((Err(why), _)) => format!("{}: {why}", check.name()),
-            _ => format!("{}: good; {}", check.name(), self.reason),
-        })
+        !was_checked && self.reason != NOT_CHECKED
     }
 
-    /// What is said of a server that is good since its check `name` was so `rise` times in a row.
-    fn good_again(&self, name: &str, rise: u32, now_ms: u64) -> String {
+    /// What a check of a server that is down said last.
+    fn said(&self, id: CheckId) -> String {
+        let check = self.checks.iter().find(|check| check.id == id);
+        match check.map(|check| (check.name(), &check.last)) {
+            Some((name, Some((Err(why), _)))) => format!("{name}: {why}"),
+            Some((name, _)) => format!("{name}: good; {}", self.reason),
+            None => self.reason.clone(),
+        }
+    }
+
+    /// What is said of a server that is good since this check of it was.
+    fn good_again(&self, check: &CheckHealth, now_ms: u64) -> String {
+        let (name, rise) = (check.name(), check.check.spec.rise);
         let again = if self.reason == NOT_CHECKED { "good" } else { "good again" };
         let seconds = now_ms.saturating_sub(self.since_ms) / 1000;
         match rise {
@@ -165,6 +168,8 @@ pub struct Board {
     rising: BTreeSet<ServiceKey>,
     /// Rounds that were good, bad, and not carried out.
     pub rounds: [u64; 3],
+    /// How long good ones took.
+    pub times: Times,
 }
 
 /// Whether anything depends on a service's health.
@@ -287,39 +292,7 @@ impl Board {
         let starts_bad = was.is_none() && spec.health.starts_down;
         let start = if starts_bad { Round::Bad } else { Round::Good };
         let wanted: Vec<Check> = wanted.iter().map(|check| check_of(spec, server, check)).collect();
-        let mut known: Vec<&CheckHealth> = was.map_or(vec![], |was| was.checks.iter().collect());
-        // What is known of a check stays with it, wherever it now stands in the list.
-        let same: Vec<Option<&CheckHealth>> = wanted
-            .iter()
-            .map(|check| {
-                let at = known.iter().position(|known| known.check == *check)?;
-                Some(known.remove(at))
-            })
-            .collect();
-        let mut known = known.into_iter();
-        let mut checks = Vec::with_capacity(wanted.len());
-        for (check, same) in wanted.into_iter().zip(same) {
-            checks.push(match same.map_or_else(|| known.next().map(Err), |same| Some(Ok(same))) {
-                Some(Ok(same)) => same.clone(),
-                Some(Err(other)) => {
-                    orders.push(Order::Begin(other.id, Box::new(check.clone())));
-                    CheckHealth { check, ..other.clone() }
-                }
-                None => {
-                    self.last_id += 1;
-                    let id = CheckId(self.last_id);
-                    orders.push(Order::Begin(id, Box::new(check.clone())));
-                    let standing = Standing::new(start);
-                    CheckHealth { id, check, standing, since_ms: now_ms, last: None }
-                }
-            });
-        }
-        let mut removed = None;
-        for gone in known {
-            self.checks.remove(&gone.id);
-            orders.push(Order::End(gone.id));
-            removed = removed.or_else(|| (!gone.standing.is_good()).then(|| gone.name()));
-        }
+        let (checks, removed) = self.adopt((wanted, start), was, now_ms, orders);
         let up = checks.iter().all(|check| check.standing.is_good());
         let recovery = match (was.filter(|was| !was.up && up), removed) {
             (Some(was), Some(name)) => {
@@ -353,6 +326,51 @@ impl Board {
         one
     }
 
+    /// Checks as they are asked for now, new ones with a standing to start with; the name of one
+    /// that is not asked for any more and had failed.
+    fn adopt(
+        &mut self,
+        (wanted, start): (Vec<Check>, Round),
+        was: Option<&ServerHealth>,
+        now_ms: u64,
+        orders: &mut Vec<Order>,
+    ) -> (Vec<CheckHealth>, Option<String>) {
+        let mut known: Vec<&CheckHealth> = was.map_or(vec![], |was| was.checks.iter().collect());
+        // What is known of a check stays with it, wherever it now stands in the list.
+        let same: Vec<Option<&CheckHealth>> = wanted
+            .iter()
+            .map(|check| {
+                let at = known.iter().position(|known| known.check == *check)?;
+                Some(known.remove(at))
+            })
+            .collect();
+        let mut known = known.into_iter();
+        let mut checks = Vec::with_capacity(wanted.len());
+        for (check, same) in wanted.into_iter().zip(same) {
+            checks.push(match same.map_or_else(|| known.next().map(Err), |same| Some(Ok(same))) {
+                Some(Ok(same)) => same.clone(),
+                Some(Err(other)) => {
+                    orders.push(Order::Begin(other.id, Box::new(check.clone())));
+                    CheckHealth { check, ..other.clone() }
+                }
+                None => {
+                    self.last_id += 1;
+                    let id = CheckId(self.last_id);
+                    orders.push(Order::Begin(id, Box::new(check.clone())));
+                    let standing = Standing::new(start);
+                    CheckHealth { id, check, standing, since_ms: now_ms, last: None }
+                }
+            });
+        }
+        let mut removed = None;
+        for gone in known {
+            self.checks.remove(&gone.id);
+            orders.push(Order::End(gone.id));
+            removed = removed.or_else(|| (!gone.standing.is_good()).then(|| gone.name()));
+        }
+        (checks, removed)
+    }
+
     /// Takes a round's outcome.
     pub fn report(&mut self, id: CheckId, outcome: Outcome, now_ms: u64) -> Vec<News> {
         // One that has just ended may still have had something to say.
@@ -371,6 +389,9 @@ impl Board {
         let Some(check) = one.checks.iter_mut().find(|check| check.id == id) else {
             return Vec::new();
         };
+        if let Ok(took) = result {
+            self.times.note(check.kind(), took);
+        }
         let reason = result.as_ref().err().map(|why| format!("{}: {why}", check.name()));
         let was = check.last.replace((result.clone(), now_ms));
         if kind == 2 {
@@ -379,22 +400,20 @@ impl Board {
             return if is_told { vec![] } else { vec![News::Stuck { service, server, reason }] };
         }
         let spec = &check.check.spec;
-        let (round, rise) = (if result.is_ok() { Round::Good } else { Round::Bad }, spec.rise);
-        let turned = check.standing.round(round, rise, spec.fall);
+        let round = if result.is_ok() { Round::Good } else { Round::Bad };
+        let turned = check.standing.round(round, spec.rise, spec.fall);
         if turned {
             check.since_ms = now_ms;
         }
-        let name = check.name();
         let up = one.checks.iter().all(|check| check.standing.is_good());
         if up == one.up {
-            return one
-                .stays(id, turned)
-                .map_or_else(Vec::new, |reason| vec![News::Check { service, server, reason }]);
+            let is_news = !up && (one.blame_anew() || turned);
+            let check = || News::Check { service, server, reason: one.said(id) };
+            return is_news.then(check).into_iter().collect();
         }
-        let reason = match reason {
-            Some(why) => why,
-            None => one.good_again(&name, rise, now_ms),
-        };
+        let turned = one.checks.iter().find(|check| check.id == id);
+        let good = turned.map(|check| one.good_again(check, now_ms));
+        let reason = reason.or(good).unwrap_or_default();
         (one.up, one.since_ms) = (up, now_ms);
         one.slow_start = (up && lasts_ms > 0).then(|| SlowStart::new(now_ms, lasts_ms));
         one.recovery = up.then(|| reason.clone());
@@ -495,6 +514,11 @@ impl ServiceHealth {
     /// Which service.
     pub fn key(&self) -> ServiceKey {
         self.spec.key
+    }
+
+    /// `up` or `lost`; nothing where nothing depends on it.
+    pub fn quorum_word(&self) -> Option<&'static str> {
+        is_watched(&self.spec).then(|| if self.quorum.is_lost() { "lost" } else { "up" })
     }
 
     /// What is known of a server.

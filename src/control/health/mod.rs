@@ -8,3 +8,4 @@ mod names;
 pub mod probe;
 pub mod runner;
 pub(super) mod standing;
+pub(super) mod times;

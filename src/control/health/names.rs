@@ -5,6 +5,10 @@ use crate::model::check::{CheckKind, CheckWay, HttpCheck};
 
 use super::board::CheckHealth;
 
+/// All words of `CheckHealth::kind`.
+pub(super) const KINDS: [&str; 8] =
+    ["tcp", "http", "https", "udp", "dns", "icmp", "smtp", "program"];
+
 impl CheckHealth {
     /// `tcp`, `http` and so on: the words of the configuration.
     pub fn kind(&self) -> &'static str {

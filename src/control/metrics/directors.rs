@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::sheet::{Labels, Sheet};
+use super::sheet::{Buckets, Labels, Sheet};
 use super::{CheckFigures, Facts};
 use crate::control::api::{LocalAddressRow, PortRow, ServerRow, ServiceRow};
 
@@ -54,7 +54,13 @@ fn checks(figures: &CheckFigures, sheet: &mut Sheet<'_>) -> fmt::Result {
     let rounds = rounds.map(|(result, count)| (vec![("result", result)], count));
     sheet.counters(("gyre_check_rounds", "Rounds of health checks, by how they ended"), rounds)?;
     let about = "Rounds that began later than planned: the director has too little time for them";
-    sheet.counter(("gyre_check_late", about), figures.late)
+    sheet.counter(("gyre_check_late", about), figures.late)?;
+    let about = "Time that good rounds of health checks took, retries left out, by kind";
+    let times = figures.times.all().map(|(kind, spread)| {
+        let (sum, count, buckets) = (spread.took.as_secs_f64(), spread.count(), spread.buckets());
+        (vec![("kind", kind)], Buckets { sum, count, buckets })
+    });
+    sheet.histograms(("gyre_check_seconds", about), times)
 }
 
 /// A service as people name it, and as it is known.
@@ -75,6 +81,9 @@ fn services(services: &[ServiceRow], sheet: &mut Sheet<'_>) -> fmt::Result {
     let usable = |service: &ServiceRow| service.servers.iter().filter(|s| is_up(s)).count() as u64;
     let about = "Servers of a service that take new connections and can be reached";
     sheet.gauges(("gyre_service_servers_up", about), rows().map(|(l, s)| (l, usable(s))))?;
+    let about = "Whether enough servers of a service are good, where something depends on it";
+    let quorums = rows().filter_map(|(l, s)| Some((l, u64::from(s.quorum.as_deref()? == "up"))));
+    sheet.gauges(("gyre_service_quorum_up", about), quorums)?;
     let counters: [(&str, &str, Read); 4] = [
         ("gyre_service_connections_created", "Connections admitted", |s| s.connections),
         ("gyre_service_refused", "First packets refused", |s| s.refused),

@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::api::{Stats, Status};
+use super::health::times::Times;
 use crate::counters::WorkerCounters;
 use sheet::Sheet;
 
@@ -89,6 +90,8 @@ pub struct CheckFigures {
     pub rounds: [u64; 3],
     /// Rounds that began late.
     pub late: u64,
+    /// How long good ones took.
+    pub times: Times,
 }
 
 #[derive(Debug)]
