@@ -183,6 +183,16 @@ fn bulk_and_exhaustion_are_counted_too() {
         assert_eq!(pool.in_use(), 64);
         Mbuf::free_bulk(&mut burst);
         assert_eq!((burst.len(), pool.in_use()), (0, 0));
+        // Those that find no room are freed.
+        let mut more = MbufVec::new();
+        assert!(Mbuf::alloc_bulk(&pool, &mut burst, 60) && Mbuf::alloc_bulk(&pool, &mut more, 3));
+        Mbuf::append(&mut burst, &mut more);
+        assert_eq!((burst.len(), more.len(), pool.in_use()), (63, 0, 63));
+        assert!(Mbuf::alloc_bulk(&pool, &mut more, 3));
+        Mbuf::append(&mut burst, &mut more);
+        assert_eq!((burst.len(), more.len(), pool.in_use()), (64, 0, 64));
+        Mbuf::free_bulk(&mut burst);
+        assert_eq!(pool.in_use(), 0);
         let all: Vec<Mbuf> = std::iter::from_fn(|| Mbuf::alloc(&pool)).collect();
         assert_eq!((all.len(), pool.available()), (MBUFS as usize, 0));
         assert_eq!(Mbuf::alloc_from(&pool, b"x").err(), Some(MbufError::PoolEmpty));

@@ -122,8 +122,46 @@ impl<'f> Burst<'f> {
         Ok(())
     }
 
+    /// The port that all frames leave by; none where they part.
+    #[inline(always)]
+    pub fn leave_together(&self) -> Option<NicId> {
+        let Some(Verdict::Transmit(nic)) = self.slots.first()?.verdict else { return None };
+        let leaves =
+            |slot: &Arrival| matches!(slot.verdict, Some(Verdict::Transmit(other)) if other == nic);
+        self.slots.iter().all(leaves).then_some(nic)
+    }
+
+    /// The verdict of each frame, and what it is handed on for.
+    pub fn outcomes(&self) -> impl Iterator<Item = (Verdict, Errand)> + '_ {
+        self.verdicts().zip(self.slots.iter().map(|slot| slot.rx.errand))
+    }
+
     /// The verdict of each frame. After `process_burst` none is missing.
     pub fn verdicts(&self) -> impl Iterator<Item = Verdict> + '_ {
         self.slots.iter().map(|slot| slot.verdict.unwrap_or(Verdict::Drop(DropReason::Internal)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(verdicts: &[Verdict]) -> Option<NicId> {
+        let mut burst = Burst::new();
+        for verdict in verdicts {
+            burst.push(Frame::default(), RxMeta::default()).unwrap();
+            burst.slots.last_mut().unwrap().verdict = Some(*verdict);
+        }
+        burst.leave_together()
+    }
+
+    #[test]
+    fn frames_leave_together_only_by_one_port() {
+        let (here, there) = (Verdict::Transmit(NicId(1)), Verdict::Transmit(NicId(2)));
+        assert_eq!(leaves(&[here, here]), Some(NicId(1)));
+        assert_eq!(leaves(&[here, there]), None);
+        assert_eq!(leaves(&[here, Verdict::ToKernel(NicId(1))]), None);
+        assert_eq!(leaves(&[Verdict::Drop(DropReason::Internal), here]), None);
+        assert_eq!(leaves(&[]), None);
     }
 }

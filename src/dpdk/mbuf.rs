@@ -94,6 +94,21 @@ impl Mbuf {
         }
     }
 
+    /// Moves all of `from` behind what is in `into`; what has no room there is freed.
+    pub fn append(into: &mut MbufVec, from: &mut MbufVec) {
+        let (len, count) = (into.len(), from.len().min(into.remaining_capacity()));
+        // SAFETY: `count` slots are free behind `len`, in another array. They become owners as
+        // those they are copied from cease to be.
+        unsafe {
+            ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr().add(len), count);
+            into.set_len(len + count);
+        }
+        forget_front(from, count);
+        if !from.is_empty() {
+            Mbuf::free_bulk(from);
+        }
+    }
+
     /// The first segment's whole buffer, framed at its data: for an unchained mbuf the frame with
     /// all its headroom and tailroom. Write a changed extent back with [`Mbuf::set_extent`].
     pub fn frame(&mut self) -> Frame<'_> {

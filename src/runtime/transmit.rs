@@ -48,6 +48,24 @@ impl<Q: Emit> Transmit<Q> {
         }
     }
 
+    /// Takes all of `frames` for port `nic`, in order, as `add` does.
+    pub fn add_all(
+        &mut self,
+        nic: NicId,
+        frames: &mut MbufVec,
+        peers: &mut Peers,
+        counters: &WorkerCounters,
+    ) {
+        let Some(outgoing) = self.ports.get_mut(nic.index()) else {
+            counters.drops[DropReason::Internal as usize].add(frames.len() as u64);
+            return Mbuf::free_bulk(frames);
+        };
+        if frames.len() > outgoing.frames.remaining_capacity() {
+            outgoing.flush(nic, peers, counters);
+        }
+        Mbuf::append(&mut outgoing.frames, frames);
+    }
+
     /// Sends what is left on all ports; says whether there was any.
     pub fn flush(&mut self, peers: &mut Peers, counters: &WorkerCounters) -> bool {
         let mut any = false;

@@ -105,14 +105,8 @@ struct Origin {
 
 type Origins = ArrayVec<Origin, BURST_FRAMES_MAX>;
 
-/// What the packet path made of a frame.
-#[derive(Clone, Copy)]
-struct Outcome {
-    start: u16,
-    end: u16,
-    errand: Errand,
-    verdict: Verdict,
-}
+/// Where a frame now starts and ends in its buffer, which is at most 64 KiB.
+type Extent = (u16, u16);
 
 /// A running worker.
 pub struct Worker<S: Stage = Forwarding> {
@@ -272,9 +266,7 @@ impl<S: Stage> Worker<S> {
         nic_counters.rx_bytes.add(bytes_of(&frames));
         self.counters.burst(frames.len());
         self.set_chained_aside(&mut frames);
-        let origin = Origin { nic, ..Origin::default() };
-        let origins = std::iter::repeat_n(origin, frames.len()).collect();
-        self.process(frames, &origins, now);
+        self.process(frames, |_| Origin { nic, ..Origin::default() }, now);
         true
     }
 
@@ -308,7 +300,7 @@ impl<S: Stage> Worker<S> {
                 Crossing::Finished(nic, mbuf) => self.exits.transmit(mbuf, nic, &self.counters),
             }
         }
-        self.process(frames, &origins, now);
+        self.process(frames, |at| origins[at], now);
         true
     }
 
@@ -329,7 +321,7 @@ impl<S: Stage> Worker<S> {
                 }
             });
         if count > 0 {
-            self.process(frames, &origins, now);
+            self.process(frames, |at| origins[at], now);
         }
         count > 0
     }
@@ -361,41 +353,54 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Runs the packet path over `frames` and does what it says.
-    fn process(&mut self, mut frames: MbufVec, origins: &Origins, now: Nanos) {
-        let mut outcomes: ArrayVec<Outcome, BURST_FRAMES_MAX> = ArrayVec::new();
-        {
+    fn process(&mut self, mut frames: MbufVec, origin_of: impl Fn(usize) -> Origin, now: Nanos) {
+        let mut extents: ArrayVec<Extent, BURST_FRAMES_MAX> = ArrayVec::new();
+        let mut outcomes: ArrayVec<(Verdict, Errand), BURST_FRAMES_MAX> = ArrayVec::new();
+        let together = {
             let mut burst = Burst::new();
-            for (mbuf, origin) in frames.iter_mut().zip(origins) {
-                let rx = RxMeta {
-                    nic: origin.nic,
-                    vlan: mbuf.vlan_stripped(),
-                    hops: origin.hops,
-                    errand: origin.errand,
-                    resumed: origin.resumed,
-                };
+            for (at, mbuf) in frames.iter_mut().enumerate() {
+                let Origin { nic, hops, errand, resumed } = origin_of(at);
+                let rx = RxMeta { nic, vlan: mbuf.vlan_stripped(), hops, errand, resumed };
                 // Both have room for a burst.
                 let _ = burst.push(mbuf.frame(), rx);
             }
             let snapshot = self.control.snapshots.current();
             self.stage.process(&mut self.state, snapshot, &mut burst, now);
-            for (slot, verdict) in burst.slots.iter().zip(burst.verdicts()) {
+            for slot in &burst.slots {
                 let (start, end) = slot.frame.extent();
-                // An mbuf's buffer is at most 64 KiB.
-                let (start, end) = (start as u16, end as u16);
-                outcomes.push(Outcome { start, end, errand: slot.rx.errand, verdict });
+                extents.push((start as u16, end as u16));
             }
+            let together = burst.leave_together();
+            if together.is_none() {
+                outcomes.extend(burst.outcomes());
+            }
+            together
+        };
+        for (mbuf, (start, end)) in frames.iter_mut().zip(extents) {
+            mbuf.keep_extent(start.into(), end.into());
         }
         self.send_notes();
         // Extra frames go first: a PROXY header precedes the segment that it announces.
         self.send_outbox();
-        for (at, mut mbuf) in frames.drain(..).enumerate() {
-            let outcome = &outcomes[at];
-            mbuf.keep_extent(outcome.start.into(), outcome.end.into());
-            match outcome.verdict {
-                Verdict::Transmit(nic) => self.exits.transmit(mbuf, nic, &self.counters),
-                verdict => {
-                    let from = Origin { errand: outcome.errand, ..origins[at] };
-                    self.dispatch(mbuf, verdict, from, now);
+        match together {
+            Some(nic) => self.exits.transmit_all(&mut frames, nic, &self.counters),
+            None => self.part(frames, &outcomes, origin_of, now),
+        }
+    }
+
+    /// Does with each frame what the packet path says.
+    fn part(
+        &mut self,
+        mut frames: MbufVec,
+        outcomes: &[(Verdict, Errand)],
+        origin_of: impl Fn(usize) -> Origin,
+        now: Nanos,
+    ) {
+        for (at, (mbuf, outcome)) in frames.drain(..).zip(outcomes).enumerate() {
+            match *outcome {
+                (Verdict::Transmit(nic), _) => self.exits.transmit(mbuf, nic, &self.counters),
+                (verdict, errand) => {
+                    self.dispatch(mbuf, verdict, Origin { errand, ..origin_of(at) }, now);
                 }
             }
         }
@@ -536,6 +541,10 @@ impl<Q: Emit> Exits<Q> {
     #[inline(always)]
     fn transmit(&mut self, mbuf: Mbuf, nic: NicId, counters: &WorkerCounters) {
         self.transmit.add(nic, mbuf, &mut self.peers, counters);
+    }
+
+    fn transmit_all(&mut self, frames: &mut MbufVec, nic: NicId, counters: &WorkerCounters) {
+        self.transmit.add_all(nic, frames, &mut self.peers, counters);
     }
 
     fn give_kernel(&mut self, mbuf: Mbuf, nic: NicId, counters: &WorkerCounters) {
