@@ -90,6 +90,9 @@ fn step() -> impl Strategy<Value = Step> {
         12 => Just(ack),
         6 => Just(ack | TcpFlags::PSH.0),
         2 => Just(TcpFlags::SYN.0),
+        2 => Just(ack | TcpFlags::SYN.0),
+        3 => Just(ack | TcpFlags::FIN.0),
+        1 => Just(ack | TcpFlags::RST.0),
         1 => any::<u8>(),
     ];
     let ttl = prop_oneof![20 => Just(64u8), 1 => 0..4u8];

@@ -7,8 +7,8 @@ use super::persistence::{self, Choice, Chosen};
 use super::source_ports::{ALL_PORTS, Grant, SpaceKey, Wanted};
 use super::state::WorkerState;
 use super::{
-    classify::Packet, client_address, defence, flow::Direction, ftp, pipeline, reply, synproxy,
-    takeover, track,
+    advance, classify::Packet, client_address, defence, flow::Direction, ftp, pipeline, reply,
+    synproxy, takeover, track,
 };
 use crate::counters::{DropReason, HandOffCause, ReplyKind};
 use crate::model::{
@@ -115,7 +115,10 @@ pub(super) fn open(
     match make_flow(state, snapshot, service, choice, slot) {
         Ok(id) => {
             let hit = Hit { id, direction: Direction::Inbound };
-            let verdict = pipeline::forward_tracked(state, snapshot, slot, hit, now);
+            let verdict = match advance::first(state, snapshot, slot, hit) {
+                Some(verdict) => Ok(verdict),
+                None => pipeline::forward_tracked(state, snapshot, slot, hit, now),
+            };
             if is_one_packet(service, slot) && slot.packet.piece.is_none() {
                 track::end(state, id);
             }

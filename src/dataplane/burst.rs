@@ -10,6 +10,7 @@ use crate::counters::{DropReason, HandOffCause};
 use crate::frame::Frame;
 use crate::limits::BURST_FRAMES_MAX;
 use crate::model::{NextHopId, NicId, ServerId, WorkerId};
+use crate::wire::plain::Facts;
 
 /// What a frame between two workers is carried for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +91,8 @@ pub(super) struct Slot<'f> {
     pub packet: Packet,
     /// What the look-up's first pass found.
     pub probe: Probe,
+    /// Set while the frame is plain, and as it came.
+    pub plain: Option<Facts>,
 }
 
 /// Frames of one rx poll, in order.
@@ -102,7 +105,7 @@ pub struct Burst<'f> {
 impl<'f> Slot<'f> {
     /// A frame of which nothing is known yet.
     pub fn new(frame: Frame<'f>, rx: RxMeta) -> Self {
-        Slot { frame, rx, packet: Packet::UNSET, probe: Probe::default() }
+        Slot { frame, rx, packet: Packet::UNSET, probe: Probe::default(), plain: None }
     }
 }
 

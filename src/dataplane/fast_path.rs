@@ -4,15 +4,17 @@
 //! to it, the frame untouched; `tests/fast_path.rs` holds the two against each other. A burst is
 //! looked at in passes (headers, bucket lines, entry lines), so that cache misses overlap.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
+use super::advance;
 use super::burst::{Arrival, Burst, Errand, Verdict};
-use super::classify::L3;
-use super::flow::{Direction, FlowCore, flag};
-use super::flow_table::FlowTable;
+use super::classify::{Kind, L3, Packet};
+use super::flow::{Direction, FlowCore, FlowKey, FlowV4, FlowV6, flag};
+use super::flow_table::{FlowTable, Hit};
 use super::identification::Identifications;
+use super::learned_mtu::LearnedMtus;
 use super::observe::{Observer, Part};
 use super::state::WorkerState;
 use super::{forward::tunnel, next_hop};
@@ -20,12 +22,15 @@ use crate::counters::{DropReason, WorkerCounters};
 use crate::frame::Frame;
 use crate::limits::BURST_FRAMES_MAX;
 use crate::message::FlowState;
-use crate::model::{ForwardMode, NextHop, NicId, NicModel, Snapshot, Tunnel};
+use crate::model::{ForwardMode, NextHop, NextHopId, NicId, NicModel, Protocol, Snapshot, Tunnel};
+use crate::time::Nanos;
 use crate::wire::ethernet::EtherType;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_HEADER_BYTES};
-use crate::wire::plain::{self, Facts, OuterV4, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
-use crate::wire::tcp::TcpFlags;
+use crate::wire::ipv6::IPV6_HEADER_BYTES;
+use crate::wire::plain::{self, Facts, Numbers, OuterV4, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
+use crate::wire::tcp::{SeqNum, TcpFlags};
+use crate::wire::udp::UDP_HEADER_BYTES;
 
 /// What the passes over a burst found about one frame.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +48,17 @@ enum Shape {
     V4,
     V6,
     Other,
+}
+
+/// What frames of a burst have done to the table, as far as it concerns those behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Changes {
+    /// Nothing.
+    None,
+    /// Flows were made.
+    Begins,
+    /// Flows have ended or changed their tuples.
+    Ends,
 }
 
 /// No entry: a value that no table is large enough for.
@@ -65,9 +81,22 @@ impl Glance {
         self.shape != Shape::Other
     }
 
-    /// Looks again, after another frame has changed the table.
-    pub fn look_again(&mut self, flows: &FlowTable) {
-        if self.is_plain() {
+    /// What is known of a plain frame.
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// Where the index says that its flow may be.
+    pub fn candidate(&self) -> Option<u32> {
+        (self.candidate != NOWHERE).then_some(self.candidate)
+    }
+
+    /// Looks again, after other frames have changed the table. What was found before stays where
+    /// only new flows were made: they have other tuples.
+    #[inline]
+    pub fn look_again(&mut self, flows: &FlowTable, changes: Changes) {
+        let is_stale = self.candidate == NOWHERE || changes == Changes::Ends;
+        if self.is_plain() && is_stale {
             let found = flows.candidate(self.hash);
             let found = found.or_else(|| flows.candidate_elsewhere(self.hash));
             self.candidate = found.unwrap_or(NOWHERE);
@@ -157,8 +186,7 @@ pub(super) fn forward(
     glance: &Glance,
     observer: &mut impl Observer,
 ) -> Option<Verdict> {
-    let quiet = glance.facts.flags.0 & DECIDING.0 == TcpFlags::ACK.0 || is_udp(&glance.facts);
-    if !glance.is_plain() || !state.has_fast_path || !quiet || glance.facts.ttl < 2 {
+    if !glance.is_plain() || !state.has_fast_path || glance.facts.ttl < 2 {
         return None;
     }
     let found = (glance.candidate, &glance.facts);
@@ -192,42 +220,16 @@ fn forward_v4(
     if flow.tuple(direction) != plain::tuple_v4(head) {
         return None;
     }
-    let hop = way(&flow.core, direction, facts, snapshot, hops)?;
+    let Some(hop) = way(&flow.core, direction, facts, snapshot, hops) else {
+        return advance::forward(state, snapshot, arrival, (candidate, facts));
+    };
     observer.ended(Part::Decide);
-    let mode = flow.core.mode();
-    match mode {
-        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
-        ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v4(head) => return None,
-        ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
-        ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
-            let learned = learned_mtus.get(flow.core.hop(direction), *now).unwrap_or(u16::MAX);
-            let tunnel = Ipip {
-                between: (own_v4(snapshot, hop.nic)?, flow.addresses[3]),
-                mtu: hop.mtu.min(learned),
-                keeps_df: snapshot.semantics.pmtu_disc,
-                spent: u8::from(flow.core.decrements_ttl()),
-            };
-            if direction == Direction::Outbound || !in_ipip(&mut arrival.frame, facts, &tunnel, ids)
-            {
-                return None;
-            }
-            let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
-            plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
-            account(&mut flow.core, counters, (direction, facts), *now_ms);
-            return Some(depart(snapshot, arrival, hop, counters));
-        }
-        ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
-        ForwardMode::Local => return None,
+    let around = Around { snapshot, learned_mtus, ids, now: *now };
+    if write_v4(&mut arrival.frame, flow, (direction, facts), hop, around).is_none() {
+        return tunnelled(state, snapshot, arrival, (candidate, facts));
     }
-    if flow.core.decrements_ttl() {
-        plain::decrement_ttl_v4(head);
-    }
-    if mode != ForwardMode::DirectRoute {
-        plain::rewrite_v4(head, facts.protocol, flow.far_tuple(direction));
-    }
-    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
     account(&mut flow.core, counters, (direction, facts), *now_ms);
-    Some(depart(snapshot, arrival, hop, counters))
+    Some(depart(snapshot, &mut arrival.frame, hop, counters))
 }
 
 #[inline(always)]
@@ -244,15 +246,106 @@ fn forward_v6(
     if !flow.is_all_v6() || flow.tuple(direction) != plain::tuple_v6(head) {
         return None;
     }
-    let hop = way(&flow.core, direction, facts, snapshot, hops)?;
+    let Some(hop) = way(&flow.core, direction, facts, snapshot, hops) else {
+        return advance::forward(state, snapshot, arrival, (candidate, facts));
+    };
     observer.ended(Part::Decide);
+    if write_v6(&mut arrival.frame, flow, (direction, facts), hop).is_none() {
+        return tunnelled(state, snapshot, arrival, (candidate, facts));
+    }
+    account(&mut flow.core, counters, (direction, facts), *now_ms);
+    Some(depart(snapshot, &mut arrival.frame, hop, counters))
+}
+
+/// Rewrites a plain packet of a flow as its mode has it; none, and the frame is as it was, where
+/// that is not so simple.
+pub(super) fn write(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    frame: &mut Frame,
+    (facts, hop): (&Facts, &NextHop),
+    hit: Hit,
+) -> Option<()> {
+    let WorkerState { flows, now, learned_mtus, ids, .. } = state;
+    let towards = (hit.direction, facts);
+    let written = if let Some((flow, _)) = flows.candidate_v4(hit.id.0) {
+        let around = Around { snapshot, learned_mtus, ids, now: *now };
+        write_v4(frame, flow, towards, hop, around)
+    } else {
+        let (flow, _) = flows.candidate_v6(hit.id.0)?;
+        flow.is_all_v6().then(|| write_v6(frame, flow, towards, hop))?
+    };
+    if written.is_none() {
+        wrap(state, snapshot, frame, facts, hit)?;
+        plain::set_macs(frame.bytes_mut().first_chunk_mut::<12>()?, &hop.dst_mac, &hop.src_mac);
+    }
+    Some(())
+}
+
+/// What a tunnel's outer header is made of, besides flow and packet.
+struct Around<'a> {
+    snapshot: &'a Snapshot,
+    learned_mtus: &'a LearnedMtus,
+    ids: &'a mut Identifications,
+    now: Nanos,
+}
+
+#[inline(always)]
+fn write_v4(
+    frame: &mut Frame,
+    flow: &FlowV4,
+    (direction, facts): (Direction, &Facts),
+    hop: &NextHop,
+    around: Around,
+) -> Option<()> {
+    let head: &mut [u8; PLAIN_V4_BYTES] = frame.bytes_mut().first_chunk_mut()?;
+    let mode = flow.core.mode();
+    match mode {
+        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
+        ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v4(head) => return None,
+        ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
+        ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
+            let Around { snapshot, learned_mtus, ids, now } = around;
+            let learned = learned_mtus.get(flow.core.hop(direction), now).unwrap_or(u16::MAX);
+            let tunnel = Ipip {
+                between: (own_v4(snapshot, hop.nic)?, flow.addresses[3]),
+                mtu: hop.mtu.min(learned),
+                keeps_df: snapshot.semantics.pmtu_disc,
+                spent: u8::from(flow.core.decrements_ttl()),
+            };
+            if direction == Direction::Outbound || !in_ipip(frame, facts, &tunnel, ids) {
+                return None;
+            }
+            let head: &mut [u8; PLAIN_V4_BYTES] = frame.bytes_mut().first_chunk_mut()?;
+            plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+            return Some(());
+        }
+        ForwardMode::Tunnel | ForwardMode::Local => return None,
+    }
+    if flow.core.decrements_ttl() {
+        plain::decrement_ttl_v4(head);
+    }
+    if mode != ForwardMode::DirectRoute {
+        plain::rewrite_v4(head, facts.protocol, flow.far_tuple(direction));
+    }
+    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+    Some(())
+}
+
+#[inline(always)]
+fn write_v6(
+    frame: &mut Frame,
+    flow: &FlowV6,
+    (direction, facts): (Direction, &Facts),
+    hop: &NextHop,
+) -> Option<()> {
+    let head: &mut [u8; PLAIN_V6_BYTES] = frame.bytes_mut().first_chunk_mut()?;
     let mode = flow.core.mode();
     match mode {
         ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
         ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v6(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
-        ForwardMode::Tunnel => return tunnelled(state, snapshot, arrival, (candidate, facts)),
-        ForwardMode::Local => return None,
+        ForwardMode::Tunnel | ForwardMode::Local => return None,
     }
     if flow.core.decrements_ttl() {
         plain::decrement_ttl_v6(head);
@@ -260,10 +353,66 @@ fn forward_v6(
     plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
     if mode != ForwardMode::DirectRoute {
         let to = flow.far_tuple(direction);
-        plain::rewrite_v6(arrival.frame.bytes_mut(), facts.protocol, to);
+        plain::rewrite_v6(frame.bytes_mut(), facts.protocol, to);
     }
-    account(&mut flow.core, counters, (direction, facts), *now_ms);
-    Some(depart(snapshot, arrival, hop, counters))
+    Some(())
+}
+
+/// The facts of a plain frame, as `classify` would find them.
+#[inline(always)]
+pub(super) fn packet(frame: &Frame, glance: &Glance) -> Option<Packet> {
+    let bytes = frame.bytes();
+    match glance.shape {
+        Shape::V4 => {
+            let head: &[u8; PLAIN_V4_BYTES] = bytes.first_chunk()?;
+            let (src, dst, src_port, dst_port) = plain::tuple_v4(head);
+            let between = (IpAddr::V4(src.into()), IpAddr::V4(dst.into()));
+            Some(plain_packet(bytes, &glance.facts, between, (src_port, dst_port)))?
+        }
+        Shape::V6 => {
+            let (src, dst, src_port, dst_port) = plain::tuple_v6(bytes.first_chunk()?);
+            let between = (IpAddr::V6(src.into()), IpAddr::V6(dst.into()));
+            Some(plain_packet(bytes, &glance.facts, between, (src_port, dst_port)))?
+        }
+        Shape::Other => None,
+    }
+}
+
+/// The facts of a plain segment but for its tuple, which may be rewritten already.
+pub(super) fn segment(frame: &Frame, facts: &Facts) -> Option<Packet> {
+    const NO_PORTS: (u16, u16) = (0, 0);
+    let bytes = frame.bytes();
+    let unset = match EtherType(u16::from_be_bytes(*bytes.get(12..)?.first_chunk()?)) {
+        EtherType::IPV4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    plain_packet(bytes, facts, (unset, unset), NO_PORTS)
+}
+
+#[inline(always)]
+fn plain_packet(
+    bytes: &[u8],
+    facts: &Facts,
+    (src, dst): (IpAddr, IpAddr),
+    (src_port, dst_port): (u16, u16),
+) -> Option<Packet> {
+    let l4 = L3 + if src.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES };
+    let (protocol, numbers) = match is_udp(facts) {
+        true => (Protocol::Udp, Numbers { seq: 0, ack: 0, header_bytes: UDP_HEADER_BYTES }),
+        false => (Protocol::Tcp, plain::numbers(bytes.get(l4..)?.first_chunk()?)),
+    };
+    Some(Packet {
+        kind: Kind::Transport,
+        key: FlowKey { protocol, src, dst, src_port, dst_port },
+        l4,
+        payload: l4 + numbers.header_bytes,
+        end: L3 + usize::from(facts.ip_bytes),
+        ttl: facts.ttl,
+        flags: facts.flags,
+        seq: SeqNum(numbers.seq),
+        ack: SeqNum(numbers.ack),
+        piece: None,
+    })
 }
 
 /// The director's own address on a port.
@@ -327,35 +476,50 @@ fn tunnelled(
     (candidate, facts): (u32, &Facts),
 ) -> Option<Verdict> {
     let (id, direction) = FlowTable::place(candidate);
-    let (core, addresses) = (*state.flows.core(id)?, state.flows.addresses(id)?);
-    let hop_id = core.hop(direction);
+    let hop_id = wrap(state, snapshot, &mut arrival.frame, facts, Hit { id, direction })?;
+    let WorkerState { flows, hops, counters, now_ms, .. } = state;
+    let hop = hops.get(hop_id.index())?;
+    let head: &mut [u8; 12] = arrival.frame.bytes_mut().first_chunk_mut()?;
+    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+    account(flows.core_mut(id)?, counters, (direction, facts), *now_ms);
+    Some(depart(snapshot, &mut arrival.frame, hop, counters))
+}
+
+/// Puts a tunnel's headers around a packet; the slot of its next hop.
+fn wrap(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    frame: &mut Frame,
+    facts: &Facts,
+    hit: Hit,
+) -> Option<NextHopId> {
+    let (core, addresses) = (*state.flows.core(hit.id)?, state.flows.addresses(hit.id)?);
+    let hop_id = core.hop(hit.direction);
+    if core.mode() != ForwardMode::Tunnel || hit.direction == Direction::Outbound {
+        return None;
+    }
     let overhead = tunnel::overhead_bytes(core.tunnel(), addresses.server.is_ipv4());
     let mtu = next_hop::path_mtu(state, hop_id)?;
     let fits = facts.ip_bytes.checked_add(overhead).is_some_and(|bytes| bytes <= mtu);
-    let room = arrival.frame.headroom_bytes() >= usize::from(overhead);
+    let room = frame.headroom_bytes() >= usize::from(overhead);
     let end = L3 + usize::from(facts.ip_bytes);
-    if direction == Direction::Outbound || !fits || !room || end > arrival.frame.len() {
+    if !fits || !room || end > frame.len() {
         return None;
     }
     let between = (addresses.client, addresses.server);
     let wrapping = tunnel::wrapping_of(state, snapshot, &core, between).ok()?;
     // From here on nothing fails: all of it was checked.
     if core.decrements_ttl() {
-        let bytes = arrival.frame.bytes_mut();
+        let bytes = frame.bytes_mut();
         match addresses.client.is_ipv4() {
             true => plain::decrement_ttl_v4(bytes.first_chunk_mut()?),
             false => plain::decrement_ttl_v6(bytes.first_chunk_mut()?),
         }
     }
     // Link padding stays outside.
-    arrival.frame.set_len(end).ok()?;
-    tunnel::encapsulate(&mut arrival.frame, &wrapping).ok()?;
-    let WorkerState { flows, hops, counters, now_ms, .. } = state;
-    let hop = hops.get(hop_id.index())?;
-    let head: &mut [u8; 12] = arrival.frame.bytes_mut().first_chunk_mut()?;
-    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
-    account(flows.core_mut(id)?, counters, (direction, facts), *now_ms);
-    Some(depart(snapshot, arrival, hop, counters))
+    frame.set_len(end).ok()?;
+    tunnel::encapsulate(frame, &wrapping).ok()?;
+    Some(hop_id)
 }
 
 /// The next hop of a packet whose flow goes on as it is; none where there is more to do.
@@ -376,7 +540,8 @@ fn way<'h>(
         Direction::Outbound => core.flags == 0 && !(is_udp(facts) && core.is_controlled()),
     };
     let is_steady = core.is_just(state, facts.protocol) && core.epoch == snapshot.timeouts_epoch;
-    if !is_quiet || !is_steady {
+    let says_nothing = facts.flags.0 & DECIDING.0 == TcpFlags::ACK.0 || is_udp(facts);
+    if !is_quiet || !is_steady || !says_nothing {
         return None;
     }
     let hop = hops.get(core.hop(direction).index())?;
@@ -404,14 +569,14 @@ fn account(
 
 /// The verdict of a frame that has its MAC addresses.
 #[inline(always)]
-fn depart(
+pub(super) fn depart(
     snapshot: &Snapshot,
-    arrival: &mut Arrival,
+    frame: &mut Frame,
     hop: &NextHop,
     counters: &WorkerCounters,
 ) -> Verdict {
     let tagged = match snapshot.nics.get(hop.nic.index()) {
-        Some(nic) if nic.vlan.is_some() => next_hop::push_vlan(&mut arrival.frame, nic),
+        Some(nic) if nic.vlan.is_some() => next_hop::push_vlan(frame, nic),
         Some(_) => Ok(()),
         None => Err(DropReason::Internal),
     };

@@ -359,6 +359,12 @@ impl FlowCore {
         if self.protocol == 17 { Protocol::Udp } else { Protocol::Tcp }
     }
 
+    /// Whether it is a TCP connection.
+    #[inline]
+    pub fn is_tcp(&self) -> bool {
+        self.protocol != 17
+    }
+
     /// Connection state.
     #[inline]
     pub fn state(&self) -> FlowState {

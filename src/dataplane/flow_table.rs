@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use super::fast_path::Changes;
 use super::flow::{Addresses, Direction, FlowCore, FlowKey, FlowV4, FlowV6, NewFlow, Side, flag};
 use super::timer::Wheel;
 use crate::memory::{FixedArray, FlowIndex, MemoryError, Slab};
@@ -37,12 +38,18 @@ pub struct Hit {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Probe {
     hash: u64,
+    /// No bucket has anything for the hash.
+    is_nobodys: bool,
 }
 
 impl Probe {
+    /// Of a tuple's hash both of whose lines were looked at since the table last changed, and have
+    /// nothing.
+    pub(super) const NOBODYS: Probe = Probe { hash: 0, is_nobodys: true };
+
     /// A hint from a tuple's hash.
     pub(super) fn of(hash: u64) -> Self {
-        Probe { hash }
+        Probe { hash, is_nobodys: false }
     }
 }
 
@@ -61,6 +68,26 @@ pub struct FlowTable {
     controls: FixedArray<u32>,
     pub(super) wheel: Wheel,
     seed: u64,
+    changed: Changed,
+}
+
+/// How often tuples came and went; wraps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changed {
+    filed: u32,
+    taken: u32,
+}
+
+impl Changed {
+    /// What has happened since.
+    #[inline]
+    pub fn since(self, before: Changed) -> Changes {
+        match (self.filed == before.filed, self.taken == before.taken) {
+            (true, true) => Changes::None,
+            (false, true) => Changes::Begins,
+            (_, false) => Changes::Ends,
+        }
+    }
 }
 
 fn fold_multiply(a: u64, b: u64) -> u64 {
@@ -133,7 +160,14 @@ impl FlowTable {
             controls: FixedArray::new(both)?,
             wheel: Wheel::new(both, now)?,
             seed: seed | 1,
+            changed: Changed::default(),
         })
+    }
+
+    /// How often tuples came and went so far.
+    #[inline]
+    pub(super) fn changes(&self) -> Changed {
+        self.changed
     }
 
     /// Flows held.
@@ -229,12 +263,15 @@ impl FlowTable {
     /// or ended it. The lines are in the cache by now.
     #[inline]
     pub fn settle(&self, key: &FlowKey, probe: &Probe) -> Option<Hit> {
+        if probe.is_nobodys {
+            return None;
+        }
         self.find_hashed(key, probe.hash)
     }
 
     /// A hint for `settle` about one tuple, without the passes over a burst.
     pub fn probe(&self, key: &FlowKey) -> Probe {
-        Probe { hash: hash(self.seed, key) }
+        Probe::of(hash(self.seed, key))
     }
 
     /// The flow of a tuple.
@@ -242,14 +279,18 @@ impl FlowTable {
         self.find_hashed(key, hash(self.seed, key))
     }
 
+    /// Whether `key` is the tuple that a value was filed under.
+    #[inline]
+    pub(super) fn is_tuple_of(&self, value: u32, key: &FlowKey) -> bool {
+        let at = value & !OUTBOUND_BIT;
+        match at.checked_sub(self.v4.capacity()) {
+            None => self.v4.get(at).is_some_and(|flow| flow.matches(key, direction(value))),
+            Some(at) => self.v6.get(at).is_some_and(|flow| flow.matches(key, direction(value))),
+        }
+    }
+
     fn find_hashed(&self, key: &FlowKey, hash: u64) -> Option<Hit> {
-        let value = self.index.find(hash, |value| {
-            let at = value & !OUTBOUND_BIT;
-            match at.checked_sub(self.v4.capacity()) {
-                None => self.v4.get(at).is_some_and(|flow| flow.matches(key, direction(value))),
-                Some(at) => self.v6.get(at).is_some_and(|flow| flow.matches(key, direction(value))),
-            }
-        })?;
+        let value = self.index.find(hash, |value| self.is_tuple_of(value, key))?;
         Some(Hit { id: FlowId(value & !OUTBOUND_BIT), direction: direction(value) })
     }
 
@@ -347,10 +388,20 @@ impl FlowTable {
     /// Asks for the lines under which a flow is filed.
     pub(super) fn prefetch_buckets_of(&self, id: FlowId) {
         for direction in [Direction::Inbound, Direction::Outbound] {
-            if let Some(key) = self.key(id, direction) {
-                self.prefetch_bucket(hash(self.seed, &key));
+            if let Some(hash) = self.filed_under(id, direction) {
+                self.prefetch_bucket(hash);
             }
         }
+    }
+
+    /// Hash of the tuple that a flow shows in one direction: `hash` of `key`.
+    #[inline]
+    fn filed_under(&self, id: FlowId, direction: Direction) -> Option<u64> {
+        let Some(flow) = self.v4.get(id.0) else {
+            return self.key(id, direction).map(|key| hash(self.seed, &key));
+        };
+        let is_filed = direction == Direction::Inbound || flow.core.takes_replies();
+        is_filed.then(|| self.hash_v4(flow.tuple(direction), protocol_of(&flow.core)))
     }
 
     /// Asks for the lines that a flow of this tuple would be written to.
@@ -380,8 +431,9 @@ impl FlowTable {
             }
             FlowId(at + self.v4.capacity())
         };
-        let there = hash(self.seed, &new.key);
-        let back = self.key(id, Direction::Outbound).map(|key| hash(self.seed, &key));
+        self.changed.filed = self.changed.filed.wrapping_add(1);
+        let there = self.filed_under(id, Direction::Inbound).unwrap_or_default();
+        let back = self.filed_under(id, Direction::Outbound);
         // The packet's own line is here; the replies' comes meanwhile.
         if let Some(back) = back {
             self.index.prefetch(back);
@@ -406,11 +458,12 @@ impl FlowTable {
     /// Takes the client's tuple from the index: a newer flow may have it, while this entry goes
     /// on holding its source port.
     pub fn detach(&mut self, id: FlowId) {
+        self.changed.taken = self.changed.taken.wrapping_add(1);
         if self.core(id).is_some_and(|core| core.has(flag::DETACHED)) {
             return;
         }
-        if let Some(key) = self.key(id, Direction::Inbound) {
-            self.index.remove(hash(self.seed, &key), id.0);
+        if let Some(there) = self.filed_under(id, Direction::Inbound) {
+            self.index.remove(there, id.0);
         }
         if let Some(core) = self.core_mut(id) {
             core.flags |= flag::DETACHED;
@@ -426,15 +479,16 @@ impl FlowTable {
     ) -> Result<(), TableFull> {
         const FILED: [(Direction, u32); 2] =
             [(Direction::Inbound, 0), (Direction::Outbound, OUTBOUND_BIT)];
+        self.changed.taken = self.changed.taken.wrapping_add(1);
         for (direction, bit) in FILED {
-            if let Some(key) = self.key(id, direction) {
-                self.index.remove(hash(self.seed, &key), id.0 | bit);
+            if let Some(hash) = self.filed_under(id, direction) {
+                self.index.remove(hash, id.0 | bit);
             }
         }
         change(self.core_mut(id).ok_or(TableFull)?);
         for (direction, bit) in FILED {
-            if let Some(key) = self.key(id, direction) {
-                let filed = self.index.insert(hash(self.seed, &key), id.0 | bit);
+            if let Some(hash) = self.filed_under(id, direction) {
+                let filed = self.index.insert(hash, id.0 | bit);
                 filed.map_err(|_| TableFull)?;
             }
         }
@@ -443,7 +497,8 @@ impl FlowTable {
 
     /// Ends an entry: out of the index, off its timer, slot free.
     pub fn remove(&mut self, id: FlowId) {
-        let back = self.key(id, Direction::Outbound).map(|key| hash(self.seed, &key));
+        self.changed.taken = self.changed.taken.wrapping_add(1);
+        let back = self.filed_under(id, Direction::Outbound);
         if let Some(back) = back {
             self.index.prefetch(back);
         }
@@ -479,6 +534,15 @@ impl FlowTable {
     }
 }
 
+#[inline]
+fn protocol_of(core: &FlowCore) -> IpProtocol {
+    match core.protocol() {
+        Protocol::Tcp => IpProtocol::TCP,
+        Protocol::Udp => IpProtocol::UDP,
+    }
+}
+
+#[inline(always)]
 fn direction(value: u32) -> Direction {
     if value & OUTBOUND_BIT == 0 { Direction::Inbound } else { Direction::Outbound }
 }

@@ -4,6 +4,7 @@
 //! same functions. Control, configuration and DPDK are unknown here.
 
 mod admit;
+mod advance;
 mod burst;
 mod classify;
 mod client_address;

@@ -76,6 +76,14 @@ pub fn push_vlan(frame: &mut Frame, nic: &NicModel) -> Result<(), DropReason> {
     Ok(())
 }
 
+/// The slot towards a client, where there is one.
+pub(super) fn known(snapshot: &Snapshot, client: IpAddr) -> Option<NextHopId> {
+    match snapshot.routes.look_up(client)? {
+        RouteTarget::Via(id) => Some(id),
+        RouteTarget::OnLink(_) => snapshot.routes.neighbour(client),
+    }
+}
+
 /// The slot towards a client, from the kernel's routes. For a client on the port's own link whose
 /// neighbour control has no slot for, control is told, and the inner error is the verdict that has
 /// the frame wait.

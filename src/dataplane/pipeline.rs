@@ -3,7 +3,7 @@
 use super::admit::admit;
 use super::burst::{Arrival, Burst, Errand, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
-use super::fast_path::{self, Glance};
+use super::fast_path::{self, Changes, Glance};
 use super::flow::flag;
 use super::flow_table::{Hit, Probe};
 use super::observe::{Nobody, Observer, Part};
@@ -35,18 +35,18 @@ pub fn process_observed(
     state.now = now;
     state.now_ms = now.as_millis_u32();
     let mut glances = fast_path::glance(&state.flows, snapshot, burst, observer);
-    let (mut is_fresh, mut fast_frames) = (true, 0);
+    let (mut changes, mut fast_frames) = (Changes::None, 0);
+    let before = state.flows.changes();
     for (arrival, glance) in burst.slots.iter_mut().zip(&mut glances) {
-        if !is_fresh {
-            // A frame of the general path may have made or ended flows.
-            glance.look_again(&state.flows);
+        if changes != Changes::None {
+            glance.look_again(&state.flows, changes);
         }
         arrival.verdict = fast_path::forward(state, snapshot, arrival, glance, observer);
         if arrival.verdict.is_some() {
             fast_frames += 1;
         } else {
-            is_fresh = false;
             arrival.verdict = Some(general(state, snapshot, arrival, glance, now));
+            changes = state.flows.changes().since(before);
         }
         observer.ended(Part::Rewrite);
     }
@@ -54,6 +54,7 @@ pub fn process_observed(
 }
 
 /// The general path: every frame that is not the usual one of an established flow.
+#[inline(never)]
 fn general(
     state: &mut WorkerState,
     snapshot: &Snapshot,
@@ -61,16 +62,22 @@ fn general(
     glance: &Glance,
     now: Nanos,
 ) -> Verdict {
-    let mut slot = Slot::new(std::mem::take(&mut arrival.frame), arrival.rx);
-    let verdict = classify::frame(&mut slot, snapshot).and_then(|()| {
-        if slot.packet.kind == Kind::Transport {
-            slot.probe = match glance.is_plain() {
-                true => Probe::of(glance.hash),
-                false => state.flows.probe(&slot.packet.key),
+    let (frame, rx) = (std::mem::take(&mut arrival.frame), arrival.rx);
+    let known = fast_path::packet(&frame, glance).filter(|_| state.has_fast_path);
+    let (verdict, slot) = match known {
+        Some(packet) => {
+            let probe = match glance.candidate() {
+                Some(_) => Probe::of(glance.hash),
+                None => Probe::NOBODYS,
             };
+            let mut slot = Slot { frame, rx, packet, probe, plain: Some(glance.facts()) };
+            (transport(state, snapshot, &mut slot, now), slot)
         }
-        decide(state, snapshot, &mut slot, now)
-    });
+        None => {
+            let mut slot = Slot::new(frame, rx);
+            (classified(state, snapshot, &mut slot, now), slot)
+        }
+    };
     (arrival.frame, arrival.rx) = (slot.frame, slot.rx);
     let verdict = verdict.unwrap_or_else(Verdict::Drop);
     match verdict {
@@ -79,6 +86,20 @@ fn general(
         _ => {}
     }
     verdict
+}
+
+/// A frame of which nothing is known yet.
+fn classified(
+    state: &mut WorkerState,
+    snapshot: &Snapshot,
+    slot: &mut Slot,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    classify::frame(slot, snapshot)?;
+    if slot.packet.kind == Kind::Transport {
+        slot.probe = state.flows.probe(&slot.packet.key);
+    }
+    decide(state, snapshot, slot, now)
 }
 
 fn decide(

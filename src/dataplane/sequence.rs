@@ -3,7 +3,6 @@
 //! A shift exists where a source port was taken over from a server's TIME_WAIT, where bytes were
 //! inserted before the client's first, and under SYNPROXY. It holds for the flow's life.
 
-use super::burst::Slot;
 use super::classify::Packet;
 use super::flow::{Direction, FlowCore, Side, flag};
 use super::flow_table::Hit;
@@ -13,7 +12,8 @@ use crate::counters::DropReason;
 use crate::message::FlowState;
 use crate::wire::checksum::ChecksumDelta;
 use crate::wire::tcp::{
-    SeqNum, TCP_OPTIONS_BYTES_MAX, Tcp, TcpFlags, TcpOption, TcpOptions, TcpOptionsMut, kind,
+    SeqNum, TCP_HEADER_BYTES, TCP_OPTIONS_BYTES_MAX, Tcp, TcpFlags, TcpOption, TcpOptions,
+    TcpOptionsMut, kind,
 };
 
 /// What to add to each number of a segment.
@@ -150,26 +150,31 @@ fn find(options: &[u8], kind: u8) -> Option<(usize, usize)> {
     None
 }
 
-/// While a flow closes, notes what its server will remember in TIME_WAIT: the sequence number it
-/// expects next (its own acknowledgment) and the client's last timestamp. `takeover` uses both.
-pub(super) fn note_closing(state: &mut WorkerState, slot: &Slot, hit: Hit) {
-    let Some(core) = state.flows.core(hit.id) else { return };
-    let closing = matches!(
+/// Whether one side has closed, and something may still come.
+pub(super) fn is_closing(core: &FlowCore) -> bool {
+    matches!(
         core.state(),
         FlowState::FinWait | FlowState::CloseWait | FlowState::TimeWait | FlowState::LastAck
-    );
-    if !closing || core.has(flag::INSERTING | flag::AWAITS_SERVER) {
+    )
+}
+
+/// While a flow closes, notes what its server will remember in TIME_WAIT: the sequence number it
+/// expects next (its own acknowledgment) and the client's last timestamp. `takeover` uses both.
+pub(super) fn note_closing(state: &mut WorkerState, bytes: &[u8], packet: &Packet, hit: Hit) {
+    let Some(core) = state.flows.core(hit.id) else { return };
+    if !is_closing(core) || core.has(flag::INSERTING | flag::AWAITS_SERVER) {
         return;
     }
     // Until the server has acknowledged data, the client's first number is still needed.
-    let has_acked = slot.packet.flags.contains(TcpFlags::ACK) && !core.has(flag::TOA);
+    let has_acked = packet.flags.contains(TcpFlags::ACK) && !core.has(flag::TOA);
     let Some(side) = state.flows.side_mut(hit.id) else { return };
     match hit.direction {
-        Direction::Outbound if has_acked => side.client_seq = slot.packet.ack.0,
+        Direction::Outbound if has_acked => side.client_seq = packet.ack.0,
         Direction::Outbound => {}
         Direction::Inbound => {
             // The frame is shifted already: it says what the server will see.
-            if let Some(seen) = Timestamps::of(slot.frame.bytes(), &slot.packet) {
+            let has_options = packet.payload > packet.l4 + TCP_HEADER_BYTES;
+            if has_options && let Some(seen) = Timestamps::of(bytes, packet) {
                 side.server_seq = seen.value;
             }
         }

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
+use super::flow::flag;
 use super::flow_table::{FlowId, FlowTable};
 use crate::counters::DropReason;
 use crate::limits::{CLOSED_FLOWS_LOOKS_MAX, SOURCE_PORT_SPACES_MAX, SOURCE_PORT_TRIES_MAX};
@@ -71,6 +72,21 @@ struct Space {
     newest: u32,
 }
 
+impl Space {
+    /// Takes a flow out of the list of closed ones.
+    fn unlist(&mut self, id: FlowId, flows: &mut FlowTable) {
+        let side = flows.side(id);
+        match flows.side_mut(FlowId(side.older)).filter(|_| side.older != NOBODY) {
+            Some(older) => older.newer = side.newer,
+            None => self.oldest = side.newer,
+        }
+        match flows.side_mut(FlowId(side.newer)).filter(|_| side.newer != NOBODY) {
+            Some(newer) => newer.older = side.older,
+            None => self.newest = side.older,
+        }
+    }
+}
+
 /// A bit for each port.
 type Bits = [u64; PORT_WORDS];
 
@@ -91,6 +107,8 @@ pub struct SourcePorts {
     slots: Vec<Space>,
     unused: Vec<u32>,
     bits: FixedArray<Bits>,
+    /// Spaces for all ports of a server.
+    wide: u32,
 }
 
 impl SourcePorts {
@@ -106,6 +124,7 @@ impl SourcePorts {
             slots: vec![empty; count as usize],
             unused: (0..count).rev().collect(),
             bits: FixedArray::new(count)?,
+            wide: 0,
         })
     }
 
@@ -121,7 +140,10 @@ impl SourcePorts {
     ) -> Result<Grant, DropReason> {
         let key = &wanted.key;
         let at = self.open(local.id, key).ok_or(DropReason::NoAddressPair)?;
-        let beside = self.spaces.get(&wanted.beside()).filter(|beside| **beside != at);
+        // Of one kind there is rarely any.
+        let may_be_beside = key.server_port == ALL_PORTS || self.wide > 0;
+        let beside = may_be_beside.then(|| self.spaces.get(&wanted.beside())).flatten();
+        let beside = beside.filter(|beside| **beside != at);
         let ports = &*local.ports;
         let space = self.slots.get_mut(at as usize).ok_or(DropReason::Internal)?;
         let own = self.bits.get(at).ok_or(DropReason::Internal)?;
@@ -143,9 +165,28 @@ impl SourcePorts {
         Ok(Grant::Takeover(port, old))
     }
 
-    /// Gives a port back: its flow entry has ended.
+    /// Gives a port back that no flow was made with.
     pub fn release(&mut self, key: &SpaceKey, port: u16) {
-        let Some(&at) = self.spaces.get(key) else { return };
+        if let Some(&at) = self.spaces.get(key) {
+            self.free(key, at, port);
+        }
+    }
+
+    /// Gives a flow's port back, as the flow ends; the slot of its local address.
+    pub fn ended(&mut self, key: &SpaceKey, id: FlowId, flows: &mut FlowTable) -> Option<LipId> {
+        let at = *self.spaces.get(key)?;
+        let (port, is_closed) =
+            flows.core(id).map(|core| (core.local_port, core.has(flag::CLOSED)))?;
+        let space = self.slots.get_mut(at as usize)?;
+        let lip = space.lip;
+        if is_closed {
+            space.unlist(id, flows);
+        }
+        self.free(key, at, port);
+        Some(lip)
+    }
+
+    fn free(&mut self, key: &SpaceKey, at: u32, port: u16) {
         if let Some(bits) = self.bits.get_mut(at)
             && let Some(word) = bits.get_mut(usize::from(port) / 64)
             && *word >> (port % 64) & 1 == 1
@@ -174,15 +215,8 @@ impl SourcePorts {
 
     /// Takes a flow out of its space's list: it ends, or it opened again.
     pub fn unlist(&mut self, key: &SpaceKey, id: FlowId, flows: &mut FlowTable) {
-        let side = flows.side(id);
-        let Some(space) = self.space_mut(key) else { return };
-        match flows.side_mut(FlowId(side.older)).filter(|_| side.older != NOBODY) {
-            Some(older) => older.newer = side.newer,
-            None => space.oldest = side.newer,
-        }
-        match flows.side_mut(FlowId(side.newer)).filter(|_| side.newer != NOBODY) {
-            Some(newer) => newer.older = side.older,
-            None => space.newest = side.older,
+        if let Some(space) = self.space_mut(key) {
+            space.unlist(id, flows);
         }
     }
 
@@ -201,6 +235,7 @@ impl SourcePorts {
         *self.slots.get_mut(at as usize)? =
             Space { lip, cursor: 0, used: 0, oldest: NOBODY, newest: NOBODY };
         self.spaces.insert(*key, at);
+        self.wide += u32::from(key.server_port == ALL_PORTS);
         Some(at)
     }
 
@@ -208,6 +243,7 @@ impl SourcePorts {
         if self.slots.get(at as usize).is_some_and(|space| space.used == 0) {
             self.spaces.remove(key);
             self.unused.push(at);
+            self.wide -= u32::from(key.server_port == ALL_PORTS);
         }
     }
 
@@ -269,6 +305,9 @@ impl Search<'_> {
     /// The next free port behind the cursor whose reply comes back to this worker's queue. Looks
     /// at a bounded number; the cursor stays where it ended, so the next search goes on there.
     fn near(&self, space: &mut Space, used: &Used) -> Option<u16> {
+        if self.steering.workers() == 1 {
+            return self.next(space, used);
+        }
         let Wanted { key: SpaceKey { lip, server, .. }, server_port } = *self.wanted;
         let base = self.steering.hash(server, lip, server_port, 0);
         let comes_back = |group: u32| self.steering.worker_of_hash(base ^ group) == self.worker;
@@ -281,6 +320,23 @@ impl Search<'_> {
                 at = self.ports.group(self.worker, group).start;
                 continue;
             }
+            let port = *owned.get(at)?;
+            at += 1;
+            if used.is_free(port) {
+                space.cursor = at as u32;
+                return Some(port);
+            }
+        }
+        space.cursor = at as u32;
+        None
+    }
+
+    /// As `near` where every reply comes back here.
+    fn next(&self, space: &mut Space, used: &Used) -> Option<u16> {
+        let owned = self.ports.ports_of(self.worker);
+        let mut at = space.cursor as usize;
+        for _ in 0..SOURCE_PORT_TRIES_MAX {
+            at = if at < owned.len() { at } else { 0 };
             let port = *owned.get(at)?;
             at += 1;
             if used.is_free(port) {

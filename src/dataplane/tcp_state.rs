@@ -6,7 +6,7 @@
 
 use super::flow::{Direction, FlowCore, flag};
 use crate::message::FlowState;
-use crate::model::{Protocol, Timeouts};
+use crate::model::{Protocol, TimeoutOverrides, Timeouts};
 use crate::wire::tcp::TcpFlags;
 
 use FlowState::{
@@ -77,11 +77,38 @@ const STRICT_INPUT_ONLY: Table = [
     [CL, CL, CL, CL, CL, CL, CL, CL, LA, LI, CL],
 ];
 
-/// Row of a segment: the flags decide in the order RST, SYN, FIN, ACK; none of them is `None`.
+/// The bits that decide.
+const DECIDING: u8 = TcpFlags::RST.0 | TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::ACK.0;
+/// Stands for no row.
+const NO_ROW: u8 = 4;
+
+/// Rows by the deciding bits: RST goes before SYN, SYN before FIN, FIN before ACK.
+const ROWS: [u8; DECIDING as usize + 1] = {
+    let mut rows = [NO_ROW; DECIDING as usize + 1];
+    let mut flags = 0;
+    while flags < rows.len() {
+        let bits = flags as u8;
+        rows[flags] = if bits & TcpFlags::RST.0 != 0 {
+            3
+        } else if bits & TcpFlags::SYN.0 != 0 {
+            0
+        } else if bits & TcpFlags::FIN.0 != 0 {
+            1
+        } else if bits & TcpFlags::ACK.0 != 0 {
+            2
+        } else {
+            NO_ROW
+        };
+        flags += 1;
+    }
+    rows
+};
+
+/// Row of a segment; none where none of the four flags is set.
+#[inline]
 fn row(flags: TcpFlags) -> Option<usize> {
-    [(TcpFlags::RST, 3), (TcpFlags::SYN, 0), (TcpFlags::FIN, 1), (TcpFlags::ACK, 2)]
-        .into_iter()
-        .find_map(|(bit, row)| flags.contains(bit).then_some(row))
+    let row = ROWS[usize::from(flags.0 & DECIDING)];
+    (row != NO_ROW).then_some(usize::from(row))
 }
 
 impl Tables {
@@ -102,21 +129,26 @@ impl Tables {
     }
 }
 
-/// Idle milliseconds after which a flow in `state` ends.
-pub fn timeout_ms(state: FlowState, timeouts: &Timeouts) -> u32 {
+/// Idle milliseconds after which a flow in `state` ends; `own` is what its service says of it.
+pub fn timeout_ms(state: FlowState, general: &Timeouts, own: Option<&TimeoutOverrides>) -> u32 {
+    macro_rules! of {
+        ($field:ident) => {
+            own.and_then(|own| own.$field).unwrap_or(general.$field)
+        };
+    }
     match state {
         FlowState::None | FlowState::Assured => 2_000,
         FlowState::Listen => 120_000,
-        FlowState::Established => timeouts.established_ms,
-        FlowState::SynSent => timeouts.syn_sent_ms,
-        FlowState::SynRecv => timeouts.syn_recv_ms,
-        FlowState::FinWait => timeouts.fin_wait_ms,
-        FlowState::TimeWait => timeouts.time_wait_ms,
-        FlowState::Close => timeouts.close_ms,
-        FlowState::CloseWait => timeouts.close_wait_ms,
-        FlowState::LastAck => timeouts.last_ack_ms,
-        FlowState::SynAck => timeouts.synack_ms,
-        FlowState::Udp => timeouts.udp_ms,
+        FlowState::Established => of!(established_ms),
+        FlowState::SynSent => of!(syn_sent_ms),
+        FlowState::SynRecv => of!(syn_recv_ms),
+        FlowState::FinWait => of!(fin_wait_ms),
+        FlowState::TimeWait => of!(time_wait_ms),
+        FlowState::Close => of!(close_ms),
+        FlowState::CloseWait => of!(close_wait_ms),
+        FlowState::LastAck => of!(last_ack_ms),
+        FlowState::SynAck => of!(synack_ms),
+        FlowState::Udp => of!(udp_ms),
     }
 }
 

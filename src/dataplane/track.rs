@@ -7,6 +7,7 @@ use super::persistence;
 use super::source_ports::{ALL_PORTS, SpaceKey};
 use super::state::WorkerState;
 use super::tcp_state;
+use crate::counters::WorkerCounters;
 use crate::limits::{FRAME_BYTES_MAX, SOURCE_PORT_HOLD_MS};
 use crate::message::FlowState;
 use crate::model::{ForwardMode, Protocol, ServerId, Snapshot};
@@ -18,6 +19,15 @@ const RESET_PACKETS_SPARE: u32 = 8;
 /// How far a server's numbers may lie behind the client's: a PROXY header that is yet to come.
 const RESET_BYTES_BEHIND: u32 = 256;
 
+/// What of a packet its flow is moved by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// TCP control bits.
+    pub flags: TcpFlags,
+    /// Size of the IP packet.
+    pub bytes: u64,
+}
+
 /// Accounts one packet of a flow; says whether `closing` has to look at it once it is rewritten.
 pub(super) fn packet(
     state: &mut WorkerState,
@@ -26,34 +36,51 @@ pub(super) fn packet(
     hit: Hit,
     now: Nanos,
 ) -> bool {
-    let Some(core) = state.flows.core_mut(hit.id) else { return false };
-    core.last_seen_ms = now.as_millis_u32();
+    debug_assert_eq!(now, state.now);
+    seen(state, snapshot, Seen { flags: packet.flags, bytes: packet.ip_bytes() as u64 }, hit)
+}
+
+/// As `packet`.
+pub(super) fn seen(state: &mut WorkerState, snapshot: &Snapshot, seen: Seen, hit: Hit) -> bool {
+    let WorkerState { flows, counters, now, is_short, .. } = state;
+    let now_ms = now.as_millis_u32();
+    let Some(core) = flows.core_mut(hit.id) else { return false };
+    let is_outbound = hit.direction == Direction::Outbound;
+    let left_ms = core.remaining_ms(now_ms);
+    core.last_seen_ms = now_ms;
     core.packets = core.packets.wrapping_add(1);
-    if hit.direction == Direction::Outbound {
+    if is_outbound {
         core.flags &= !flag::INPUT_ONLY;
     }
-    let (before, server) = (core.state(), core.server());
-    let is_strict = snapshot.semantics.secure_tcp.is_up(state.is_short);
+    let is_strict = snapshot.semantics.secure_tcp.is_up(*is_short);
     let tables = if is_strict { &tcp_state::STRICT } else { &tcp_state::NORMAL };
-    let after = tables.next(core, hit.direction, packet.flags);
-    let is_controlled = core.is_controlled();
-    let is_stale = core.epoch != snapshot.timeouts_epoch;
-    let holds_port = core.protocol() == Protocol::Tcp && core.mode() == ForwardMode::FullNat;
+    let (before, after) = (core.state(), tables.next(core, hit.direction, seen.flags));
     if !core.has(flag::DETACHED) {
-        count(state, server, hit.direction, packet);
+        count(counters, core.server(), hit.direction, seen.bytes);
     }
-    let answers_udp = hit.direction == Direction::Outbound && after == FlowState::Udp;
-    if answers_udp && is_controlled {
+    let is_stale = core.epoch != snapshot.timeouts_epoch;
+    let may_close = holds_port(core) && may_close((before, after), seen.flags, core);
+    if is_outbound && after == FlowState::Udp && core.is_controlled() {
         persistence::assure(state, hit.id);
     }
     if before != after || is_stale {
-        let resets = (before, after) == (FlowState::SynRecv, FlowState::Close);
-        if resets && hit.direction == Direction::Outbound {
+        if is_outbound && (before, after) == (FlowState::SynRecv, FlowState::Close) {
             refused(state, hit.id);
         }
-        enter(state, snapshot, hit.id, after, now);
+        go_on(state, snapshot, hit.id, after, left_ms);
     }
-    holds_port && (before != after || after == FlowState::TimeWait)
+    may_close
+}
+
+fn holds_port(core: &FlowCore) -> bool {
+    core.is_tcp() && core.mode() == ForwardMode::FullNat
+}
+
+/// Whether `closing` makes anything of a packet that moves its flow so.
+fn may_close((before, after): (FlowState, FlowState), flags: TcpFlags, core: &FlowCore) -> bool {
+    let is_closed = matches!(after, FlowState::Close | FlowState::TimeWait);
+    let ends = is_closed || flags.contains(TcpFlags::FIN) || core.has(flag::CLOSED);
+    ends && (before != after || after == FlowState::TimeWait)
 }
 
 /// Counts a handshake that came to nothing by its server's doing. While SYNPROXY still asks the
@@ -70,7 +97,7 @@ pub(super) fn refused(state: &WorkerState, id: FlowId) {
 /// Accounts a packet that belongs to a flow but is no part of its connection: an ICMP error.
 pub(super) fn aside(state: &mut WorkerState, packet: &Packet, hit: Hit) {
     if let Some(core) = state.flows.core(hit.id).filter(|core| !core.has(flag::DETACHED)) {
-        count(state, core.server(), hit.direction, packet);
+        count(&state.counters, core.server(), hit.direction, packet.ip_bytes() as u64);
     }
 }
 
@@ -93,9 +120,8 @@ pub(super) fn further_piece(state: &mut WorkerState, packet: &Packet, hit: Hit) 
     }
 }
 
-fn count(state: &WorkerState, server: ServerId, direction: Direction, packet: &Packet) {
-    let Some(server) = state.counters.servers.get(server.index()) else { return };
-    let bytes = packet.ip_bytes() as u64;
+fn count(counters: &WorkerCounters, server: ServerId, direction: Direction, bytes: u64) {
+    let Some(server) = counters.servers.get(server.index()) else { return };
     match direction {
         Direction::Inbound => {
             server.in_packets.add(1);
@@ -117,29 +143,41 @@ pub(super) fn enter(
     after: FlowState,
     now: Nanos,
 ) {
-    let Some(core) = state.flows.core_mut(id) else { return };
+    debug_assert_eq!(now, state.now);
+    go_on(state, snapshot, id, after, 0);
+}
+
+/// As `enter`, for a flow whose timer would have ended it in `left_ms`; 0 where it would have been
+/// later, or there is none. The timer is left where it is if the flow now lives as long or longer:
+/// when it fires it is set anew, as for any flow that was seen since. A flow's timer is never set
+/// later than its end, so that nothing else need be known of it.
+fn go_on(state: &mut WorkerState, snapshot: &Snapshot, id: FlowId, after: FlowState, left_ms: u32) {
+    let WorkerState { flows, counters, now, .. } = state;
+    let Some(core) = flows.core_mut(id) else { return };
     let before = core.state();
     core.set_state(after);
     core.epoch = snapshot.timeouts_epoch;
-    let timeouts = snapshot.timeouts_of(core.service());
-    core.timeout_ms = hold(tcp_state::timeout_ms(after, &timeouts), after, core.mode());
-    let deadline = now + u64::from(core.timeout_ms) * NANOS_PER_MILLI;
-    let server = core.server();
+    let own = snapshot.service(core.service()).map(|service| &service.timeouts);
+    let timeout_ms = tcp_state::timeout_ms(after, &snapshot.semantics.timeouts, own);
+    core.timeout_ms = hold(timeout_ms, after, core.mode());
+    let comes_sooner = left_ms == 0 || core.timeout_ms < left_ms;
+    let deadline = *now + u64::from(core.timeout_ms) * NANOS_PER_MILLI;
     let retries = core.has(flag::INSERTING | flag::AWAITS_SERVER);
     let (is_doomed, is_counted) = (core.is_doomed(), !core.has(flag::DETACHED));
-    if let Some(server) = state.counters.servers.get(server.index()).filter(|_| is_counted) {
-        match (tcp_state::is_active(before), tcp_state::is_active(after)) {
-            (false, true) => server.active.add(1),
-            (true, false) => server.active.sub(1),
-            _ => {}
-        }
+    let is_active = tcp_state::is_active(after);
+    if is_counted
+        && tcp_state::is_active(before) != is_active
+        && let Some(server) = counters.servers.get(core.server().index())
+    {
+        if is_active { server.active.add(1) } else { server.active.sub(1) }
     }
-    if after == FlowState::Established {
-        persistence::assure(state, id);
-    }
+    let assures = after == FlowState::Established && core.is_controlled();
     // While a handshake has a timer of its own, that one comes sooner, and sets this one then.
-    if !is_doomed && (!retries || !state.flows.wheel.is_armed(id.0)) {
-        state.flows.wheel.arm(id.0, deadline);
+    if comes_sooner && !is_doomed && (!retries || !flows.wheel.is_armed(id.0)) {
+        flows.wheel.arm(id.0, deadline);
+    }
+    if assures {
+        persistence::assure(state, id);
     }
 }
 
@@ -247,8 +285,9 @@ fn answers_last_fin(state: &WorkerState, packet: &Packet, hit: Hit) -> bool {
 
 /// The source-port space of a FULLNAT flow.
 pub(super) fn space_key(state: &WorkerState, id: FlowId) -> Option<SpaceKey> {
-    let (core, addresses) = (state.flows.core(id)?, state.flows.addresses(id)?);
-    (core.mode() == ForwardMode::FullNat).then_some(SpaceKey {
+    let core = state.flows.core(id).filter(|core| core.mode() == ForwardMode::FullNat)?;
+    let addresses = state.flows.addresses(id)?;
+    Some(SpaceKey {
         lip: addresses.local,
         server: addresses.server,
         server_port: if core.shares_ports() { ALL_PORTS } else { core.server_port },
@@ -300,16 +339,13 @@ fn expire_now(state: &mut WorkerState, snapshot: &Snapshot, id: FlowId) {
 
 /// Ends a flow: everything it held is given back.
 pub(super) fn end(state: &mut WorkerState, id: FlowId) {
-    let key = space_key(state, id);
-    let port = state.flows.core(id).map_or(0, |core| core.local_port);
-    if let Some(key) = key {
-        forget_port(state, &key, id);
-        if let Some(lip) = state.source_ports.lip_of(&key)
+    if let Some(key) = space_key(state, id) {
+        let WorkerState { source_ports, flows, .. } = state;
+        if let Some(lip) = source_ports.ended(&key, id, flows)
             && let Some(lip) = state.counters.lips.get(lip.index())
         {
             lip.used.sub(1);
         }
-        state.source_ports.release(&key, port);
     }
     drop_entry(state, id);
 }
@@ -317,14 +353,6 @@ pub(super) fn end(state: &mut WorkerState, id: FlowId) {
 /// Ends a closed flow whose port goes straight to a new one.
 pub(super) fn end_for_takeover(state: &mut WorkerState, id: FlowId) {
     drop_entry(state, id);
-}
-
-/// Takes a flow out of its space's list of closed flows, if it is in it.
-fn forget_port(state: &mut WorkerState, key: &SpaceKey, id: FlowId) {
-    if state.flows.core(id).is_some_and(|core| core.has(flag::CLOSED)) {
-        let WorkerState { source_ports, flows, .. } = state;
-        source_ports.unlist(key, id, flows);
-    }
 }
 
 fn drop_entry(state: &mut WorkerState, id: FlowId) {

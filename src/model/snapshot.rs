@@ -12,7 +12,6 @@ use super::service::{Protocol, VirtualService};
 use super::service_key::{Destination, ServiceKey, Traffic};
 use super::source_port_map::SourcePortMap;
 use super::steering::{KeyKind, Steering};
-use super::timeouts::Timeouts;
 
 /// How a port shares its link with the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,12 +150,6 @@ impl Snapshot {
         }
         let (address, src_port) = from;
         [src_port, 0].iter().find_map(|p| self.nat_servers.get(&(protocol, address, *p)).copied())
-    }
-
-    /// Idle timeouts of a service's flows; of one that is gone, the general ones.
-    pub fn timeouts_of(&self, id: ServiceId) -> Timeouts {
-        let general = &self.semantics.timeouts;
-        self.service(id).map_or(*general, |service| service.timeouts.over(general))
     }
 
     /// Whether the server was removed at once; its flows' packets are dropped, as the kernel does.

@@ -119,6 +119,24 @@ pub fn read_v6(frame: &[u8]) -> Option<Facts> {
     Some(Facts { protocol, flags, ttl: head[L3 + 7], ip_bytes })
 }
 
+/// What of a TCP header is none of `Facts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgment number.
+    pub ack: u32,
+    /// Size of the header with its options in bytes.
+    pub header_bytes: usize,
+}
+
+/// Reads a TCP header's numbers.
+#[inline(always)]
+pub fn numbers(tcp: &[u8; TCP_HEADER_BYTES]) -> Numbers {
+    let header_bytes = usize::from(tcp[12] >> 4) * 4;
+    Numbers { seq: be32(tcp, 4), ack: be32(tcp, 8), header_bytes }
+}
+
 #[inline(always)]
 fn is_datagram(length: u16, room: usize) -> bool {
     usize::from(length) >= UDP_HEADER_BYTES && usize::from(length) <= room

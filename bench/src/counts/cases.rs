@@ -32,6 +32,8 @@ pub enum Step {
     Server(TcpFlags),
     /// The client's ACK of what the director itself answered last.
     CookieAck,
+    /// Time passes until every flow has ended.
+    Silence,
 }
 
 /// What must have become of the packets that are counted.
@@ -43,6 +45,10 @@ pub enum Proof {
     General(usize),
     /// None was sent on, and no flow was made.
     Refused,
+    /// All were sent on, whichever way.
+    Sent,
+    /// No flow is there any more.
+    Ended,
 }
 
 /// Packets that are counted, and those before them that are not.
@@ -66,6 +72,20 @@ const ACK: TcpFlags = TcpFlags::ACK;
 const SYN_ACK: TcpFlags = TcpFlags(SYN.0 | ACK.0);
 const DATA: TcpFlags = TcpFlags(TcpFlags::PSH.0 | ACK.0);
 const FIN: TcpFlags = TcpFlags(TcpFlags::FIN.0 | ACK.0);
+
+/// A connection without data, and what follows.
+const LIFE: [Step; 7] = [
+    Step::Client(SYN),
+    Step::Server(SYN_ACK),
+    Step::Client(ACK),
+    Step::Client(FIN),
+    Step::Server(FIN),
+    Step::Client(ACK),
+    Step::Silence,
+];
+/// Its parts that are counted one by one, by place; its first packet is a case of its own.
+const PARTS: [(&str, usize); 6] =
+    [("-syn-ack", 1), ("-ack", 2), ("-fin", 3), ("-server-fin", 4), ("-last-ack", 5), ("-end", 6)];
 
 impl Case {
     /// Its name in the file of figures.
@@ -93,6 +113,20 @@ impl Case {
             counted: vec![if replies { Step::Server(ACK) } else { Step::Client(ACK) }; ROUNDS],
             proof: Proof::Fast,
         }
+    }
+
+    /// One packet of a short connection, or its end: what came before it is not counted. A life
+    /// without a step that the director sees is none.
+    fn part(kind: Kind, life: &'static str, at: usize) -> Option<Self> {
+        let sees = |step: &Step| kind.mode.sees_replies() || !matches!(step, Step::Server(_));
+        let counted = LIFE[at];
+        sees(&counted).then(|| Case {
+            life,
+            before: LIFE[..at].to_vec(),
+            counted: vec![counted],
+            proof: if counted == Step::Silence { Proof::Ended } else { Proof::Sent },
+            ..Case::new(kind)
+        })
     }
 
     /// First packets.
@@ -136,6 +170,8 @@ pub fn all() -> Vec<Case> {
                 cases.push(Case::new(kind));
                 if protocol == Protocol::Tcp && is_ipv4 {
                     cases.push(Case::cycle(kind));
+                    let part = |(life, at): &(&'static str, usize)| Case::part(kind, life, *at);
+                    cases.extend(PARTS.iter().filter_map(part));
                 }
             }
         }

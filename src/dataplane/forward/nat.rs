@@ -46,7 +46,7 @@ pub(super) fn rewrite(
             if core.has(flag::SLOW) {
                 client_address::adjust(state, snapshot, slot, hit)?;
             }
-            sequence::note_closing(state, slot, hit);
+            sequence::note_closing(state, slot.frame.bytes(), &slot.packet, hit);
             translate(slot, core, &to)?;
         }
     }
@@ -88,7 +88,7 @@ fn across(
         if core.has(flag::SLOW) {
             client_address::adjust(state, snapshot, slot, hit)?;
         }
-        sequence::note_closing(state, slot, hit);
+        sequence::note_closing(state, slot.frame.bytes(), &slot.packet, hit);
     }
     if core.decrements_ttl() {
         edit::decrement_ttl(slot.frame.bytes_mut(), &slot.packet)?;

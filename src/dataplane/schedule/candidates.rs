@@ -1,8 +1,9 @@
 //! A service's servers as a scheduler sees them: weight, overload mark, load.
 
+use super::cursor::Cursor;
 use super::limits::{Limits, Load};
 use crate::counters::WorkerCounters;
-use crate::model::{RealServer, ServerId};
+use crate::model::RealServer;
 
 /// The servers of one service, by position in the order of adding.
 #[derive(Debug)]
@@ -26,16 +27,20 @@ impl<'a> Candidates<'a> {
         (0..self.servers.len()).rev()
     }
 
-    /// Positions of the kernel's walk that starts behind `last` and ends with `last` itself.
-    pub fn walk(&self, last: Option<ServerId>) -> impl Iterator<Item = usize> + use<> {
-        let (start, count) = (self.behind(last), self.servers.len());
+    /// Positions of the kernel's walk that starts behind `cursor` and ends with its own server.
+    pub fn walk(&self, cursor: &Cursor) -> impl Iterator<Item = usize> + use<> {
+        let (start, count) = (self.behind(cursor), self.servers.len());
         (0..start).rev().chain((start..count).rev())
     }
 
-    /// How many positions the kernel's walk behind `last` has until the list's end.
-    pub fn behind(&self, last: Option<ServerId>) -> usize {
-        last.and_then(|id| self.servers.iter().position(|server| server.id == id))
-            .unwrap_or(self.servers.len())
+    /// How many positions the kernel's walk behind `cursor` has until the list's end.
+    pub fn behind(&self, cursor: &Cursor) -> usize {
+        let Some(last) = cursor.last else { return self.servers.len() };
+        if self.servers.get(cursor.last_at).is_some_and(|server| server.id == last) {
+            return cursor.last_at;
+        }
+        let found = self.servers.iter().position(|server| server.id == last);
+        found.unwrap_or(self.servers.len())
     }
 
     /// The weight that counts: 0 while draining.

@@ -8,6 +8,8 @@ use crate::model::{Change, Scheduler, ServerId, VirtualService};
 pub(super) struct Cursor {
     /// The server picked last; `None` is the list's head.
     pub last: Option<ServerId>,
+    /// Its position when it was picked: the first to look at.
+    pub last_at: usize,
     /// wrr: the weight of the present round.
     pub weight: u32,
     /// wrr: greatest common divisor of the weights.

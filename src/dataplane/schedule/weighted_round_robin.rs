@@ -23,7 +23,7 @@ pub(super) fn pick(servers: &mut Candidates, cursor: &mut Cursor) -> Option<usiz
         return None;
     }
     // The rest of the present round, from behind the cursor; then the next one that has anybody.
-    let (rest, count) = (servers.behind(cursor.last), servers.servers.len());
+    let (rest, count) = (servers.behind(cursor), servers.servers.len());
     let found = in_round(servers, rest, cursor.weight).or_else(|| {
         let weight = |at| servers.is_usable(at).then(|| servers.weight(at));
         let Some(heaviest) = (0..count).filter_map(weight).max() else {
@@ -34,7 +34,7 @@ pub(super) fn pick(servers: &mut Candidates, cursor: &mut Cursor) -> Option<usiz
         in_round(servers, count, cursor.weight)
     });
     if let Some(at) = found {
-        cursor.last = Some(servers.servers[at].id);
+        (cursor.last, cursor.last_at) = (Some(servers.servers[at].id), at);
     }
     found
 }
