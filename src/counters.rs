@@ -342,7 +342,8 @@ pub struct WorkerCounters {
     pub turns: CachePadded<Counter>,
     /// Turns that had no frame and no other work.
     pub idle_turns: Counter,
-    /// Frames forwarded on the fast path: of established flows, with nothing to do but rewrite.
+    /// Frames that took the fast path: of established flows, with nothing to do but rewrite, and
+    /// of floods, with nothing to do but answer or drop.
     pub fast_frames: Counter,
     /// Time in turns that had work, ns.
     pub busy_ns: Counter,

@@ -59,8 +59,17 @@ pub(super) fn may_enter(
     service: &VirtualService,
     packet: &Packet,
 ) -> Result<(), DropReason> {
-    let client = packet.key.src;
-    if is_martian(client) || client == packet.key.dst {
+    sender_may_enter(state, service, (packet.key.src, packet.key.dst))
+}
+
+/// As `may_enter`, of a packet from `client` to `vip`.
+#[inline]
+pub(super) fn sender_may_enter(
+    state: &WorkerState,
+    service: &VirtualService,
+    (client, vip): (IpAddr, IpAddr),
+) -> Result<(), DropReason> {
+    if is_martian(client) || client == vip {
         return Err(DropReason::MartianSource);
     }
     let admitted = service.allow.is_empty() || service.allow.contains(client);
@@ -76,6 +85,7 @@ pub(super) fn may_enter(
 }
 
 /// Addresses that no sender can have (RFC 1812 section 5.3.7, RFC 4291).
+#[inline]
 fn is_martian(address: IpAddr) -> bool {
     address.is_unspecified()
         || address.is_loopback()

@@ -72,8 +72,14 @@ const UNKNOWN: Glance = Glance {
     shape: Shape::Other,
 };
 
-/// What the passes found, frame by frame.
-pub(super) type Glances = ArrayVec<Glance, BURST_FRAMES_MAX>;
+/// What the passes found.
+#[derive(Debug)]
+pub(super) struct Glances {
+    /// Frame by frame.
+    pub each: ArrayVec<Glance, BURST_FRAMES_MAX>,
+    /// Whether some plain frame is no flow's.
+    pub has_strangers: bool,
+}
 
 impl Glance {
     /// Whether `hash` is that of the frame's tuple.
@@ -89,6 +95,14 @@ impl Glance {
     /// Where the index says that its flow may be.
     pub fn candidate(&self) -> Option<u32> {
         (self.candidate != NOWHERE).then_some(self.candidate)
+    }
+
+    /// The facts of a plain frame that is surely no flow's: the index has not even its tag. And
+    /// whether it is IPv4.
+    #[inline(always)]
+    pub fn stranger(&self) -> Option<(&Facts, bool)> {
+        let is_stranger = self.is_plain() && self.candidate == NOWHERE;
+        is_stranger.then_some((&self.facts, self.shape == Shape::V4))
     }
 
     /// Looks again, after other frames have changed the table. What was found before stays where
@@ -112,7 +126,7 @@ pub(super) fn glance(
     burst: &Burst,
     observer: &mut impl Observer,
 ) -> Glances {
-    let mut glances = Glances::new();
+    let mut glances = Glances { each: ArrayVec::new(), has_strangers: false };
     let mut port = Port::of(snapshot, NicId(0));
     for arrival in &burst.slots {
         if arrival.rx.nic != port.nic {
@@ -122,16 +136,17 @@ pub(super) fn glance(
         if glance.is_plain() {
             flows.prefetch_bucket(glance.hash);
         }
-        glances.push(glance);
+        glances.each.push(glance);
     }
     observer.ended(Part::Classify);
-    for glance in glances.iter_mut().filter(|glance| glance.is_plain()) {
+    for glance in glances.each.iter_mut().filter(|glance| glance.is_plain()) {
         glance.candidate = flows.candidate(glance.hash).unwrap_or(NOWHERE);
     }
     // A few live in their second bucket, whose line the pass before has asked for.
-    for glance in glances.iter_mut().filter(|glance| glance.candidate == NOWHERE) {
+    for glance in glances.each.iter_mut().filter(|glance| glance.candidate == NOWHERE) {
         if glance.is_plain() {
             glance.candidate = flows.candidate_elsewhere(glance.hash).unwrap_or(NOWHERE);
+            glances.has_strangers |= glance.candidate == NOWHERE;
         }
     }
     observer.ended(Part::Lookup);

@@ -35,13 +35,20 @@ pub fn process_observed(
     state.now = now;
     state.now_ms = now.as_millis_u32();
     let mut glances = fast_path::glance(&state.flows, snapshot, burst, observer);
+    let mut strangers = synproxy::Strangers::new();
+    if glances.has_strangers && snapshot.has_synproxy && state.has_fast_path {
+        strangers.prepare(state, snapshot, burst, &glances.each);
+    }
     let (mut changes, mut fast_frames) = (Changes::None, 0);
     let before = state.flows.changes();
-    for (arrival, glance) in burst.slots.iter_mut().zip(&mut glances) {
+    for (at, (arrival, glance)) in burst.slots.iter_mut().zip(&mut glances.each).enumerate() {
         if changes != Changes::None {
             glance.look_again(&state.flows, changes);
         }
         arrival.verdict = fast_path::forward(state, snapshot, arrival, glance, observer);
+        if arrival.verdict.is_none() {
+            arrival.verdict = strangers.answer(state, snapshot, arrival, (at, glance));
+        }
         if arrival.verdict.is_some() {
             fast_frames += 1;
         } else {

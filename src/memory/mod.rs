@@ -1,5 +1,6 @@
 //! Memory that is taken at start-up and never grows: shared hugepage maps, fixed arrays and slabs
-//! in them, and the flow look-up index.
+//! in them, and the flow look-up index. Beside it, for their `unsafe`, prefetches and a hash in
+//! vector registers.
 //!
 //! Entries hold ids and indexes only, never pointers, so that a successor process can map the
 //! same file descriptors. What the entries mean belongs to `dataplane`; EAL's memory is not ours.
@@ -11,6 +12,7 @@ mod index;
 mod pod;
 mod prefetch;
 mod region;
+mod siphash;
 mod slab;
 mod view;
 
@@ -19,4 +21,5 @@ pub use index::{FlowIndex, IndexFull};
 pub use pod::Pod;
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use region::{Backing, MemoryError, Region};
+pub use siphash::{LANES, SipLanes, Words};
 pub use slab::Slab;

@@ -78,6 +78,8 @@ pub struct Snapshot {
     pub traffic: Arc<Traffic>,
     /// Services of which a server has, or had, connection thresholds.
     pub limited_services: Arc<Vec<ServiceId>>,
+    /// Whether any service answers SYNs with cookies.
+    pub has_synproxy: bool,
     /// Services that this snapshot changed: what the one before had of the others is the same.
     pub changed_services: Arc<Vec<ServiceId>>,
     /// Every VIP: frames to one that match no service are still "to the VIP".
@@ -112,6 +114,7 @@ impl Snapshot {
             service_by_key: Arc::default(),
             traffic: Arc::default(),
             limited_services: Arc::default(),
+            has_synproxy: false,
             changed_services: Arc::default(),
             vips: Arc::default(),
             lips: Arc::default(),

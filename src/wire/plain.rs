@@ -4,6 +4,10 @@
 //! What has another shape, or is wrong in any way, is no plain frame: the general views say what
 //! it is. A plain frame means here exactly what it means to them (tests/fast_path.rs).
 
+mod answer;
+
+pub use answer::{ANSWER_V4_BYTES, ANSWER_V6_BYTES, AnswerOptions, SynAck, answer_v4, answer_v6};
+
 use super::ethernet::EtherType;
 use super::ip::IpProtocol;
 use super::tcp::{TCP_HEADER_BYTES, TcpFlags};

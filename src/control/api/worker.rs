@@ -32,7 +32,8 @@ pub struct WorkerRow {
     pub locality_full: u64,
     /// Frames that wait for a neighbour right now.
     pub pending: u64,
-    /// Frames of established flows that took the fast way; the others were looked at in full.
+    /// Frames of established flows that took the fast way, and SYNs that a cookie answered so, or
+    /// ACKs that were none; the others were looked at in full.
     pub fast_frames: u64,
     /// Frames received on its queues.
     pub rx_frames: u64,

@@ -78,6 +78,11 @@ impl Ftp {
         }
     }
 
+    /// Whether any data connection lives, or is waited for.
+    pub fn has_any_data(&self) -> bool {
+        !self.data.is_empty()
+    }
+
     /// Whether a control connection has data connections.
     pub fn has_data(&self, id: FlowId) -> bool {
         self.controls.get(&id.0).is_some_and(|control| control.data > 0)
@@ -246,7 +251,7 @@ pub(super) fn quoted_shift(state: &WorkerState, way: Hit, quoted: SeqNum, usual:
 /// has the ports that this packet has.
 pub(super) fn expected(state: &mut WorkerState, snapshot: &Snapshot, slot: &Slot) -> Option<Hit> {
     let packet = &slot.packet;
-    if state.ftp.data.is_empty() || !is_syn(packet.flags) || packet.key.protocol != Protocol::Tcp {
+    if !state.ftp.has_any_data() || !is_syn(packet.flags) || packet.key.protocol != Protocol::Tcp {
         return None;
     }
     if let Some(hit) = waiting(state, &FlowKey { src_port: 0, ..packet.key }) {

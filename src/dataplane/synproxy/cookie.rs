@@ -15,7 +15,9 @@ use std::net::IpAddr;
 use siphasher::sip::SipHasher24;
 
 use super::super::flow::FlowKey;
+use crate::memory::{LANES, SipLanes, Words};
 use crate::time::{NANOS_PER_SECOND, Nanos};
+use crate::wire::plain::Tuple;
 use crate::wire::tcp::SeqNum;
 
 /// How long one secret makes cookies.
@@ -46,6 +48,7 @@ pub struct Agreed {
 
 impl Agreed {
     /// In `AGREED_BITS` bits.
+    #[inline]
     pub fn bits(&self) -> u32 {
         let scale = self.window_scale.map_or(NO_SCALE, |shift| shift.min(14));
         u32::from(self.mss_index & 7)
@@ -116,15 +119,24 @@ impl Secret {
 
     /// Over the tuple's hash, the client's first number and what was agreed.
     fn whole(&self, tuple: u64, first: SeqNum, agreed: u32) -> u32 {
-        let rest = u64::from(first.0) << 32 | u64::from(agreed);
-        let all = u128::from(tuple) << 64 | u128::from(rest);
-        self.sum(&all.to_le_bytes()) as u32 & ((1 << WHOLE_BITS) - 1)
+        let all = u128::from(tuple) << 64 | u128::from(rest(first, agreed));
+        whole_part(self.sum(&all.to_le_bytes()))
     }
 
     fn cookie(&self, tuple: u64, first: SeqNum, agreed: &Agreed) -> SeqNum {
-        let whole = self.whole(tuple, first, agreed.bits());
-        let agreed = agreed.bits() ^ mask(tuple);
-        SeqNum(agreed << (WHOLE_BITS + TUPLE_BITS) | whole << TUPLE_BITS | tuple_part(tuple))
+        compose(tuple, self.whole(tuple, first, agreed.bits()), agreed)
+    }
+
+    /// As `tuple`, of several at once.
+    #[inline]
+    fn tuples<const WORDS: usize>(&self, lanes: &SipLanes, tuples: &[Words; WORDS]) -> Words {
+        lanes.hash((self.0, self.1), tuples)
+    }
+
+    /// As `whole`, of several at once, of which `rests` are what `rest` gave. Not cut to its bits.
+    #[inline]
+    fn wholes(&self, lanes: &SipLanes, tuples: &Words, rests: &Words) -> Words {
+        lanes.hash((self.0, self.1), &[*rests, *tuples, [16 << 56; LANES]])
     }
 
     fn check(&self, key: &FlowKey, first: SeqNum, cookie: SeqNum) -> Check {
@@ -142,13 +154,50 @@ impl Secret {
     }
 }
 
+/// A tuple as the hash takes it: with its length behind, which is what `LANES` of them share.
+#[inline]
+pub(super) fn words_v4((src, dst, src_port, dst_port): Tuple<u32>) -> [u64; 2] {
+    let ports = u64::from(src_port) << 16 | u64::from(dst_port);
+    [u64::from(dst) << 32 | ports, 12 << 56 | u64::from(src)]
+}
+
+/// As `words_v4`, of the other family.
+#[inline]
+pub(super) fn words_v6((src, dst, src_port, dst_port): &Tuple<[u8; 16]>) -> [u64; 5] {
+    let halves = |address: &[u8; 16]| {
+        let bits = u128::from_le_bytes(*address);
+        (bits as u64, (bits >> 64) as u64)
+    };
+    let ((a, b), (c, d)) = (halves(src), halves(dst));
+    [a, b, c, d, 36 << 56 | u64::from(*src_port) << 16 | u64::from(*dst_port)]
+}
+
+/// What the second sum covers beside the tuple.
+#[inline]
+pub(super) fn rest(first: SeqNum, agreed: u32) -> u64 {
+    u64::from(first.0) << 32 | u64::from(agreed)
+}
+
+#[inline]
+fn whole_part(sum: u64) -> u32 {
+    sum as u32 & ((1 << WHOLE_BITS) - 1)
+}
+
+#[inline]
+fn compose(tuple: u64, whole: u32, agreed: &Agreed) -> SeqNum {
+    let agreed = agreed.bits() ^ mask(tuple);
+    SeqNum(agreed << (WHOLE_BITS + TUPLE_BITS) | whole << TUPLE_BITS | tuple_part(tuple))
+}
+
 /// The first sum, in place: in the low bits, so that numbers that only lie near a cookie, as those
 /// of a short connection do, have it wrong.
+#[inline]
 fn tuple_part(tuple: u64) -> u32 {
     tuple as u32 & ((1 << TUPLE_BITS) - 1)
 }
 
 /// Hides what was agreed, so that two clients' cookies do not look alike.
+#[inline]
 fn mask(tuple: u64) -> u32 {
     (tuple >> TUPLE_BITS) as u32 & ((1 << AGREED_BITS) - 1)
 }
@@ -171,7 +220,8 @@ impl Secrets {
         Secrets { seed, period, now: Secret::of(seed, period), before }
     }
 
-    fn turn(&mut self, now: Nanos) {
+    /// Takes those of the time that `now` is in.
+    pub fn turn(&mut self, now: Nanos) {
         if now.0 / PERIOD_NANOS != self.period {
             *self = Secrets::new(self.seed, now);
         }
@@ -181,6 +231,32 @@ impl Secrets {
     pub fn answer(&mut self, key: &FlowKey, now: Nanos) -> Answer {
         self.turn(now);
         Answer { secret: self.now, tuple: self.now.tuple(key) }
+    }
+
+    /// As `answer` and `Answer::cookie`, of several clients at once: the sums over their tuples and
+    /// over all. After `turn`.
+    #[inline]
+    pub fn answers<const WORDS: usize>(
+        &self,
+        lanes: &SipLanes,
+        tuples: &[Words; WORDS],
+        rests: &Words,
+    ) -> (Words, Words) {
+        let tuples = self.now.tuples(lanes, tuples);
+        (tuples, self.now.wholes(lanes, &tuples, rests))
+    }
+
+    /// Of several clients at once, whether `check` says `Wrong`. After `turn`.
+    #[inline]
+    pub fn are_wrong<const WORDS: usize>(
+        &self,
+        lanes: &SipLanes,
+        tuples: &[Words; WORDS],
+        cookies: &[SeqNum; LANES],
+    ) -> [bool; LANES] {
+        let sums = [self.now, self.before].map(|secret| secret.tuples(lanes, tuples));
+        let fits = |sum: u64, cookie: SeqNum| tuple_part(sum) == tuple_part(cookie.0.into());
+        std::array::from_fn(|lane| sums.iter().all(|sum| !fits(sum[lane], cookies[lane])))
     }
 
     /// What `cookie` is to a client whose first number would be `first`.
@@ -212,8 +288,20 @@ impl Answer {
 
     /// The value of a timestamp clock that is another's for each client.
     pub fn clock(&self, now: Nanos) -> u32 {
-        now.as_millis_u32().wrapping_add((self.tuple >> 32) as u32)
+        clock(self.tuple, now)
     }
+}
+
+/// The cookie of one of several clients, from the two sums of `Secrets::answers`.
+#[inline]
+pub(super) fn cookie(tuple: u64, whole: u64, agreed: &Agreed) -> SeqNum {
+    compose(tuple, whole_part(whole), agreed)
+}
+
+/// As `Answer::clock`, from the sum over the tuple.
+#[inline]
+pub(super) fn clock(tuple: u64, now: Nanos) -> u32 {
+    now.as_millis_u32().wrapping_add((tuple >> 32) as u32)
 }
 
 /// An address in 16 bytes.
@@ -241,6 +329,65 @@ mod tests {
         for bits in 0..1 << AGREED_BITS {
             assert_eq!(Agreed::from_bits(bits).bits(), bits);
         }
+    }
+
+    /// Of either family, whole bursts and parts of one.
+    #[test]
+    fn cookies_of_a_burst_are_those_of_each_alone() {
+        let (now, lanes) = (Nanos::from_secs(1000), SipLanes::new());
+        let mut secrets = Secrets::new(7, now);
+        let octets: [u8; 16] = std::array::from_fn(|at| 0x20 + at as u8);
+        let (v6, ports) = (octets.map(|octet| octet ^ 0x5a), |lane: usize| 1024 + lane as u16);
+        let four = |lane: usize| (0x0a00_0007 + lane as u32, 0x0a01_0001, ports(lane), 80);
+        let six = |lane: usize| (octets, v6, ports(lane), 443);
+        let keys = |lane: usize| {
+            let ((a, b, from, to), (c, d, from6, to6)) = (four(lane), six(lane));
+            let key = |src: IpAddr, dst: IpAddr, src_port, dst_port| FlowKey {
+                src,
+                dst,
+                src_port,
+                dst_port,
+                ..FlowKey::UNSET
+            };
+            [
+                key(IpAddr::V4(a.into()), IpAddr::V4(b.into()), from, to),
+                key(IpAddr::V6(c.into()), IpAddr::V6(d.into()), from6, to6),
+            ]
+        };
+        let (mut words4, mut words6) = ([[0; LANES]; 2], [[0; LANES]; 5]);
+        for lane in 0..LANES {
+            words_v4(four(lane)).iter().zip(&mut words4).for_each(|(word, row)| row[lane] = *word);
+            words_v6(&six(lane)).iter().zip(&mut words6).for_each(|(word, row)| row[lane] = *word);
+        }
+        let first = |lane: usize| SeqNum(0xffff_fffd).wrapping_add(lane as u32);
+        let rests = std::array::from_fn(|lane| rest(first(lane), AGREED.bits()));
+        let (sums4, sums6) =
+            (secrets.answers(&lanes, &words4, &rests), secrets.answers(&lanes, &words6, &rests));
+        for lane in 0..LANES {
+            for (key, (tuples, wholes)) in keys(lane).iter().zip([sums4, sums6]) {
+                let alone = secrets.answer(key, now);
+                let made = cookie(tuples[lane], wholes[lane], &AGREED);
+                assert_eq!(made, alone.cookie(first(lane), &AGREED), "{key:?}");
+                assert_eq!(clock(tuples[lane], now), alone.clock(now), "{key:?}");
+            }
+        }
+        // Guesses: some fit one of the two sums over the tuple.
+        let mut fitting = 0;
+        for guess in (0..400).map(|at: u32| SeqNum(at.wrapping_mul(0x9e37_79b9))) {
+            let guesses = std::array::from_fn(|lane| guess.wrapping_add(lane as u32));
+            let wrong = [
+                secrets.are_wrong(&lanes, &words4, &guesses),
+                secrets.are_wrong(&lanes, &words6, &guesses),
+            ];
+            for lane in 0..LANES {
+                for (key, wrong) in keys(lane).iter().zip(wrong) {
+                    let check = secrets.check(key, FIRST, guesses[lane], now);
+                    assert_eq!(wrong[lane], check == Check::Wrong, "{key:?}");
+                    fitting += u32::from(!wrong[lane]);
+                }
+            }
+        }
+        assert!(fitting > 20, "{fitting}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(super) mod cookie;
 mod early_data;
 mod options;
 mod server;
+mod strangers;
 
 use super::admit;
 use super::burst::{Errand, Slot, Verdict};
@@ -29,6 +30,7 @@ use crate::counters::{DropReason, HandOffCause, ReplyKind};
 use crate::limits::{
     SERVICES_MAX, SYNPROXY_RETRY_MS, SYNPROXY_STRAYS_PER_SECOND, SYNPROXY_SYNS_MAX,
 };
+use crate::memory::SipLanes;
 use crate::message::FlowState;
 use crate::model::{ServiceId, Snapshot, VirtualService, WorkerId};
 use crate::time::{NANOS_PER_MILLI, NANOS_PER_SECOND, Nanos};
@@ -38,6 +40,7 @@ use early_data::{Chain, EarlyData};
 use options::{OFFERED_SCALE, Profile, SynOptions};
 
 pub(super) use server::answer;
+pub(super) use strangers::Strangers;
 
 /// Largest early segment that is asked for: what one buffer surely holds.
 const EARLY_SEGMENT_BYTES: u16 = 1460;
@@ -50,6 +53,8 @@ const _: () = assert!(SYNPROXY_SYNS_MAX <= SYNS);
 #[derive(Debug)]
 pub(super) struct Synproxy {
     secrets: Secrets,
+    /// What hashes several cookies at once.
+    lanes: SipLanes,
     profiles: Vec<Profile>,
     early: EarlyData,
     strays: Allowance,
@@ -59,6 +64,7 @@ impl Synproxy {
     pub fn new(seed: u64, now: Nanos) -> Self {
         Synproxy {
             secrets: Secrets::new(seed, now),
+            lanes: SipLanes::new(),
             profiles: vec![Profile::default(); SERVICES_MAX],
             early: EarlyData::new(),
             strays: Allowance { left: SYNPROXY_STRAYS_PER_SECOND, since: now },
@@ -83,6 +89,11 @@ struct Allowance {
 }
 
 impl Allowance {
+    /// Whether `take` would say no.
+    fn is_spent(&self, now: Nanos) -> bool {
+        self.left == 0 && now.since(self.since) < NANOS_PER_SECOND
+    }
+
     fn take(&mut self, now: Nanos) -> bool {
         if now.since(self.since) >= NANOS_PER_SECOND {
             *self = Allowance { left: SYNPROXY_STRAYS_PER_SECOND, since: now };
@@ -132,7 +143,7 @@ pub(super) fn admit(
     if is_plain_syn(flags) {
         return offer(state, snapshot, service, slot);
     }
-    if !flags.contains(TcpFlags::ACK) || flags.intersects(TcpFlags::SYN | TcpFlags::RST) {
+    if !may_prove(flags) {
         return pipeline::leave_to_kernel(state, snapshot, slot, DropReason::Unclassified);
     }
     match check(state, &slot.packet) {
@@ -151,11 +162,14 @@ pub(super) fn is_plain_syn(flags: TcpFlags) -> bool {
         && !flags.intersects(TcpFlags::ACK | TcpFlags::RST | TcpFlags::FIN)
 }
 
+/// Whether a segment is one that acknowledges a cookie, right or wrong.
+fn may_prove(flags: TcpFlags) -> bool {
+    flags.contains(TcpFlags::ACK) && !flags.intersects(TcpFlags::SYN | TcpFlags::RST)
+}
+
 /// Whether a packet proves a cookie.
 pub(super) fn proves(state: &mut WorkerState, packet: &Packet) -> bool {
-    packet.flags.contains(TcpFlags::ACK)
-        && !packet.flags.intersects(TcpFlags::SYN | TcpFlags::RST)
-        && matches!(check(state, packet), Check::Valid(_))
+    may_prove(packet.flags) && matches!(check(state, packet), Check::Valid(_))
 }
 
 fn check(state: &mut WorkerState, packet: &Packet) -> Check {
@@ -186,6 +200,7 @@ fn offer(
     let packet = slot.packet;
     let asked = SynOptions::of(slot.frame.bytes(), &packet);
     let profile = state.synproxy.profile(service.id).ok_or(DropReason::Internal)?;
+    profile.catch_up(service);
     let agreed = profile.agree(service, &asked);
     let mss = profile.mss(service, nic) - client_address::mss_cost(service);
     let own = state.synproxy.secrets.answer(&packet.key, state.now);
@@ -198,7 +213,7 @@ fn offer(
         seq: own.cookie(packet.seq, &agreed),
         ack: packet.seq.wrapping_add(1),
         flags: TcpFlags::SYN | TcpFlags::ACK,
-        window: if mss > EARLY_SEGMENT_BYTES { EARLY_SEGMENT_BYTES } else { 2 * mss },
+        window: early_window(mss),
         options: Options::default().syn(mss, agreed.sack, timestamps, scale),
     };
     reply::answer(slot, nic, &words)?;
@@ -207,6 +222,11 @@ fn offer(
         counters.cookies_sent.add(1);
     }
     Ok(Verdict::Transmit(nic.id))
+}
+
+/// The window of a cookie's SYN-ACK: what is sent in it can be kept.
+fn early_window(mss: u16) -> u16 {
+    if mss > EARLY_SEGMENT_BYTES { EARLY_SEGMENT_BYTES } else { 2 * mss }
 }
 
 /// A client has proven its cookie: its flow begins, and the server hears of it. Where that cannot

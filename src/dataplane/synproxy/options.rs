@@ -5,7 +5,7 @@ use super::super::mss;
 use super::super::segment::Timestamps;
 use super::cookie::Agreed;
 use crate::model::{NicModel, VirtualService};
-use crate::wire::tcp::{Tcp, TcpOption, TcpOptions};
+use crate::wire::tcp::{Tcp, TcpOption, TcpOptions, kind};
 
 /// The window scale that cookies offer. It must be the same whenever the ACK comes back, so it is
 /// not the server's; the difference is made up in every later segment.
@@ -23,7 +23,7 @@ const MISSES_SACK: u8 = 1 << 1;
 const MISSES_TIMESTAMPS: u8 = 1 << 2;
 
 /// The options of a SYN or SYN-ACK.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SynOptions {
     pub mss: Option<u16>,
     pub window_scale: Option<u8>,
@@ -33,9 +33,52 @@ pub(super) struct SynOptions {
 
 impl SynOptions {
     pub fn of(bytes: &[u8], packet: &Packet) -> Self {
-        let mut found = SynOptions::default();
         let segment = bytes.get(packet.l4..packet.end).unwrap_or_default();
-        let Ok((_, options, _)) = Tcp::parse_with_options(segment) else { return found };
+        match Tcp::parse_with_options(segment) {
+            Ok((_, options, _)) => SynOptions::read(options),
+            Err(_) => SynOptions::default(),
+        }
+    }
+
+    /// What stands between a TCP header and its payload.
+    #[inline]
+    pub fn read(options: &[u8]) -> Self {
+        // What scanners send, and Linux.
+        match *options {
+            [] => SynOptions::default(),
+            [kind::MSS, 4, high, low] => {
+                let mss = Some(u16::from_be_bytes([high, low]));
+                SynOptions { mss, ..SynOptions::default() }
+            }
+            _ => SynOptions::linux(options).unwrap_or_else(|| SynOptions::any(options)),
+        }
+    }
+
+    /// MSS, SACK permitted, timestamps, padding, window scale: nothing else, and in this order.
+    #[inline]
+    fn linux(options: &[u8]) -> Option<Self> {
+        let options: &[u8; 20] = options.try_into().ok()?;
+        let word = |at: usize| {
+            let bytes = [options[at], options[at + 1], options[at + 2], options[at + 3]];
+            u32::from_be_bytes(bytes)
+        };
+        let (mss, scale) = (word(0), word(16));
+        let heads = (mss >> 16, word(4), scale >> 8);
+        let wanted = (
+            u32::from_be_bytes([0, 0, kind::MSS, 4]),
+            u32::from_be_bytes([kind::SACK_PERMITTED, 2, kind::TIMESTAMPS, 10]),
+            u32::from_be_bytes([0, kind::NOP, kind::WINDOW_SCALE, 3]),
+        );
+        (heads == wanted).then(|| SynOptions {
+            mss: Some(mss as u16),
+            window_scale: Some((scale as u8).min(14)),
+            sack: true,
+            timestamps: Some(Timestamps { value: word(8), echo: word(12) }),
+        })
+    }
+
+    fn any(options: &[u8]) -> Self {
+        let mut found = SynOptions::default();
         for (_, option) in TcpOptions::new(options) {
             match option {
                 TcpOption::Mss(mss) => found.mss = Some(mss),
@@ -61,7 +104,7 @@ impl SynOptions {
 /// What a service's servers take, as far as a worker has seen. It starts as what every current
 /// stack has, and shrinks by what a server leaves out: the client of that first connection is
 /// reset, the next one is not offered the option any more. A change of the servers starts afresh.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Profile {
     /// Smallest MSS seen; 0 before the first.
     mss: u16,
@@ -74,7 +117,8 @@ pub(super) struct Profile {
 }
 
 impl Profile {
-    fn catch_up(&mut self, service: &VirtualService) {
+    /// Starts afresh where the servers have changed.
+    pub fn catch_up(&mut self, service: &VirtualService) {
         let change = service.changes.next();
         if self.change != change || self.header_bytes == 0 {
             // Servers of the other family (FULLNAT) may have the longer header.
@@ -84,9 +128,9 @@ impl Profile {
         }
     }
 
-    /// What client and servers have in common.
-    pub fn agree(&mut self, service: &VirtualService, offer: &SynOptions) -> Agreed {
-        self.catch_up(service);
+    /// What client and servers have in common. After `catch_up`.
+    #[inline]
+    pub fn agree(&self, service: &VirtualService, offer: &SynOptions) -> Agreed {
         let has = |bit: u8| self.misses & bit == 0;
         let default = if service.is_ipv4() { 536 } else { 1220 };
         Agreed {
@@ -119,6 +163,34 @@ impl Profile {
         for (missing, bit) in misses {
             if missing {
                 self.misses |= bit;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINUX: [u8; 20] = [
+        0x02, 0x04, 0x05, 0xb4, 0x04, 0x02, 0x08, 0x0a, 0x00, 0x00, 0x03, 0xe8, 0x00, 0x00, 0x00,
+        0x05, 0x01, 0x03, 0x03, 0x0f,
+    ];
+
+    #[test]
+    fn usual_options_are_read_as_any_others() {
+        let found = SynOptions::read(&LINUX);
+        let timestamps = Some(Timestamps { value: 1000, echo: 5 });
+        let wanted = SynOptions { mss: Some(1460), window_scale: Some(14), sack: true, timestamps };
+        assert_eq!(found, wanted);
+        // Cut anywhere, and with any byte another one.
+        for bytes in 0..=LINUX.len() {
+            assert_eq!(SynOptions::read(&LINUX[..bytes]), SynOptions::any(&LINUX[..bytes]));
+            for value in 0..=u8::MAX {
+                let mut other = LINUX;
+                other[bytes.min(19)] = value;
+                assert_eq!(SynOptions::read(&other), SynOptions::any(&other), "{other:02x?}");
+                assert_eq!(SynOptions::read(&other[..4]), SynOptions::any(&other[..4]));
             }
         }
     }

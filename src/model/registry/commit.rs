@@ -332,6 +332,7 @@ impl Registry {
             if *next.limited_services != limited {
                 next.limited_services = Arc::new(limited);
             }
+            next.has_synproxy = next.services.iter().flatten().any(|service| service.synproxy);
             if round.keys_changed {
                 let ids = self.services.iter().map(|(key, entry)| (*key, entry.service.id));
                 next.service_by_key = Arc::new(ids.collect());
