@@ -54,7 +54,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &["config", "model", "message", "ring", "counters", "limits", "time", "wire"],
     ),
     ("runtime", &["*"]),
-    ("doctor", &["control::api", "config", "model"]),
+    // `wire` for the questions that it puts to a link.
+    ("doctor", &["control::api", "config", "model", "wire"]),
     ("cli", &["control::api", "config", "doctor", "import", "replay", "runtime"]),
     ("main", &["cli"]),
     ("lib", &["*"]),

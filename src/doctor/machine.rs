@@ -1,29 +1,52 @@
-//! What of a machine can be seen: files below a root, and what read-only programs print. Tests
-//! bring a tree and answers of their own.
+//! What of a machine can be seen: files below a root, what read-only programs print, and who
+//! answers on its links. Tests bring a tree and answers of their own.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::asking::{self, Answer};
+
 /// What a program printed, if it ran and succeeded.
 type Ask = Box<dyn Fn(&[&str]) -> Option<String>>;
+
+/// Who on an interface's link has any of some addresses, or why that cannot be asked.
+type WhoHas = Box<dyn Fn(&str, &[IpAddr]) -> Result<Vec<Answer>, String>>;
 
 /// See the module.
 pub struct Machine {
     root: PathBuf,
     ask: Ask,
+    who_has: WhoHas,
 }
 
 impl Machine {
     /// This one.
     pub fn this() -> Self {
-        Machine { root: "/".into(), ask: Box::new(run) }
+        let who_has = |interface: &str, addresses: &[IpAddr]| {
+            asking::ask(interface, addresses).map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => "needs root (CAP_NET_RAW)".into(),
+                _ => error.to_string(),
+            })
+        };
+        Machine { root: "/".into(), ask: Box::new(run), who_has: Box::new(who_has) }
     }
 
-    /// One made of the tree below `root`, where programs print what `ask` says.
+    /// One made of the tree below `root`, where programs print what `ask` says, without a network.
     pub fn made_of(root: &Path, ask: impl Fn(&[&str]) -> Option<String> + 'static) -> Self {
-        Machine { root: root.to_owned(), ask: Box::new(ask) }
+        let who_has = |_: &str, _: &[IpAddr]| Err("there is no network".to_owned());
+        Machine { root: root.to_owned(), ask: Box::new(ask), who_has: Box::new(who_has) }
+    }
+
+    /// The same, where the machines on a link answer like this.
+    pub fn answering(
+        self,
+        who_has: impl Fn(&str, &[IpAddr]) -> Result<Vec<Answer>, String> + 'static,
+    ) -> Self {
+        Machine { who_has: Box::new(who_has), ..self }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -63,6 +86,11 @@ impl Machine {
     /// A list of cores such as `2-5,8`.
     pub fn cores(&self, path: &str) -> BTreeSet<u32> {
         cores(&self.read(path).unwrap_or_default())
+    }
+
+    /// Who on the link of `interface` has any of `addresses`; this machine is left out.
+    pub fn who_has(&self, interface: &str, addresses: &[IpAddr]) -> Result<Vec<Answer>, String> {
+        (self.who_has)(interface, addresses)
     }
 
     /// What a program prints.

@@ -1,14 +1,17 @@
 //! `gyre doctor`: what on this machine, or on a real server, would keep gyre from working or from
-//! being fast. Pure checks over what a `Machine` shows; nothing here changes anything.
+//! being fast. Pure checks over what a `Machine` shows; nothing here changes anything, and nothing
+//! is sent but questions for VIPs.
 //!
 //! Starting is not its business: `runtime::checks` refuses what cannot start.
 
+mod asking;
 mod cores;
 mod devices;
 mod finding;
 mod interfaces;
 mod machine;
 mod memory;
+mod probe;
 mod rivals;
 mod server;
 
@@ -103,6 +106,7 @@ pub fn examine(machine: &Machine, subject: &Subject) -> Vec<Finding> {
     findings.extend(interfaces::reverse_path(machine, subject));
     findings.extend(interfaces::neighbours(machine, subject));
     findings.extend(rivals::addresses(machine, subject));
+    findings.extend(probe::conflicts(machine, subject));
     findings.extend(rivals::balancers(machine, subject));
     findings.extend(rivals::leftovers(machine, subject));
     findings

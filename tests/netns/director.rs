@@ -43,7 +43,7 @@ pub struct Config {
 }
 
 impl Config {
-    fn text(&self, dir: &Path) -> String {
+    pub fn text(&self, dir: &Path) -> String {
         let mut text = format!(
             "[runtime]\nworkers = {}\nidle = \"adaptive\"\ncontrol_socket = {:?}\n\
              connections = 50_000\n",

@@ -11,6 +11,7 @@ mod bulk;
 mod client_address;
 mod director;
 mod dns;
+mod doctor;
 mod field;
 mod forwarding;
 mod ftp;
@@ -69,6 +70,7 @@ fn main() {
         persistence::CASES,
         ftp::CASES,
         dns::CASES,
+        doctor::CASES,
         health::CASES,
         health_checks::CASES,
         client_address::CASES,
