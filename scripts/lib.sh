@@ -16,7 +16,7 @@ TEST_PACKAGES=(haproxy bird2 iputils-ping vsftpd tshark dpdk-dev iperf3 dnsmasq-
 # What counts instructions.
 COUNT_PACKAGES=(valgrind)
 # What a package is made by, and what makes a clean system to install it in.
-PACKAGE_PACKAGES=(dpkg-dev gzip debootstrap)
+PACKAGE_PACKAGES=(dpkg-dev gzip debootstrap procps)
 # What gyre is compared with.
 COMPARE_PACKAGES=(haproxy libnginx-mod-stream)
 SWITCH_PACKAGES=(openvswitch-switch-dpdk dpdk dpdk-dev)
