@@ -249,7 +249,8 @@ pub struct ServerCounters {
     pub out_packets: Counter,
     /// Bytes from the server (IP length).
     pub out_bytes: Counter,
-    /// Resets by the server and handshakes it left unanswered.
+    /// Handshakes that the server reset, or left unanswered: at the third SYN of the client or, at
+    /// the latest, at the end of its time.
     pub refused: Counter,
 }
 

@@ -1,5 +1,5 @@
 //! A new connection on an old one's tuple, and what is left of the old one: its source port, until
-//! its server can have forgotten it.
+//! its server can have forgotten it. And one that only begins again.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -240,4 +240,32 @@ fn a_servers_reset_that_acknowledges_nothing_sent_offers_no_source_port() {
         let expected = if is_offered { SERVER } else { CLIENT };
         assert_eq!(verdict, Verdict::Transmit(expected), "{ack}");
     }
+}
+
+/// Where replies go past the director, a client that asks three times tells of its server; not what
+/// looks like it, and each handshake once.
+#[test]
+fn a_syn_that_comes_a_third_time_tells_of_a_server_that_is_not_seen() {
+    let mut director = Director::new(KernelMode::Tap);
+    run(&mut director, &wanted(service(ForwardMode::DirectRoute, &[1])));
+    let send = |director: &mut Director, port, flags, numbers: &[(u32, u32)]| -> u64 {
+        for number in numbers {
+            assert_eq!(client(director, port, flags, *number).0, Verdict::Transmit(SERVER));
+        }
+        director.state.counters.servers.iter().map(|server| server.refused.get()).sum()
+    };
+    let same = [(7000, 0); 5];
+    assert_eq!(send(&mut director, 41_000, SYN, &same[..2]), 0, "one may be lost on its way");
+    assert_eq!(send(&mut director, 41_000, SYN, &same[..1]), 1);
+    assert_eq!(send(&mut director, 41_000, SYN, &same), 1, "once for each handshake");
+    // Numbers that change are no repetitions, nor are SYNs of an established connection.
+    let others: Vec<(u32, u32)> = (0..9).map(|n| (1000 * n, 0)).collect();
+    assert_eq!(send(&mut director, 41_001, SYN, &others), 1);
+    send(&mut director, 41_002, SYN, &same[..1]);
+    send(&mut director, 41_002, ACK, &[(7001, 1)]);
+    assert_eq!(send(&mut director, 41_002, SYN, &same), 1);
+    // At their end the one that was never answered counts, not the one that has told already.
+    director.advance(1000.0);
+    assert!(director.flows().is_empty());
+    assert_eq!(send(&mut director, 41_003, SYN, &same[..1]), 2);
 }

@@ -7,7 +7,6 @@ use super::flow_table::FlowId;
 use super::state::WorkerState;
 use super::{client_address, ftp, synproxy, track};
 use crate::limits::{FLOW_TIMERS_PER_TURN, FLOW_TIMERS_TOGETHER};
-use crate::message::FlowState;
 use crate::model::Snapshot;
 use crate::time::{NANOS_PER_MILLI, Nanos};
 
@@ -88,7 +87,7 @@ impl WorkerState {
         }
         // Where nothing of the server is seen, a client that came no further than its SYN tells
         // of it.
-        if core.state() == FlowState::SynRecv && core.has(flag::INPUT_ONLY) {
+        if track::is_unanswered(self, id) {
             track::refused(self, id);
         }
         self.counters.flows_expired.add(1);

@@ -146,11 +146,13 @@ pod_struct! {
     /// What only a flow's first and last packets, and SYNPROXY, need. Fields change their meaning
     /// with the flow's phase; a phase ends before the next one begins:
     /// waiting for a server (`flag::AWAITS_SERVER`: SYNPROXY), then a PROXY header on its way
-    /// (`flag::INSERTING`), then nothing, then closing, then closed (`flag::CLOSED`).
+    /// (`flag::INSERTING`), then nothing, then closing, then closed (`flag::CLOSED`). Where the
+    /// server is never seen (DR, TUN) there is one phase, that of a SYN that comes again.
     #[derive(Debug, Default)]
     pub struct Side {
         /// Until the flow closes: the client's first sequence number, as the client knows it.
-        /// Closing: the sequence number after the client's last byte, as the server saw it.
+        /// Closing: the sequence number after the client's last byte, as the server saw it. Server
+        /// unseen: number of a SYN that came again.
         pub client_seq: u32,
         /// Waiting: the cookie. Inserting: what the client acknowledged last. Closing: the last
         /// timestamp value the server saw.
@@ -172,7 +174,8 @@ pod_struct! {
         pub window: u8,
         /// Bits to shift the server's window field left by (signed), for life: SYNPROXY.
         pub window_shift: i8,
-        /// Waiting, inserting: transmissions so far and notes about them, see `Progress`.
+        /// Waiting, inserting: transmissions so far and notes about them, see `Progress`. Server
+        /// unseen: how often that SYN came again.
         pub progress: u8,
     }
 }

@@ -157,6 +157,12 @@ pub fn is_active(state: FlowState) -> bool {
     matches!(state, ES | SS | SR | SA)
 }
 
+/// Whether a client's SYN is all there is of the connection, but maybe the answer to it.
+#[inline]
+pub fn is_half_open(state: FlowState) -> bool {
+    matches!(state, SR | SA)
+}
+
 /// Whether the connection is over, as far as a SYN is concerned.
 pub fn has_ended(core: &FlowCore) -> bool {
     core.protocol() == Protocol::Tcp && matches!(core.state(), TW | CL)

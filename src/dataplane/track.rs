@@ -14,6 +14,9 @@ use crate::model::{ForwardMode, Protocol, ServerId, Snapshot};
 use crate::time::{NANOS_PER_MILLI, Nanos};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 
+/// SYNs that a client sends again before its server is thought of as silent: one may have been lost
+/// on its way. Clients send them 1 and 3 seconds after the first (RFC 6298).
+const SYN_REPEATS: u8 = 2;
 /// Packets beyond those counted that a RST may be ahead: a window without scaling.
 const RESET_PACKETS_SPARE: u32 = 8;
 /// How far a server's numbers may lie behind the client's: a PROXY header that is yet to come.
@@ -37,7 +40,18 @@ pub(super) fn packet(
     now: Nanos,
 ) -> bool {
     debug_assert_eq!(now, state.now);
-    seen(state, snapshot, Seen { flags: packet.flags, bytes: packet.ip_bytes() as u64 }, hit)
+    let half_open = |state: &WorkerState| {
+        let is = state.flows.core(hit.id).map(FlowCore::state);
+        is.filter(|is| tcp_state::is_half_open(*is))
+    };
+    let is_syn = packet.flags.contains(TcpFlags::SYN);
+    let before = if is_syn { half_open(state) } else { None };
+    let seen = Seen { flags: packet.flags, bytes: packet.ip_bytes() as u64 };
+    let may_close = self::seen(state, snapshot, seen, hit);
+    if before.is_some() && before == half_open(state) {
+        syn_again(state, hit, packet.seq);
+    }
+    may_close
 }
 
 /// As `packet`.
@@ -92,6 +106,29 @@ pub(super) fn refused(state: &WorkerState, id: FlowId) {
     if let Some(server) = state.counters.servers.get(core.server().index()) {
         server.refused.add(1);
     }
+}
+
+/// Notes a client's SYN that came again while nothing of its server is seen: the third one of the
+/// same number tells of the server, once for each handshake, long before its time is over.
+#[cold]
+fn syn_again(state: &mut WorkerState, hit: Hit, number: SeqNum) {
+    let unseen = state.flows.core(hit.id).is_some_and(|core| core.has(flag::INPUT_ONLY));
+    let Some(side) = state.flows.side_mut(hit.id).filter(|_| unseen) else { return };
+    if side.client_seq != number.0 || side.progress == 0 {
+        (side.client_seq, side.progress) = (number.0, 0);
+    }
+    side.progress = side.progress.saturating_add(1);
+    if side.progress == SYN_REPEATS {
+        refused(state, hit.id);
+    }
+}
+
+/// Whether a flow that ends says that its server left a handshake unanswered, which was not said
+/// yet. Where the server is seen, its silence tells by itself.
+pub(super) fn is_unanswered(state: &WorkerState, id: FlowId) -> bool {
+    let waits =
+        |core: &FlowCore| core.has(flag::INPUT_ONLY) && tcp_state::is_half_open(core.state());
+    state.flows.core(id).is_some_and(waits) && state.flows.side(id).progress < SYN_REPEATS
 }
 
 /// Accounts a packet that belongs to a flow but is no part of its connection: an ICMP error.

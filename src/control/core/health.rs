@@ -36,6 +36,33 @@ pub struct Health {
     next_passive: Instant,
 }
 
+/// The shortest time between two checks of a server that signals ask for, in milliseconds; it
+/// doubles with each while they go on, up to the longest.
+const ASKED_GAP_MS: u64 = 250;
+const ASKED_GAP_MS_MAX: u64 = 8000;
+
+/// When signals may have a server checked. They come from clients, so that a flood of SYNs makes
+/// them too: what they can do to a server is bounded by this.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bound {
+    /// Not before this time.
+    next_ms: u64,
+    gap_ms: u64,
+}
+
+impl Bound {
+    /// Whether it may be checked now, which then counts.
+    fn allows(&mut self, now_ms: u64) -> bool {
+        if now_ms < self.next_ms {
+            return false;
+        }
+        let is_calm = now_ms >= self.next_ms + self.gap_ms;
+        self.gap_ms = if is_calm { ASKED_GAP_MS } else { (2 * self.gap_ms).min(ASKED_GAP_MS_MAX) };
+        self.next_ms = now_ms + self.gap_ms;
+        true
+    }
+}
+
 /// What workers count of clients' luck with a server.
 #[derive(Clone, Copy, Debug, Default)]
 struct Signals {
@@ -47,6 +74,7 @@ struct Signals {
     answers: u64,
     /// For how many looks new flows have had no answer.
     silent: u8,
+    bound: Bound,
 }
 
 /// After so many looks without an answer to new flows a server is checked.
@@ -200,6 +228,7 @@ impl Core {
         if board.check_count() == 0 {
             return signals.clear();
         }
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut before = std::mem::take(signals);
         for service in self.snapshot.services.iter().flatten() {
             if service.spec.check_count() == 0 {
@@ -209,9 +238,10 @@ impl Core {
                 let totals = self.counts.server_raw(server.id);
                 let known = before.remove(&server.id);
                 let mut now = known.unwrap_or_default();
-                let asks = now.look(&totals, server.mode);
+                let asks = now.look(&totals, server.mode) && known.is_some();
+                let is_checked = asks && now.bound.allows(now_ms);
                 signals.insert(server.id, now);
-                if asks && known.is_some() {
+                if is_checked {
                     let endpoint = std::net::SocketAddr::new(server.address, server.port);
                     let checks = board.checks_of(&service.key, endpoint);
                     checks.into_iter().for_each(|id| runner.check_now(id));
@@ -278,6 +308,18 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However many signals there are, for as long as there are: about one check in 8 s.
+    #[test]
+    fn signals_of_a_flood_have_a_server_checked_less_and_less_often() {
+        let mut bound = Bound::default();
+        let looks = (1000..=61_000).step_by(250);
+        let checked: Vec<u64> = looks.filter(|now_ms| bound.allows(*now_ms)).collect();
+        assert_eq!(checked[..5], [1000, 1250, 1750, 2750, 4750], "a server that fails is found");
+        assert!(checked.len() < 14 && checked.windows(2).all(|two| two[1] - two[0] <= 8000));
+        // After some calm the next one counts at once.
+        assert!(bound.allows(90_000) && bound.allows(90_250) && !bound.allows(90_500));
+    }
 
     #[test]
     fn refusals_and_silence_ask_for_a_check() {

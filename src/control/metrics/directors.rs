@@ -151,7 +151,7 @@ fn servers(services: &[ServiceRow], sheet: &mut Sheet<'_>) -> fmt::Result {
     sheet.gauges(("gyre_server_connections", about), both(state, read))?;
     let counters: [(&str, &str, Read); 2] = [
         ("gyre_server_connections_created", "Connections scheduled to a server", |s| s.connections),
-        ("gyre_server_refused", "Resets by it and handshakes it left unanswered", |s| s.refused),
+        ("gyre_server_refused", "Handshakes it reset or left unanswered", |s| s.refused),
     ];
     for (name, about, read) in counters {
         sheet.counters((name, about), rows().map(|(labels, server)| (labels, read(server))))?;
