@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     ("service_checks_find_missing_vips_shared", service_checks_find_missing_vips_shared),
     ("service_checks_go_through_every_tunnel", service_checks_go_through_every_tunnel),
     ("service_checks_ask_by_udp_and_dns", service_checks_ask_by_udp_and_dns),
+    ("service_checks_speak_http_https_and_smtp", service_checks_speak_http_https_and_smtp),
     ("every_kind_of_check_knows_real_servers", every_kind_of_check_knows_real_servers),
 ];
 
@@ -166,6 +167,7 @@ fn service_checks_go_through_every_tunnel() {
         for (vip, rip) in [(VIP4, RIP4), (VIP6, RIP6)] {
             let target = (at(rip, HTTP), ForwardMode::Tunnel, tunnel);
             checks.push(check(CheckKind::Tcp, at(vip, HTTP), target));
+            checks.push(check(page("/", ""), at(vip, HTTP), target));
         }
     }
     let without = (at(RIP4, HTTP), ForwardMode::Tunnel, Tunnel::Ipip);
@@ -239,16 +241,86 @@ enum Verify {
     No,
 }
 
+/// A page over plain HTTP.
+fn page(request: &str, body: &str) -> CheckKind {
+    CheckKind::Http(HttpCheck {
+        tls: None,
+        method: HttpMethod::Get,
+        request: request.into(),
+        host: None,
+        statuses: vec![(200, 200)],
+        body: Some(Reply::Regex(body.into())),
+    })
+}
+
+/// An SMTP server, once it listens.
+fn start_mail(site: &Site, server: &Namespace) -> Process {
+    let log = site.lab.dir("smtp").join("output");
+    let mut command = server.command("python3");
+    let mail = server.start("smtp", command.args(["-c", SMTP]), &log);
+    wait_for("an SMTP server", 10, || mail.said().contains("listening").then_some(()));
+    mail
+}
+
+/// Whole connections by the service's path: server 1 holds the VIPs, 2 does not.
+fn service_checks_speak_http_https_and_smtp() {
+    let services = [VIP4, VIP6].map(|vip| service(Layout::OneSegment, "tcp", vip, (80, 80), ""));
+    let site = Site::build(&Plan::new(Layout::OneSegment, services.concat()));
+    let server = &site.servers[0].space;
+    let _secure = start_secure_nginx(&site, server);
+    let _mail = start_mail(&site, server);
+    site.servers[1].space.ip(&format!("addr del {VIP4}/32 dev lo"));
+    site.servers[1].space.ip(&format!("addr del {VIP6}/128 dev lo"));
+    let name = || Reply::Text("for www.example.org".into());
+    let mail = || CheckKind::Smtp { helo: "director.example.org".into() };
+    let mut checks = Vec::new();
+    for vip in [VIP4, VIP6] {
+        let ask = |kind, n, port| {
+            let Check { target, .. } = dr(vip, n, port);
+            let target = (target.server, target.mode, target.tunnel);
+            let mut one = check(kind, at(vip, port), target);
+            one.spec.timeout_ms = 3000;
+            one
+        };
+        checks.push(ask(page("/", "^server1 "), 1, HTTP));
+        checks.push(ask(https("/name", Verify::No, name()), 1, 443));
+        checks.push(ask(mail(), 1, 25));
+        // And what is not so.
+        checks.push(ask(page("/", "^server2 "), 1, HTTP));
+        checks.push(ask(page("/missing", ""), 1, HTTP));
+        checks.push(ask(page("/", ""), 1, 81));
+        checks.push(ask(page("/", ""), 2, HTTP));
+        checks.push(ask(mail(), 2, 25));
+        // As many as want to at one time, and one port after the other.
+        checks.extend((0..150).map(|_| ask(page("/", "^server1 "), 1, HTTP)));
+    }
+    let family = checks.len() as u64 / 2;
+    let said = rounds(&site.director.space, checks);
+    for first in [0, family] {
+        let good = (0..3).chain(8..family).map(|n| &said[&(first + n)]);
+        assert!(good.into_iter().all(Result::is_ok), "{said:#?}");
+        let silent = "does the server hold that address on lo";
+        let reasons = ["without a match of", "status 404", "nobody listens", silent, silent];
+        for (n, reason) in (3..).zip(reasons) {
+            let said = said[&(first + n)].as_ref().unwrap_err();
+            assert!(said.contains(reason), "{reason}: {said}");
+        }
+    }
+    // The servers' ends are over: what the server ended first does not wait there.
+    let ended = || server.run("ss", &["-Htan", "state", "time-wait"]);
+    wait_for("the connections' ends", 10, || ended().lines().count().lt(&20).then_some(()));
+    assert_eq!(site.director.dropped("internal"), 0);
+    let listed = site.director.call("connections.list", serde_json::json!({}));
+    assert!(!listed.to_string().contains(VIP4), "{listed}");
+}
+
 /// From the director's own sockets to the servers' own addresses.
 fn every_kind_of_check_knows_real_servers() {
     let site = Site::build(&Plan::new(Layout::TwoSegments, String::new()));
     let server = &site.servers[0].space;
     let _dns = start_dnsmasq(&site.lab, &site.servers[0], 53);
     let _secure = start_secure_nginx(&site, server);
-    let log = site.lab.dir("smtp").join("output");
-    let mut command = server.command("python3");
-    let mail = server.start("smtp", command.args(["-c", SMTP]), &log);
-    wait_for("an SMTP server", 10, || mail.said().contains("listening").then_some(()));
+    let _mail = start_mail(&site, server);
     // Of "abc": RFC 1321, A.5.
     let md5 = *b"\x90\x01\x50\x98\x3c\xd2\x4f\xb0\xd6\x96\x3f\x7d\x28\xe1\x7f\x72";
     let plain = HttpCheck {

@@ -22,7 +22,7 @@ const PORTS: &[CheckKind] = &[Tcp, Http, Https, Udp, Dns, Smtp, Program];
 fn special(check: &Check) -> [(bool, &'static str, &'static [CheckKind]); 21] {
     [
         (check.port.is_some(), "port", PORTS),
-        (check.way.is_some(), "way", &[Tcp, Udp, Dns]),
+        (check.way.is_some(), "way", &[Tcp, Http, Https, Udp, Dns, Smtp]),
         (check.method.is_some(), "method", HTTP),
         (check.request.is_some(), "request", HTTP),
         (check.host.is_some(), "host", HTTP),

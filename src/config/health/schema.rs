@@ -110,7 +110,7 @@ pub(in crate::config) const CHECK: &[Field] = &[
         "way",
         Shape::Choice(CheckWay::WORDS, &[]),
         "to the server's address, or as clients' packets go to the service, so that a dr or tun \
-         server without the virtual address is found out; tcp, udp and dns (server)",
+         server without the virtual address is found out; not icmp and program (server)",
     ),
     field(
         "interval_ms",

@@ -208,17 +208,19 @@ fn fields_of_another_kind_are_refused_where_they_stand() {
             ],
         ),
         (
-            "[[service.check]]\nkind = \"http\"\ntls_verify = true\nway = \"service\"",
+            "[[service.check]]\nkind = \"http\"\ntls_verify = true\nhelo = \"x\"",
             &[
                 "service[0].check[0].tls_verify: a check of kind http has no tls_verify",
-                "service[0].check[0].way: a check of kind http has no way; leave it out; it \
-                 is for tcp, udp, dns",
+                "service[0].check[0].helo: a check of kind http has no helo; leave it out; it \
+                 is for smtp",
             ],
         ),
         (
-            "check = [{ kind = \"icmp\", port = 80 }, { kind = \"htp\" }, { port = 80 }]",
+            "check = [{ kind = \"icmp\", port = 80, way = \"service\" },\n \
+             { kind = \"htp\" }, { port = 80 }]",
             &[
                 "service[0].check[0].port: a check of kind icmp has no port; leave it out",
+                "service[0].check[0].way: a check of kind icmp has no way; leave it out",
                 "service[0].check[1].kind: \"htp\" is unknown; did you mean \"http\"?",
                 "service[0].check[2]: `kind` is missing",
             ],

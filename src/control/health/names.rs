@@ -45,7 +45,10 @@ impl CheckHealth {
         let address = self.check.address();
         let vip = self.check.target.vip.filter(|_| self.is_by_service());
         match (&self.check.spec.kind, vip) {
-            (CheckKind::Http(http), _) => format!("{}://{address}{}", self.kind(), http.request),
+            (CheckKind::Http(http), None) => format!("{}://{address}{}", self.kind(), http.request),
+            (CheckKind::Http(http), Some(vip)) => {
+                format!("{}://{vip}{} via {}", self.kind(), http.request, address.ip())
+            }
             (CheckKind::Dns { name, .. }, None) => format!("{name} at {address}"),
             (CheckKind::Icmp { .. }, _) => address.ip().to_string(),
             (CheckKind::Program { command }, _) => command.join(" "),

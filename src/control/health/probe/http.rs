@@ -1,5 +1,7 @@
 //! HTTP/1.1, plain or over TLS: a request, the status and, where it is wanted, the body.
 
+use std::future::Future;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use bytes::Bytes;
@@ -14,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::reply::{Answer, Expressions, judge};
 use super::tls::TlsClients;
-use super::{Check, Deadline, Failure, tcp};
+use super::{Deadline, Failure};
 use crate::limits::{CHECK_BODY_BYTES_MAX, CHECK_HEAD_BYTES_MAX};
 use crate::model::check::{HttpCheck, HttpMethod};
 
@@ -31,29 +33,31 @@ pub(super) struct Shared<'a> {
     pub tls: &'a TlsClients,
 }
 
-/// Connects, asks, and judges.
-pub(super) async fn attempt(
-    check: &Check,
-    http: &HttpCheck,
+/// Connects, asks, and judges; `address` is what is asked where no host is named.
+pub(super) async fn attempt<S>(
+    connecting: impl Future<Output = Result<S, Failure>>,
+    (address, http): (SocketAddr, &HttpCheck),
     shared: Shared<'_>,
     deadline: Deadline,
-) -> Result<(), Failure> {
-    let request = request(check, http)?;
-    let stream = tcp::connect(check.address(), deadline).await?;
+) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let request = request(address, http)?;
+    let stream = connecting.await?;
     match &http.tls {
         None => exchange(stream, request, (http, shared.expressions), deadline).await,
         Some(tls) => {
             let name = tls.sni.as_deref().or(http.host.as_deref());
             let connector = shared.tls.connector(tls).await?;
-            let handshake = connector.handshake(stream, name, check.address().ip());
+            let handshake = connector.handshake(stream, name, address.ip());
             let stream = deadline.within("end of the TLS handshake", handshake).await?;
             exchange(stream, request, (http, shared.expressions), deadline).await
         }
     }
 }
 
-fn request(check: &Check, http: &HttpCheck) -> Result<Request<Empty<Bytes>>, Failure> {
-    let address = check.address();
+fn request(address: SocketAddr, http: &HttpCheck) -> Result<Request<Empty<Bytes>>, Failure> {
     let usual = if http.tls.is_some() { 443 } else { 80 };
     let host = match &http.host {
         Some(host) => host.clone(),

@@ -83,8 +83,8 @@ impl Probes {
         match &check.spec.kind {
             CheckKind::Tcp => tcp::attempt(address, deadline).await,
             CheckKind::Http(http) => {
-                let shared = http::Shared { expressions: &self.expressions, tls: &self.tls };
-                http::attempt(check, http, shared, deadline).await
+                let connecting = tcp::connect(address, deadline);
+                http::attempt(connecting, (address, http), self.shared(), deadline).await
             }
             CheckKind::Udp { payload, reply } => {
                 let answer = udp::ask(address, payload, udp::ANSWER, deadline).await;
@@ -98,7 +98,9 @@ impl Probes {
             CheckKind::Icmp { payload_bytes } => {
                 self.echoes.attempt(address.ip(), *payload_bytes, deadline).await
             }
-            CheckKind::Smtp { helo } => smtp::attempt(address, helo, deadline).await,
+            CheckKind::Smtp { helo } => {
+                smtp::attempt(tcp::connect(address, deadline), helo, deadline).await
+            }
             CheckKind::Program { command } => program::attempt(check, command, deadline).await,
         }
     }
@@ -129,8 +131,19 @@ impl Probes {
                 let answer = self.clients.ask(vip, target, (&asked, dns::ANSWER), deadline).await;
                 question.judge(&answer.map_err(blame)?)
             }
+            CheckKind::Http(http) => {
+                let connecting = self.clients.connect(vip, target, deadline);
+                http::attempt(connecting, (vip, http), self.shared(), deadline).await
+            }
+            CheckKind::Smtp { helo } => {
+                smtp::attempt(self.clients.connect(vip, target, deadline), helo, deadline).await
+            }
             _ => self.clients.open(vip, target, deadline).await,
         }
+    }
+
+    fn shared(&self) -> http::Shared<'_> {
+        http::Shared { expressions: &self.expressions, tls: &self.tls }
     }
 }
 

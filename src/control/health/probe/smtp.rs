@@ -1,12 +1,11 @@
 //! SMTP (RFC 5321): a greeting 220, HELO answered by 250, and QUIT.
 
-use std::net::SocketAddr;
+use std::future::Future;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 use super::reply::quoted;
-use super::{Deadline, Failure, tcp};
+use super::{Deadline, Failure};
 
 /// Lines of one reply; servers with long greetings have ten.
 const LINES_MAX: usize = 64;
@@ -14,13 +13,12 @@ const LINES_MAX: usize = 64;
 const LINE_BYTES_MAX: u64 = 2048;
 
 /// Greets and takes leave.
-pub(super) async fn attempt(
-    address: SocketAddr,
+pub(super) async fn attempt<S: AsyncRead + AsyncWrite + Unpin>(
+    connecting: impl Future<Output = Result<S, Failure>>,
     helo: &str,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    let stream = tcp::connect(address, deadline).await?;
-    let mut stream = BufReader::new(stream);
+    let mut stream = BufReader::new(connecting.await?);
     deadline.within("SMTP greeting", reply(&mut stream, 220, "an SMTP greeting")).await?;
     let said = async {
         say(&mut stream, &format!("HELO {helo}\r\n"), "an answer to HELO").await?;
@@ -37,8 +35,8 @@ pub(super) async fn attempt(
     Ok(())
 }
 
-async fn say(
-    stream: &mut BufReader<TcpStream>,
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufReader<S>,
     text: &str,
     awaited: &'static str,
 ) -> Result<(), Failure> {
@@ -47,8 +45,8 @@ async fn say(
 }
 
 /// Reads a reply to its last line, which must have this code.
-async fn reply(
-    stream: &mut BufReader<TcpStream>,
+async fn reply<S: AsyncRead + Unpin>(
+    stream: &mut BufReader<S>,
     wanted: u16,
     awaited: &'static str,
 ) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -57,12 +57,12 @@ pub(super) struct Connector(TlsConnector);
 impl Connector {
     /// The handshake as a client of `name` (of which a port is ignored) or, without one, of an
     /// address.
-    pub(super) async fn handshake(
+    pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        stream: TcpStream,
+        stream: S,
         name: Option<&str>,
         address: IpAddr,
-    ) -> Result<TlsStream<TcpStream>, Failure> {
+    ) -> Result<TlsStream<S>, Failure> {
         let name = server_name(name, address)?;
         self.0.connect(name, stream).await.map_err(|error| failure(&error))
     }

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::super::Failure;
-use super::ports::UDP_PORTS;
+use super::ports::{TCP_PORTS, UDP_PORTS};
 use super::refused;
 use crate::limits::CHECK_DATAGRAM_BYTES_MAX;
 use crate::wire::ethernet::EtherType;
@@ -31,6 +31,8 @@ pub(super) enum Key {
     Syn(u16),
     /// Source port of a datagram.
     Port(u16),
+    /// Source port of a whole connection.
+    Stream(u16),
 }
 
 /// What came.
@@ -40,6 +42,8 @@ pub(super) enum Answer {
     SynAck,
     /// It does not.
     Reset,
+    /// A packet of a whole connection, from its IP header on.
+    Segment(Vec<u8>),
     /// A datagram's payload.
     Datagram(Vec<u8>),
     /// ICMP: nobody listens.
@@ -57,7 +61,7 @@ pub(super) struct Ear {
 }
 
 impl Ear {
-    /// Opens it for answers to sequence numbers with this high half and to this block of ports.
+    /// Opens it for answers to this block of ports; SYNs had numbers with this high half.
     pub(super) fn open(family: IpAddr, magic: u16, first_port: u16) -> Result<Self, Failure> {
         let read = Reader { is_ipv4: family.is_ipv4(), magic, first_port };
         let open = || {
@@ -100,9 +104,9 @@ struct Reader {
 }
 
 impl Reader {
-    /// Classic BPF (Linux "Documentation/networking/filter.rst"), from the IP header on: TCP that
-    /// acknowledges a number with our high half, UDP to our block, ICMP errors. IPv6 extension
-    /// headers are not looked behind: no server puts any before these.
+    /// Classic BPF (Linux "Documentation/networking/filter.rst"), from the IP header on: TCP and
+    /// UDP to our block, ICMP errors. IPv6 extension headers are not looked behind: no server puts
+    /// any before these.
     fn filter(&self) -> Vec<SockFilter> {
         let op = SockFilter::new;
         let (icmp, errors) = match self.is_ipv4 {
@@ -116,21 +120,19 @@ impl Reader {
         vec![
             length,
             op(0x30, 0, 0, protocol_at),              //  1: A = protocol
-            op(0x15, 0, 2, IpProtocol::TCP.0.into()), //  2: TCP, or to 5
-            op(0x48, 0, 0, 8),                        //  3: A = acknowledgment's high half
-            op(0x15, 8, 7, self.magic.into()),        //  4: to 13 or 12
-            op(0x15, 0, 3, IpProtocol::UDP.0.into()), //  5: UDP, or to 9
-            op(0x48, 0, 0, 2),                        //  6: A = destination port
-            op(0x54, 0, 0, u32::from(!(UDP_PORTS - 1))), //  7: its block
-            op(0x15, 4, 3, self.first_port.into()),   //  8: to 13 or 12
-            op(0x15, 0, 2, icmp.0.into()),            //  9: ICMP, or to 12
-            op(0x50, 0, 0, 0),                        // 10: A = type
-            op(0x15, 1, 2, errors[0].into()),         // 11: to 13 or 14
-            op(0x06, 0, 0, 0),                        // 12: not ours
+            op(0x15, 1, 0, IpProtocol::TCP.0.into()), //  2: TCP, to 4
+            op(0x15, 0, 3, IpProtocol::UDP.0.into()), //  3: UDP, or to 7
+            op(0x48, 0, 0, 2),                        //  4: A = destination port
+            op(0x54, 0, 0, u32::from(!(UDP_PORTS - 1))), //  5: its block
+            op(0x15, 4, 3, self.first_port.into()),   //  6: to 11 or 10
+            op(0x15, 0, 2, icmp.0.into()),            //  7: ICMP, or to 10
+            op(0x50, 0, 0, 0),                        //  8: A = type
+            op(0x15, 1, 2, errors[0].into()),         //  9: to 11 or 12
+            op(0x06, 0, 0, 0),                        // 10: not ours
+            op(0x06, 0, 0, u32::MAX),                 // 11: ours
+            op(0x15, 0, 1, errors[1].into()),         // 12: the other error, or to 14
             op(0x06, 0, 0, u32::MAX),                 // 13: ours
-            op(0x15, 0, 1, errors[1].into()),         // 14: the other error, or to 16
-            op(0x06, 0, 0, u32::MAX),                 // 15: ours
-            op(0x06, 0, 0, 0),                        // 16: not ours
+            op(0x06, 0, 0, 0),                        // 14: not ours
         ]
     }
 
@@ -138,7 +140,14 @@ impl Reader {
     fn parse(&self, packet: &[u8]) -> Option<(Key, SocketAddr, Answer)> {
         let (src, _, protocol, body) = self.ip(packet)?;
         match protocol {
-            IpProtocol::TCP => self.tcp(src, body),
+            IpProtocol::TCP => {
+                let (tcp, _) = Tcp::parse(body).ok()?;
+                let (port, vip) = (tcp.dst_port(), SocketAddr::new(src, tcp.src_port()));
+                match self.is_stream(port) {
+                    true => Some((Key::Stream(port), vip, Answer::Segment(packet.to_vec()))),
+                    false => self.tcp(vip, &tcp),
+                }
+            }
             IpProtocol::UDP => {
                 let (udp, payload) = Udp::parse(body).ok()?;
                 let payload_bytes = usize::from(udp.length()).checked_sub(8)?;
@@ -174,15 +183,18 @@ impl Reader {
         }
     }
 
-    fn tcp(&self, src: IpAddr, body: &[u8]) -> Option<(Key, SocketAddr, Answer)> {
-        let (tcp, _) = Tcp::parse(body).ok()?;
+    /// Whether a connection with this port of ours is a whole one.
+    fn is_stream(&self, port: u16) -> bool {
+        (TCP_PORTS..UDP_PORTS).contains(&port.wrapping_sub(self.first_port))
+    }
+
+    fn tcp(&self, vip: SocketAddr, tcp: &Tcp<&[u8; 20]>) -> Option<(Key, SocketAddr, Answer)> {
         let flags = tcp.flags();
         let answer = match flags.contains(TcpFlags::ACK) {
             true if flags.contains(TcpFlags::RST) => Answer::Reset,
             true if flags.contains(TcpFlags::SYN) => Answer::SynAck,
             _ => return None,
         };
-        let vip = SocketAddr::new(src, tcp.src_port());
         Some((self.syn(tcp.acknowledgment().wrapping_sub(1))?, vip, answer))
     }
 
@@ -191,6 +203,7 @@ impl Reader {
         let (_, dst, protocol, body) = self.ip_quoted(packet)?;
         let (start, _) = TransportStart::parse(body).ok()?;
         let key = match protocol {
+            IpProtocol::TCP if self.is_stream(start.src_port()) => Key::Stream(start.src_port()),
             IpProtocol::TCP => self.syn(start.tcp_sequence())?,
             IpProtocol::UDP => Key::Port(start.src_port()),
             _ => return None,
@@ -271,6 +284,11 @@ mod tests {
             let other = tcp().ack(77).flags(TcpFlags::SYN.union(TcpFlags::ACK)).build();
             assert_eq!(read.parse(&other), None, "not to a number of ours");
 
+            let whole = PORT + TCP_PORTS;
+            let segment = from_vip(is_ipv4).tcp(80, whole).ack(5).flags(TcpFlags::ACK).build();
+            let came = Some((Key::Stream(whole), http, Answer::Segment(segment.to_vec())));
+            assert_eq!(read.parse(&segment), came);
+
             let datagram = from_vip(is_ipv4).udp(53, PORT).payload(b"yes").build();
             let dns = SocketAddr::new(vip, 53);
             let said = Answer::Datagram(b"yes".to_vec());
@@ -282,6 +300,9 @@ mod tests {
             let (expired, nobody) = if is_ipv4 { ((11, 0), (3, 3)) } else { ((3, 0), (1, 4)) };
             let told = read.parse(&error(is_ipv4, expired, &syn));
             assert_eq!(told, Some((key, http, Answer::Expired)));
+            let begun = PacketBuilder::new().ip(own, vip).unwrap().tcp(whole, 80).build();
+            let told = read.parse(&error(is_ipv4, expired, &begun));
+            assert_eq!(told, Some((Key::Stream(whole), http, Answer::Expired)));
             let told = read.parse(&error(is_ipv4, nobody, &asked));
             assert_eq!(told, Some((Key::Port(PORT), dns, Answer::PortUnreachable)));
         }

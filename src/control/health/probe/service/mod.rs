@@ -5,7 +5,8 @@
 //! raw socket (`send`); the server answers straight to the director. The kernel cannot be asked for
 //! that answer: it comes from an address of its own, the VIP, and is dropped as a martian in IPv4
 //! and reset in IPv6. A packet socket sees it before (`hear`). Source ports are held by sockets of
-//! the kernel, so that nothing else uses them (`ports`). Gyre's workers see nothing special: what
+//! the kernel, so that nothing else uses them (`ports`). Checks that speak have a TCP connection of
+//! their own on top (`stream`). Gyre's workers see nothing special: what
 //! the kernel sends leaves by its interface, and a packet to the director's address is the
 //! kernel's.
 //!
@@ -15,12 +16,13 @@
 mod hear;
 mod ports;
 mod send;
+mod stream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::{Check, Deadline, Failure, Target, random};
@@ -29,12 +31,15 @@ use crate::model::check::{CheckKind, CheckWay};
 use crate::wire::build::{IpBuilder, PacketBuilder};
 use crate::wire::tcp::{TcpFlags, TcpOption};
 use hear::{Answer, Ear, Key};
-use ports::Ports;
+use ports::{Ports, StreamPort, StreamPorts};
+use stream::{Line, Stream};
 
 /// MSS that is offered: the least that Ethernet has with a tunnel around.
 const MSS: u16 = 1220;
 /// See the file's head.
 const TTL: u8 = 1;
+/// Packets of a whole connection that may wait for it.
+const SEGMENTS_MAX: usize = 64;
 
 /// Clients of services, one a family; set up when the first check needs them.
 #[derive(Debug, Default)]
@@ -50,7 +55,11 @@ impl Clients {
         let has_path = matches!(check.target.mode, ForwardMode::DirectRoute | ForwardMode::Tunnel);
         let can = matches!(
             check.spec.kind,
-            CheckKind::Tcp | CheckKind::Udp { .. } | CheckKind::Dns { .. }
+            CheckKind::Tcp
+                | CheckKind::Http(_)
+                | CheckKind::Smtp { .. }
+                | CheckKind::Udp { .. }
+                | CheckKind::Dns { .. }
         );
         let wanted = check.spec.way == CheckWay::Service && has_path && can;
         check.target.vip.filter(|_| wanted)
@@ -86,6 +95,26 @@ impl Clients {
                 Err(silence(format_args!("a SYN for {vip}"), timeout_ms))
             }
             Err(failure) => Err(failure),
+        }
+    }
+
+    /// A whole connection.
+    pub(super) async fn connect(
+        &self,
+        vip: SocketAddr,
+        target: &Target,
+        deadline: Deadline,
+    ) -> Result<Stream, Failure> {
+        let client = self.client(vip).await?;
+        let own = send::own_address(target, vip)?;
+        let (place, inbox) = client.place(vip, deadline).await?;
+        let own = SocketAddr::new(own, place.port.number());
+        let line = Line { target: target.clone(), own, vip, inbox, _place: place };
+        match deadline.within("answer to a SYN", stream::open(line)).await {
+            Err(Failure::Timeout { timeout_ms, .. }) => {
+                Err(silence(format_args!("a SYN for {vip}"), timeout_ms))
+            }
+            other => other,
         }
     }
 
@@ -136,7 +165,9 @@ fn unfit(answer: &Answer, vip: SocketAddr) -> Failure {
         Answer::Unreachable => {
             format!("{} is unreachable (ICMP), as the server or a router says", vip.ip())
         }
-        Answer::SynAck | Answer::Reset | Answer::Datagram(_) => "an unfit answer".to_owned(),
+        Answer::SynAck | Answer::Reset | Answer::Datagram(_) | Answer::Segment(_) => {
+            "an unfit answer".to_owned()
+        }
     })
 }
 
@@ -151,6 +182,9 @@ fn packet(own: IpAddr, vip: IpAddr) -> Result<IpBuilder, Failure> {
 /// Who waits for an answer from a virtual address.
 type Waiting = HashMap<(Key, SocketAddr), oneshot::Sender<Answer>>;
 
+/// Who has a whole connection, by its source port: to which address, and where packets go.
+type Talking = HashMap<u16, (SocketAddr, mpsc::Sender<Answer>)>;
+
 /// One family's client.
 #[derive(Debug)]
 struct Client {
@@ -159,6 +193,9 @@ struct Client {
     next: Mutex<u16>,
     ports: Ports,
     waiting: Arc<Mutex<Waiting>>,
+    /// Held when the first check needs them.
+    stream_ports: OnceCell<StreamPorts>,
+    talking: Arc<Mutex<Talking>>,
     /// Hands answers out; ends with this.
     _reader: JoinSet<()>,
 }
@@ -170,12 +207,33 @@ impl Client {
         let ear = Ear::open(family, magic, ports.first())?;
         let waiting = Arc::new(Mutex::new(Waiting::new()));
         let mut reader = JoinSet::new();
-        let shared = waiting.clone();
-        reader.spawn(ear.hear(move |key, vip, answer| {
+        let talking = Arc::new(Mutex::new(Talking::new()));
+        let shared = (waiting.clone(), talking.clone());
+        reader.spawn(ear.hear(move |key, vip, answer| match key {
+            Key::Stream(port) => {
+                let talking = locked(&shared.1);
+                let inbox = talking.get(&port).filter(|(theirs, _)| *theirs == vip);
+                // What finds no room is as good as lost on its way: it is sent again.
+                let _ = inbox.map(|(_, inbox)| inbox.try_send(answer));
+            }
             // Nobody may wait any more.
-            let _ = locked(&shared).remove(&(key, vip)).map(|asker| asker.send(answer));
+            _ => drop(locked(&shared.0).remove(&(key, vip)).map(|asker| asker.send(answer))),
         }));
-        Ok(Client { magic, next: Mutex::new(0), ports, waiting, _reader: reader })
+        let (next, stream_ports) = (Mutex::new(0), OnceCell::new());
+        Ok(Client { magic, next, ports, waiting, stream_ports, talking, _reader: reader })
+    }
+
+    /// A place for a whole connection, and where its packets come.
+    async fn place(
+        &self,
+        vip: SocketAddr,
+        deadline: Deadline,
+    ) -> Result<(Place, mpsc::Receiver<Answer>), Failure> {
+        let hold = async || StreamPorts::hold(vip.ip(), self.ports.first());
+        let port = self.stream_ports.get_or_try_init(hold).await?.take(deadline).await?;
+        let (sender, inbox) = mpsc::channel(SEGMENTS_MAX);
+        locked(&self.talking).insert(port.number(), (vip, sender));
+        Ok((Place { port, talking: self.talking.clone() }, inbox))
     }
 
     /// A place among those who wait, under a key that nobody has.
@@ -207,7 +265,9 @@ impl Wait {
     /// The first sequence number of a connection with this place.
     fn isn(&self, magic: u16) -> u32 {
         match self.place.0 {
-            Key::Syn(number) | Key::Port(number) => u32::from(magic) << 16 | u32::from(number),
+            Key::Syn(number) | Key::Port(number) | Key::Stream(number) => {
+                u32::from(magic) << 16 | u32::from(number)
+            }
         }
     }
 
@@ -223,8 +283,20 @@ impl Drop for Wait {
     }
 }
 
-fn locked(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+/// A whole connection's port, to which packets come until it is dropped.
+struct Place {
+    port: StreamPort,
+    talking: Arc<Mutex<Talking>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        locked(&self.talking).remove(&self.port.number());
+    }
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A socket that could not be made: what is missing.

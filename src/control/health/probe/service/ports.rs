@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::{Domain, Socket, Type};
 
-use super::super::{Failure, random};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::super::{Deadline, Failure, random};
 
 /// UDP ports: as many datagrams may wait for an answer at one time. A block of so many, since the
 /// filter looks at the high bits alone.
 pub(super) const UDP_PORTS: u16 = 256;
-/// TCP ports: connections are told apart by sequence numbers, so that a few do.
-const TCP_PORTS: u16 = 16;
+/// TCP ports that SYNs come from: they are told apart by sequence numbers, so that a few do.
+pub(super) const TCP_PORTS: u16 = 16;
+/// TCP ports of whole connections, behind those: as many may be open at one time.
+const STREAM_PORTS: u16 = UDP_PORTS - TCP_PORTS;
 /// First of the blocks that are tried: above what Linux gives out by itself (32768 to 60999).
 const FIRST_BLOCK: u16 = 0xee00;
 /// Blocks up to the last port.
@@ -90,6 +94,69 @@ impl UdpPort {
 }
 
 impl Drop for UdpPort {
+    fn drop(&mut self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.number);
+    }
+}
+
+/// The ports of whole connections.
+#[derive(Debug)]
+pub(super) struct StreamPorts {
+    free: Arc<Mutex<VecDeque<u16>>>,
+    turns: Arc<Semaphore>,
+    _held: Vec<Socket>,
+}
+
+impl StreamPorts {
+    /// Holds those of a block that are not in use.
+    pub(super) fn hold(family: IpAddr, first: u16) -> Result<Self, Failure> {
+        let wanted = first + TCP_PORTS..=first + (UDP_PORTS - 1);
+        let held = wanted.filter_map(|port| {
+            let socket = hold_port(family, Type::STREAM, port).ok()?;
+            Some((port, socket))
+        });
+        let (free, held): (VecDeque<u16>, Vec<Socket>) = held.unzip();
+        if free.is_empty() {
+            let why = format!("none of {STREAM_PORTS} source ports from {first} on could be had");
+            return Err(Failure::Director(format!("{why}; raise LimitNOFILE")));
+        }
+        let turns = Arc::new(Semaphore::new(free.len()));
+        Ok(StreamPorts { free: Arc::new(Mutex::new(free)), turns, _held: held })
+    }
+
+    /// A port that no other connection has, as soon as there is one.
+    pub(super) async fn take(&self, deadline: Deadline) -> Result<StreamPort, Failure> {
+        let turn = async {
+            let gone = |_| Failure::Director("no source ports".to_owned());
+            self.turns.clone().acquire_owned().await.map_err(gone)
+        };
+        let turn = deadline.within("source port", turn).await.map_err(|_| {
+            Failure::Director(format!(
+                "{STREAM_PORTS} connections of checks by the service's path are open already"
+            ))
+        })?;
+        let taken = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let number = taken.ok_or_else(|| Failure::Director("no source ports".to_owned()))?;
+        Ok(StreamPort { number, free: self.free.clone(), _turn: turn })
+    }
+}
+
+/// A port in use; the last to be used again when dropped.
+#[derive(Debug)]
+pub(super) struct StreamPort {
+    number: u16,
+    free: Arc<Mutex<VecDeque<u16>>>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl StreamPort {
+    /// Its number.
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+}
+
+impl Drop for StreamPort {
     fn drop(&mut self) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.number);
     }
