@@ -1,6 +1,7 @@
-//! What is fuzzed: one function an entry, called with any bytes. The targets of cargo-fuzz and the
-//! tests that stand in for them where it is not installed call the same.
+//! What is fuzzed: one function an entry, called with any bytes. The targets of libFuzzer and the
+//! tests that run in every suite call the same.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -36,12 +37,20 @@ pub fn config(bytes: &[u8]) {
     assert_eq!(again.desired, checked.desired);
 }
 
-/// Every include is this text, every name resolves: importers find no end but their own.
-struct Everything<'t>(&'t str);
+/// Every include is this text, for as often as `includes_left` says, and every name resolves.
+struct Everything<'t> {
+    text: &'t str,
+    includes_left: Cell<u8>,
+}
+
+/// Enough for the nesting that importers allow, and to pass it; more would only be slow.
+const INCLUDES_MAX: u8 = 24;
 
 impl Surroundings for Everything<'_> {
     fn included(&self, pattern: &str, _: &Path) -> Vec<(PathBuf, Result<String, String>)> {
-        vec![(pattern.into(), Ok(self.0.into())), ("gone".into(), Err("gone".into()))]
+        let Some(left) = self.includes_left.get().checked_sub(1) else { return Vec::new() };
+        self.includes_left.set(left);
+        vec![(pattern.into(), Ok(self.text.into())), ("gone".into(), Err("gone".into()))]
     }
 
     fn resolve(&self, host: &str) -> Vec<IpAddr> {
@@ -65,7 +74,8 @@ fn imported(bytes: &[u8], importer: Importer) {
         addresses: ["203.0.113.2/24", "2001:db8:ffff::2/64"].map(|a| a.parse().unwrap()).into(),
     });
     let source = Source { path: Path::new("k.conf"), text: &text };
-    let Ok(imported) = importer(source, &Everything(&text), &options) else { return };
+    let world = Everything { text: &text, includes_left: Cell::new(INCLUDES_MAX) };
+    let Ok(imported) = importer(source, &world, &options) else { return };
     if let Err(problems) = check(&imported.text) {
         let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
         panic!("{}\nof\n{}\nof\n{text}", shown.join("\n"), imported.text);

@@ -1,5 +1,5 @@
-//! What cargo-fuzz fuzzes, here with bytes of proptest's: valid texts, mangled. Where cargo-fuzz
-//! and a nightly compiler are installed, `scripts/check-fuzz` runs the targets themselves.
+//! What `scripts/check-fuzz` fuzzes guided by coverage, here with bytes of proptest's: valid texts,
+//! mangled.
 
 #[path = "../fuzz/entries.rs"]
 mod entries;

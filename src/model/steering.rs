@@ -60,10 +60,12 @@ impl Steering {
     pub fn new(key: &[u8], redirection: &[u8]) -> Self {
         let mut tables = Box::new([[0; 256]; INPUT_BYTES_MAX]);
         for (position, table) in tables.iter_mut().enumerate() {
-            for (value, entry) in table.iter_mut().enumerate() {
-                *entry = (0..8)
-                    .filter(|bit| value & (0x80 >> bit) != 0)
-                    .fold(0, |hash, bit| hash ^ key_window(key, position * 8 + bit));
+            let windows: [u32; 8] =
+                std::array::from_fn(|bit| key_window(key, position * 8 + 7 - bit));
+            // The lowest bit's window beside what the others have already.
+            for value in 1..table.len() {
+                let lowest = value.trailing_zeros() as usize;
+                table[value] = table[value & (value - 1)] ^ windows[lowest];
             }
         }
         let mut redirection = redirection.to_vec();
