@@ -253,8 +253,8 @@ fn check_address(
     let address = server.address;
     let is_own = nics.iter().any(|nic| nic.addresses.contains(&address));
     let shared = nics.iter().find(|nic| nic.kernel == KernelMode::Shared);
-    match server.mode {
-        ForwardMode::Local if let Some(nic) = shared => {
+    match (server.mode, shared) {
+        (ForwardMode::Local, Some(nic)) => {
             let what = format!(
                 "on port {} the kernel is kept from the services' packets, so it cannot be their \
                  server",
@@ -266,13 +266,13 @@ fn check_address(
                 "use kernel = \"tap\" for the port, or another machine as server",
             ))
         }
-        ForwardMode::Local if !address.is_loopback() && !is_own => {
+        (ForwardMode::Local, None) if !address.is_loopback() && !is_own => {
             let what = format!("{address} is no address of the director");
             Some(("address", what, "give 127.0.0.1 or ::1, or another forwarding"))
         }
-        ForwardMode::Local => None,
+        (ForwardMode::Local, None) => None,
         _ if is_own => Some(("address", format!("{address} is the director itself"), IS_LOCAL)),
-        ForwardMode::Tunnel
+        (ForwardMode::Tunnel, _)
             if !nics.is_empty()
                 && !nics.iter().any(|nic| nic.own_address(address.is_ipv4()).is_some()) =>
         {
