@@ -299,6 +299,7 @@ impl From<&ServiceSpec> for Service {
             quorum_hysteresis: None,
             quorum_up: Vec::new(),
             quorum_down: Vec::new(),
+            quorum_down_at_stop: false,
             slow_start_ms: None,
             sorry_server: None,
             check: Vec::new(),

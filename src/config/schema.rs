@@ -418,6 +418,11 @@ pub(super) const SERVICE: Shape = Shape::Table(&[
     field("quorum_up", COMMAND, "program and arguments, run when the quorum is reached"),
     field("quorum_down", COMMAND, "program and arguments, run when it is lost"),
     field(
+        "quorum_down_at_stop",
+        Shape::Bool,
+        "that program runs when gyre stops as well, before the workers end (false)",
+    ),
+    field(
         "slow_start_ms",
         Shape::Integer(0, SLOW_START_MS_MAX as i64),
         "a server that comes back comes to its weight over so long, milliseconds (0)",

@@ -630,6 +630,9 @@ pub struct Service {
     /// Program that is told when it is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quorum_down: Vec<String>,
+    /// Whether that one is told when gyre stops, too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub quorum_down_at_stop: bool,
     /// Milliseconds over which a server comes to its weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start_ms: Option<u32>,

@@ -76,6 +76,7 @@ pub(super) struct Health {
     pub(super) hysteresis: u32,
     pub(super) quorum_up: Vec<String>,
     pub(super) quorum_down: Vec<String>,
+    pub(super) down_at_stop: bool,
 }
 
 impl Default for Health {
@@ -88,6 +89,7 @@ impl Default for Health {
             hysteresis: 0,
             quorum_up: none.clone(),
             quorum_down: none,
+            down_at_stop: false,
         }
     }
 }

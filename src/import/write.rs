@@ -261,6 +261,9 @@ fn health(health: &Health, service: &Service, page: &mut Page) {
     }
     if !health.quorum_down.is_empty() {
         page.said("quorum_down", Strings(&health.quorum_down), service);
+        if health.down_at_stop {
+            page.said("quorum_down_at_stop", true, service);
+        }
     }
 }
 

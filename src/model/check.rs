@@ -168,6 +168,8 @@ pub struct HealthSpec {
     pub quorum_up: Vec<String>,
     /// Run when it is lost.
     pub quorum_down: Vec<String>,
+    /// Whether that runs too when gyre stops, unless it was lost already.
+    pub down_at_stop: bool,
     /// A server that comes back, or is new, comes to its weight over so long, milliseconds; 0 at
     /// once.
     pub slow_start_ms: u32,
@@ -182,6 +184,7 @@ impl Default for HealthSpec {
             quorum_hysteresis: 0,
             quorum_up: Vec::new(),
             quorum_down: Vec::new(),
+            down_at_stop: false,
             slow_start_ms: 0,
         }
     }

@@ -167,6 +167,34 @@ fn the_sorry_server_and_the_hooks_hear_of_a_lost_quorum() {
     wait_for("it has drained", || published(&gyre) == [(2, 5)]);
 }
 
+/// Where that is asked for; a quorum that is lost has told already.
+#[test]
+fn a_hook_hears_that_gyre_stops() {
+    for (is_lost, wanted) in [(false, "up\nstopping 0\n"), (true, "up\nstopping 0\n")] {
+        let (port, mut listeners) = servers();
+        let directory = tempfile::tempdir().unwrap();
+        let told = directory.path().join("told");
+        let hook = |words: &str| {
+            format!("[\"/bin/sh\", \"-c\", \"sleep 0.2; echo {words} >> {}\"]", told.display())
+        };
+        let more = format!(
+            "{QUICK}\nquorum_up = {}\nquorum_down = {}\nquorum_down_at_stop = true",
+            hook("up"),
+            hook("stopping $GYRE_WEIGHT")
+        );
+        let gyre = gyre(port, &more);
+        let said = || std::fs::read_to_string(&told).unwrap_or_default();
+        wait_for("the first hook ran", || said() == "up\n");
+        if is_lost {
+            listeners = listeners.map(|_| None);
+            wait_for("the second hook ran", || said() == wanted);
+        }
+        drop(gyre);
+        assert_eq!(said(), wanted, "lost before: {is_lost}");
+        drop(listeners);
+    }
+}
+
 #[test]
 fn an_operators_change_changes_only_what_it_says() {
     let (port, mut listeners) = servers();

@@ -104,6 +104,7 @@ fn values_tell_the_line_they_were_made_of() {
         "quorum_hysteresis = 1  # hysteresis 1 (line 13)",
         "quorum_up = [\"/usr/local/bin/announce\", \"add\", \"a b\"]",
         "quorum_down = [\"/usr/local/bin/withdraw\"]",
+        "quorum_down_at_stop = true  # omega",
     ] {
         assert!(service.contains(line), "no `{line}` in\n{service}");
     }

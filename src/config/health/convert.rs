@@ -217,6 +217,7 @@ impl Service {
             quorum_hysteresis: self.quorum_hysteresis.unwrap_or(plain.quorum_hysteresis),
             quorum_up: self.quorum_up.clone(),
             quorum_down: self.quorum_down.clone(),
+            down_at_stop: self.quorum_down_at_stop,
             slow_start_ms: self.slow_start_ms.unwrap_or(plain.slow_start_ms),
         }
     }
@@ -237,6 +238,7 @@ pub(in crate::config) fn written_health(spec: &ServiceSpec, service: &mut Servic
     service.quorum_hysteresis = other(health.quorum_hysteresis, plain.quorum_hysteresis);
     service.quorum_up = health.quorum_up.clone();
     service.quorum_down = health.quorum_down.clone();
+    service.quorum_down_at_stop = health.down_at_stop;
     service.slow_start_ms = other(health.slow_start_ms, plain.slow_start_ms);
     service.check = written_checks(&spec.checks);
     service.sorry_server = spec.sorry_server.as_ref().map(|sorry| {

@@ -55,6 +55,10 @@ pub(in crate::config) fn judge(service: &Service, path: &str, walk: &mut Walk<'_
             Checks(checks, list).judge(walk);
         }
     }
+    if service.quorum_down_at_stop && service.quorum_down.is_empty() {
+        let (what, remedy) = ("there is no quorum_down that could run", "add it, or leave it out");
+        walk.push(&join(path, "quorum_down_at_stop"), what.into(), remedy.into());
+    }
     for (name, hook) in [("quorum_up", &service.quorum_up), ("quorum_down", &service.quorum_down)] {
         if !hook.is_empty() {
             command(hook, &join(path, name), walk);

@@ -42,6 +42,7 @@ quorum = 3
 quorum_hysteresis = 2
 quorum_up = ["/usr/local/bin/announce", "add"]
 quorum_down = ["/usr/local/bin/announce", "remove"]
+quorum_down_at_stop = true
 slow_start_ms = 30000
 forwarding = "nat"
 sorry_server = { address = "10.0.0.99:8080" }
@@ -119,6 +120,7 @@ fn checks_mean_what_they_say() {
             quorum_hysteresis: 2,
             quorum_up: vec!["/usr/local/bin/announce".into(), "add".into()],
             quorum_down: vec!["/usr/local/bin/announce".into(), "remove".into()],
+            down_at_stop: true,
             slow_start_ms: 30_000,
         }
     );
@@ -238,6 +240,10 @@ fn values_without_sense_are_refused_with_what_to_do() {
             "check = [{ kind = \"http\", expect_regex = \"a(b\" }]",
             &["service[0].check[0].expect_regex: `a(b` is no regular expression: unclosed \
                group; write it like"],
+        ),
+        (
+            "quorum_down_at_stop = true",
+            &["service[0].quorum_down_at_stop: there is no quorum_down that could run"],
         ),
         (
             "check = [{ kind = \"http\", expect_text = \"a\", expect_md5 = \"00\" }]",

@@ -20,6 +20,9 @@ use crate::model::{Applied, ForwardMode, HealthChange, Registry, ServerId, Servi
 
 /// How often servers may be changed: so many snapshots a second at most, for all of them together.
 const CHANGES_EVERY: Duration = Duration::from_millis(200);
+/// How long programs may take that are told that gyre stops. The unit's TimeoutStopSec has room for
+/// this and the workers' ends.
+const STOP_HOOKS_PATIENCE: Duration = Duration::from_secs(8);
 /// How often it is looked for handshakes that servers left unanswered or refused.
 const PASSIVE_EVERY: Duration = Duration::from_millis(250);
 
@@ -122,6 +125,14 @@ impl Health {
         self.hooks.ended(key);
     }
 
+    /// Has programs told that gyre stops; whether one runs now.
+    fn tell_of_stop(&mut self) -> bool {
+        for spec in self.board.told_at_stop() {
+            self.hooks.tell(&spec, QuorumIs::Lost, 0);
+        }
+        self.hooks.is_running()
+    }
+
     fn obey(&self, orders: Vec<Order>) {
         for order in orders {
             match order {
@@ -163,6 +174,29 @@ impl Core {
             self.tell_of_health(news);
         }
         self.change_health(Instant::now());
+    }
+
+    /// Runs the programs that are to know that gyre stops, while workers go on: who announces an
+    /// address takes it back before it is dead.
+    pub(super) async fn tell_hooks_of_stop(
+        &mut self,
+        ended: &mut mpsc::UnboundedReceiver<ServiceKey>,
+    ) {
+        if !self.health.tell_of_stop() {
+            return;
+        }
+        info!("stopping: waiting for programs that are told of quorums");
+        let end = Instant::now() + STOP_HOOKS_PATIENCE;
+        while self.health.hooks.is_running() {
+            tokio::select! {
+                Some(key) = ended.recv() => self.health.hook_ended(key),
+                () = tokio::time::sleep_until(self.next.tick.into()) => self.tick(),
+                () = tokio::time::sleep_until(end.into()) => {
+                    let seconds = STOP_HOOKS_PATIENCE.as_secs();
+                    return warn!(seconds, "programs that are told of quorums did not end in time");
+                }
+            }
+        }
     }
 
     /// What is due of health.

@@ -181,14 +181,11 @@ pub async fn run(mut inputs: ControlInputs) -> Result<(), ControlError> {
             });
             let server = tokio::spawn(socket::serve(listener, limits, api, stop));
             info!(socket = %socket.path().display(), "control socket is ready");
-            core.serve(Inbox {
-                jobs: inbox,
-                parsed: from_parser,
-                events,
-                reload,
-                health: health_inbox,
-            })
-            .await;
+            let health = health_inbox;
+            let mut inbox = Inbox { jobs: inbox, parsed: from_parser, events, reload, health };
+            core.serve(&mut inbox).await;
+            core.tell_hooks_of_stop(&mut inbox.health.hooks).await;
+            drop(inbox);
             core.shut_down().await;
             // Clients get their last replies before the process goes.
             let _ = server.await;
@@ -328,7 +325,7 @@ impl Core {
         Ok(events)
     }
 
-    async fn serve(&mut self, mut inbox: Inbox) {
+    async fn serve(&mut self, inbox: &mut Inbox) {
         let stop = self.stop.clone();
         let mut reports: Vec<Report> = Vec::new();
         loop {

@@ -201,6 +201,13 @@ impl Board {
         self.checks.len()
     }
 
+    /// Services whose quorum is up and whose program is told when gyre stops.
+    pub fn told_at_stop(&self) -> Vec<Arc<ServiceSpec>> {
+        let told =
+            |one: &&Arc<ServiceHealth>| one.spec.health.down_at_stop && !one.quorum.is_lost();
+        self.services.values().filter(told).map(|one| Arc::clone(&one.spec)).collect()
+    }
+
     /// Why a server has no new flows, where that is health's doing.
     pub fn reason(&self, service: &ServiceKey, server: SocketAddr) -> Option<String> {
         let health = self.services.get(service)?;

@@ -80,6 +80,11 @@ impl Hooks {
         }
     }
 
+    /// Whether a run goes on.
+    pub fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
     /// A service's run is over.
     pub fn ended(&mut self, key: ServiceKey) {
         if let Some(run) = self.running.remove(&key).flatten() {

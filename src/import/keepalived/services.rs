@@ -224,6 +224,10 @@ impl<'s> Reading<'s> {
                 health.quorum_down = values.script(statement)?;
                 "quorum_down"
             }
+            "omega" => {
+                health.down_at_stop = true;
+                "quorum_down_at_stop"
+            }
             _ => return None,
         })
     }
@@ -247,11 +251,6 @@ impl<'s> Reading<'s> {
                 }
             }
             "hashed" => {}
-            "omega" => {
-                let what =
-                    "gyre runs no quorum_down when it ends: do it in the unit's ExecStopPost";
-                values.unmapped(statement, what);
-            }
             "persistence_engine" => {
                 let what = "gyre has no persistence engine: clients keep to servers by address";
                 values.unmapped(statement, what);
