@@ -225,6 +225,94 @@ proptest! {
     }
 }
 
+/// One client's connection, packet by packet.
+struct Talk {
+    step: Step,
+}
+
+impl Talk {
+    fn new(family: usize, kind: usize) -> Self {
+        let step = Step {
+            family,
+            kind,
+            is_udp: false,
+            client_port: 5000,
+            from_server: false,
+            flags: TcpFlags::SYN.0,
+            ttl: 64,
+            payload: 0,
+            has_checksum: true,
+            has_options: false,
+            change: None,
+            cut: None,
+            pause_ms: 0,
+        };
+        Talk { step }
+    }
+
+    fn client(&mut self, director: &mut Director, flags: TcpFlags) {
+        (self.step.flags, self.step.from_server) = (flags.0, false);
+        self.say(director);
+    }
+
+    /// What the server says, where the director sees it.
+    fn server(&mut self, director: &mut Director, flags: TcpFlags) {
+        if matches!(KINDS[self.step.kind].0, ForwardMode::Nat | ForwardMode::FullNat) {
+            (self.step.flags, self.step.from_server) = (flags.0, true);
+            self.say(director);
+        }
+    }
+
+    fn say(&mut self, director: &mut Director) {
+        let (nic, frame) = self.step.frame(&rows(director));
+        director.receive(nic, &frame);
+    }
+}
+
+/// All but the first packet of a connection, and the first one's is the general path's alone.
+#[test]
+fn connections_open_and_close_on_the_fast_path() {
+    let (syn, ack, fin) = (TcpFlags::SYN, TcpFlags::ACK, TcpFlags::FIN | TcpFlags::ACK);
+    for (family, kind) in (0..2).flat_map(|f| (0..KINDS.len()).map(move |k| (f, k))) {
+        let mut director = with_services(Director::new(KernelMode::Tap));
+        let mut talk = Talk::new(family, kind);
+        talk.client(&mut director, syn);
+        assert_eq!(director.state.counters.fast_frames.get(), 0, "{:?}", KINDS[kind]);
+        talk.server(&mut director, syn | ack);
+        talk.client(&mut director, ack);
+        talk.client(&mut director, fin);
+        talk.server(&mut director, fin);
+        talk.client(&mut director, ack);
+        let expected = match KINDS[kind].0 {
+            ForwardMode::Local => 0,
+            ForwardMode::Nat | ForwardMode::FullNat => 5,
+            ForwardMode::DirectRoute | ForwardMode::Tunnel => 3,
+        };
+        let passed = director.state.counters.fast_frames.get();
+        assert_eq!(passed, expected, "{:?}, family {family}", KINDS[kind]);
+    }
+}
+
+/// ESTABLISHED outlives SYN_RECV, whose timer is left to fire; FIN_WAIT ends before it would.
+#[test]
+fn a_timer_left_where_it_was_ends_its_flow_neither_early_nor_late() {
+    for (flags, lives_s, gone_s) in [
+        (vec![TcpFlags::ACK], 899.0, 32.0),
+        (vec![TcpFlags::ACK, TcpFlags::FIN | TcpFlags::ACK], 119.0, 6.0),
+    ] {
+        let mut director = with_services(Director::new(KernelMode::Tap));
+        let mut talk = Talk::new(0, 0);
+        talk.client(&mut director, TcpFlags::SYN);
+        director.advance(30.0);
+        flags.iter().for_each(|flags| talk.client(&mut director, *flags));
+        // In steps, as turns would: a timer that fires early is set anew.
+        (0..lives_s as usize).for_each(|_| director.advance(1.0));
+        assert_eq!(director.state.flows.len(), 1, "{flags:?} ended early");
+        (0..gone_s as usize).for_each(|_| director.advance(1.0));
+        assert_eq!(director.state.flows.len(), 0, "{flags:?} ended late");
+    }
+}
+
 /// Opens a flow of every kind and sends data: which of it went the fast way?
 #[test]
 fn established_flows_of_every_mode_take_the_fast_path() {

@@ -108,7 +108,6 @@ pub(super) fn open(
     slot: &mut Slot,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
-    state.flows.prefetch_next(&slot.packet.key);
     // FTP's data ports, which a persistent service has too: without a server they are the host's.
     let is_data = service.key.port().is_some_and(|own| own != slot.packet.key.dst_port);
     let choice = match persistence::choose(state, snapshot, service, slot)? {

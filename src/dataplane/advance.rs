@@ -5,7 +5,7 @@
 //! what the general path would answer in the same way, and leaves all else to it untouched.
 
 use super::burst::{Arrival, Slot, Verdict};
-use super::fast_path;
+use super::fast_path::{self, Glance};
 use super::flow::{Direction, FlowCore, flag};
 use super::flow_table::{FlowTable, Hit};
 use super::state::WorkerState;
@@ -24,10 +24,10 @@ pub(super) fn forward(
     state: &mut WorkerState,
     snapshot: &Snapshot,
     arrival: &mut Arrival,
-    (candidate, facts): (u32, &Facts),
+    glance: &Glance,
 ) -> Option<Verdict> {
-    let (id, direction) = FlowTable::place(candidate);
-    let core = state.flows.core(id)?;
+    let (id, direction) = FlowTable::place(glance.candidate()?);
+    let (core, facts) = (state.flows.core(id)?, &glance.facts());
     if !follows(snapshot, core, direction, facts) {
         return None;
     }
@@ -35,6 +35,7 @@ pub(super) fn forward(
 }
 
 /// Sends on the packet that a flow was made for.
+#[inline(never)]
 pub(super) fn first(
     state: &mut WorkerState,
     snapshot: &Snapshot,
@@ -46,6 +47,7 @@ pub(super) fn first(
 }
 
 /// Whether a packet is its flow's without a question: what `reuse` does not ask about.
+#[inline(always)]
 fn follows(snapshot: &Snapshot, core: &FlowCore, direction: Direction, facts: &Facts) -> bool {
     if core.has(flag::DETACHED) || core.is_tcp() != (facts.protocol == IpProtocol::TCP) {
         return false;
@@ -59,6 +61,7 @@ fn follows(snapshot: &Snapshot, core: &FlowCore, direction: Direction, facts: &F
 }
 
 /// Rewrites, then moves the flow. Until the rewrite is done nothing is changed.
+#[inline(always)]
 fn pass(
     state: &mut WorkerState,
     snapshot: &Snapshot,
@@ -77,8 +80,8 @@ fn pass(
     let (known, is_tcp) = (core.hop(hit.direction), core.is_tcp());
     let is_unknown = known == NextHopId::NONE && hit.direction == Direction::Outbound;
     let hop_id = if is_unknown { towards_client(state, snapshot, hit)? } else { known };
-    let hop: NextHop = *state.hops.get(hop_id.index()).filter(|hop| hop.resolved)?;
-    if facts.ip_bytes > hop.mtu {
+    let hop: NextHop = *state.hops.get(hop_id.index())?;
+    if !hop.resolved || facts.ip_bytes > hop.mtu {
         return None;
     }
     fast_path::write(state, snapshot, frame, (facts, &hop), hit)?;

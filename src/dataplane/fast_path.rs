@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
-use super::advance;
 use super::burst::{Arrival, Burst, Errand, Verdict};
 use super::classify::{Kind, L3, Packet};
 use super::flow::{Direction, FlowCore, FlowKey, FlowV4, FlowV6, flag};
@@ -59,6 +58,16 @@ pub(super) enum Changes {
     Begins,
     /// Flows have ended or changed their tuples.
     Ends,
+}
+
+/// What became of a frame on the fast path.
+pub(super) enum Fast {
+    /// It is decided.
+    Done(Verdict),
+    /// Its tuple is that of the candidate, whose state it may move: `advance`.
+    Moves,
+    /// Nothing: it is the general path's.
+    Left,
 }
 
 /// No entry: a value that no table is large enough for.
@@ -149,8 +158,38 @@ pub(super) fn glance(
             glances.has_strangers |= glance.candidate == NOWHERE;
         }
     }
+    prefetch_rare(flows, snapshot, &glances);
     observer.ended(Part::Lookup);
     glances
+}
+
+/// Flags of segments that begin or end a connection.
+const TURNS: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
+
+/// Whether a packet of no flow may make one.
+#[inline(always)]
+fn opens(facts: &Facts) -> bool {
+    is_udp(facts) || facts.flags.contains(TcpFlags::SYN)
+}
+
+/// Asks for what packets that make a flow, or end one, will write besides.
+#[inline(always)]
+fn prefetch_rare(flows: &FlowTable, snapshot: &Snapshot, glances: &Glances) {
+    let mut made = (0, 0);
+    // Most strangers of a flood make no flow.
+    let makes_flows = glances.has_strangers && !snapshot.has_synproxy;
+    for glance in &glances.each {
+        let is_new = glance.candidate == NOWHERE && makes_flows && opens(&glance.facts);
+        if is_new && glance.shape == Shape::V4 {
+            flows.prefetch_next_v4(made.0);
+            made.0 += 1;
+        } else if is_new && glance.shape == Shape::V6 {
+            flows.prefetch_next_v6(made.1);
+            made.1 += 1;
+        } else if glance.facts.flags.0 & TURNS != 0 && glance.candidate != NOWHERE {
+            flows.prefetch_beside(glance.candidate);
+        }
+    }
 }
 
 /// What of a port a glance needs.
@@ -200,16 +239,17 @@ pub(super) fn forward(
     arrival: &mut Arrival,
     glance: &Glance,
     observer: &mut impl Observer,
-) -> Option<Verdict> {
+) -> Fast {
     if !glance.is_plain() || !state.has_fast_path || glance.facts.ttl < 2 {
-        return None;
+        return Fast::Left;
     }
     let found = (glance.candidate, &glance.facts);
-    match glance.shape {
+    let done = match glance.shape {
         Shape::V4 => forward_v4(state, snapshot, arrival, found, observer),
         Shape::V6 => forward_v6(state, snapshot, arrival, found, observer),
         Shape::Other => None,
-    }
+    };
+    done.unwrap_or(Fast::Left)
 }
 
 #[inline(always)]
@@ -228,7 +268,7 @@ fn forward_v4(
     arrival: &mut Arrival,
     (candidate, facts): (u32, &Facts),
     observer: &mut impl Observer,
-) -> Option<Verdict> {
+) -> Option<Fast> {
     let WorkerState { flows, hops, counters, now_ms, now, learned_mtus, ids, .. } = state;
     let (flow, direction) = flows.candidate_v4(candidate)?;
     let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
@@ -236,15 +276,15 @@ fn forward_v4(
         return None;
     }
     let Some(hop) = way(&flow.core, direction, facts, snapshot, hops) else {
-        return advance::forward(state, snapshot, arrival, (candidate, facts));
+        return Some(Fast::Moves);
     };
     observer.ended(Part::Decide);
     let around = Around { snapshot, learned_mtus, ids, now: *now };
     if write_v4(&mut arrival.frame, flow, (direction, facts), hop, around).is_none() {
-        return tunnelled(state, snapshot, arrival, (candidate, facts));
+        return tunnelled(state, snapshot, arrival, (candidate, facts)).map(Fast::Done);
     }
     account(&mut flow.core, counters, (direction, facts), *now_ms);
-    Some(depart(snapshot, &mut arrival.frame, hop, counters))
+    Some(Fast::Done(depart(snapshot, &mut arrival.frame, hop, counters)))
 }
 
 #[inline(always)]
@@ -254,7 +294,7 @@ fn forward_v6(
     arrival: &mut Arrival,
     (candidate, facts): (u32, &Facts),
     observer: &mut impl Observer,
-) -> Option<Verdict> {
+) -> Option<Fast> {
     let WorkerState { flows, hops, counters, now_ms, .. } = state;
     let (flow, direction) = flows.candidate_v6(candidate)?;
     let head: &mut [u8; PLAIN_V6_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
@@ -262,18 +302,19 @@ fn forward_v6(
         return None;
     }
     let Some(hop) = way(&flow.core, direction, facts, snapshot, hops) else {
-        return advance::forward(state, snapshot, arrival, (candidate, facts));
+        return Some(Fast::Moves);
     };
     observer.ended(Part::Decide);
     if write_v6(&mut arrival.frame, flow, (direction, facts), hop).is_none() {
-        return tunnelled(state, snapshot, arrival, (candidate, facts));
+        return tunnelled(state, snapshot, arrival, (candidate, facts)).map(Fast::Done);
     }
     account(&mut flow.core, counters, (direction, facts), *now_ms);
-    Some(depart(snapshot, &mut arrival.frame, hop, counters))
+    Some(Fast::Done(depart(snapshot, &mut arrival.frame, hop, counters)))
 }
 
 /// Rewrites a plain packet of a flow as its mode has it; none, and the frame is as it was, where
 /// that is not so simple.
+#[inline(always)]
 pub(super) fn write(
     state: &mut WorkerState,
     snapshot: &Snapshot,
@@ -501,6 +542,7 @@ fn tunnelled(
 }
 
 /// Puts a tunnel's headers around a packet; the slot of its next hop.
+#[inline(never)]
 fn wrap(
     state: &mut WorkerState,
     snapshot: &Snapshot,

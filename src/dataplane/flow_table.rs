@@ -404,16 +404,34 @@ impl FlowTable {
         is_filed.then(|| self.hash_v4(flow.tuple(direction), protocol_of(&flow.core)))
     }
 
-    /// Asks for the lines that a flow of this tuple would be written to.
-    pub(super) fn prefetch_next(&self, key: &FlowKey) {
-        let next = match key.src.is_ipv4() {
-            true => self.v4.next_free(),
-            false => self.v6.next_free().map(|at| at + self.v4.capacity()),
-        };
-        if let Some(at) = next {
-            self.prefetch_flow(FlowId(at));
-            self.wheel.prefetch(at);
+    /// Asks for the lines that an IPv4 flow would be written to, once `ahead` others are made.
+    #[inline]
+    pub(super) fn prefetch_next_v4(&self, ahead: u32) {
+        if let Some(at) = self.v4.next_free(ahead) {
+            self.prefetch_all(FlowId(at));
         }
+    }
+
+    /// As `prefetch_next_v4`, of the other family.
+    pub(super) fn prefetch_next_v6(&self, ahead: u32) {
+        if let Some(at) = self.v6.next_free(ahead) {
+            self.prefetch_all(FlowId(at + self.v4.capacity()));
+        }
+    }
+
+    /// Asks for an entry, what endings use beside it, and its timer.
+    #[inline]
+    pub(super) fn prefetch_all(&self, id: FlowId) {
+        self.prefetch_flow(id);
+        self.wheel.prefetch(id.0);
+    }
+
+    /// Asks for what a flow's state and timer need beside its entry.
+    #[inline]
+    pub(super) fn prefetch_beside(&self, value: u32) {
+        let at = value & !OUTBOUND_BIT;
+        self.sides.prefetch(at);
+        self.wheel.prefetch(at);
     }
 
     /// Makes an entry and files it under its tuples. The timer is the caller's to arm.

@@ -1,9 +1,10 @@
 //! One burst through all stages. This file is the packet's story.
 
 use super::admit::admit;
+use super::advance;
 use super::burst::{Arrival, Burst, Errand, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
-use super::fast_path::{self, Changes, Glance};
+use super::fast_path::{self, Changes, Fast, Glance};
 use super::flow::flag;
 use super::flow_table::{Hit, Probe};
 use super::observe::{Nobody, Observer, Part};
@@ -45,12 +46,14 @@ pub fn process_observed(
         if changes != Changes::None {
             glance.look_again(&state.flows, changes);
         }
-        arrival.verdict = fast_path::forward(state, snapshot, arrival, glance, observer);
-        if arrival.verdict.is_none() {
-            arrival.verdict = strangers.answer(state, snapshot, arrival, (at, glance));
-        }
-        if arrival.verdict.is_some() {
+        let quick = match fast_path::forward(state, snapshot, arrival, glance, observer) {
+            Fast::Done(verdict) => Some(verdict),
+            Fast::Moves => advance::forward(state, snapshot, arrival, glance),
+            Fast::Left => strangers.answer(state, snapshot, arrival, (at, glance)),
+        };
+        if quick.is_some() {
             fast_frames += 1;
+            arrival.verdict = quick;
         } else {
             arrival.verdict = Some(general(state, snapshot, arrival, glance, now));
             changes = state.flows.changes().since(before);
@@ -69,23 +72,20 @@ fn general(
     glance: &Glance,
     now: Nanos,
 ) -> Verdict {
-    let (frame, rx) = (std::mem::take(&mut arrival.frame), arrival.rx);
-    let known = fast_path::packet(&frame, glance).filter(|_| state.has_fast_path);
-    let (verdict, slot) = match known {
+    let verdict = match fast_path::packet(&arrival.frame, glance).filter(|_| state.has_fast_path) {
         Some(packet) => {
             let probe = match glance.candidate() {
                 Some(_) => Probe::of(glance.hash),
                 None => Probe::NOBODYS,
             };
+            let (frame, rx) = (std::mem::take(&mut arrival.frame), arrival.rx);
             let mut slot = Slot { frame, rx, packet, probe, plain: Some(glance.facts()) };
-            (transport(state, snapshot, &mut slot, now), slot)
+            let verdict = transport(state, snapshot, &mut slot, now);
+            (arrival.frame, arrival.rx) = (slot.frame, slot.rx);
+            verdict
         }
-        None => {
-            let mut slot = Slot::new(frame, rx);
-            (classified(state, snapshot, &mut slot, now), slot)
-        }
+        None => classified(state, snapshot, arrival, now),
     };
-    (arrival.frame, arrival.rx) = (slot.frame, slot.rx);
     let verdict = verdict.unwrap_or_else(Verdict::Drop);
     match verdict {
         Verdict::Drop(reason) => state.counters.dropped(reason),
@@ -96,17 +96,22 @@ fn general(
 }
 
 /// A frame of which nothing is known yet.
+#[inline(never)]
 fn classified(
     state: &mut WorkerState,
     snapshot: &Snapshot,
-    slot: &mut Slot,
+    arrival: &mut Arrival,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
-    classify::frame(slot, snapshot)?;
-    if slot.packet.kind == Kind::Transport {
-        slot.probe = state.flows.probe(&slot.packet.key);
-    }
-    decide(state, snapshot, slot, now)
+    let mut slot = Slot::new(std::mem::take(&mut arrival.frame), arrival.rx);
+    let verdict = classify::frame(&mut slot, snapshot).and_then(|()| {
+        if slot.packet.kind == Kind::Transport {
+            slot.probe = state.flows.probe(&slot.packet.key);
+        }
+        decide(state, snapshot, &mut slot, now)
+    });
+    (arrival.frame, arrival.rx) = (slot.frame, slot.rx);
+    verdict
 }
 
 fn decide(

@@ -73,6 +73,20 @@ struct Space {
 }
 
 impl Space {
+    /// Asks for what the next takeovers here will need: of the oldest flow where it is filed, which
+    /// its entry says, and of the one behind it the entry.
+    fn look_ahead(&self, flows: &FlowTable) {
+        if self.oldest == NOBODY {
+            return;
+        }
+        let next = FlowId(self.oldest);
+        flows.prefetch_buckets_of(next);
+        let newer = flows.side(next).newer;
+        if newer != NOBODY {
+            flows.prefetch_all(FlowId(newer));
+        }
+    }
+
     /// Takes a flow out of the list of closed ones.
     fn unlist(&mut self, id: FlowId, flows: &mut FlowTable) {
         let side = flows.side(id);
@@ -161,7 +175,8 @@ impl SourcePorts {
             self.close_if_empty(key, at);
             return Err(DropReason::NoSourcePort);
         };
-        self.unlist(key, old, flows);
+        space.unlist(old, flows);
+        space.look_ahead(flows);
         Ok(Grant::Takeover(port, old))
     }
 

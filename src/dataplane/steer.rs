@@ -17,6 +17,7 @@ pub(super) fn destination(key: &FlowKey) -> Destination {
 /// A FULLNAT reply's owner follows from its destination port alone (`SourcePortMap`), a client's
 /// packet's from what its service says, a NAT server's from the client that it is sent to. What is
 /// none of these is nobody's and is handled where it came in.
+#[inline]
 pub(super) fn elsewhere(
     state: &WorkerState,
     snapshot: &Snapshot,

@@ -55,6 +55,7 @@ pub(super) fn packet(
 }
 
 /// As `packet`.
+#[inline(always)]
 pub(super) fn seen(state: &mut WorkerState, snapshot: &Snapshot, seen: Seen, hit: Hit) -> bool {
     let WorkerState { flows, counters, now, is_short, .. } = state;
     let now_ms = now.as_millis_u32();

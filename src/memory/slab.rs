@@ -73,10 +73,10 @@ impl<T: Pod> Slab<T> {
         Some(index)
     }
 
-    /// The entry that `alloc` would give.
+    /// The entry that `alloc` would give once `ahead` others have been given.
     #[inline]
-    pub fn next_free(&self) -> Option<u32> {
-        self.free.get(self.free_len.checked_sub(1)?).copied()
+    pub fn next_free(&self, ahead: u32) -> Option<u32> {
+        self.free.get(self.free_len.checked_sub(ahead)?.checked_sub(1)?).copied()
     }
 
     /// Returns an entry; `false`, and nothing changes, when it was not taken.
