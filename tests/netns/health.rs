@@ -4,13 +4,14 @@ use serde_json::{Value, json};
 
 use crate::Case;
 use crate::lab::wait_for;
-use crate::servers::HTTP;
+use crate::servers::{HTTP, at};
 use crate::site::{Layout, Plan, Site, VIP4, curl_many, rip, spread, web};
 
 pub const CASES: &[Case] = &[
     ("health_takes_a_dead_server_out_and_eases_it_back", out_and_eased_back),
     ("health_has_the_sorry_server_answer", sorry),
     ("health_finds_a_dr_server_without_the_vip", without_vip),
+    ("health_hears_of_a_silent_dr_server_from_its_client", heard_from_a_client),
 ];
 
 /// How long what follows from a check may take on a busy machine, in seconds.
@@ -121,6 +122,28 @@ fn sorry() {
     wait_for_weight(&site, 1, 20);
     assert_eq!(shares(&site, 10), [10, 0, 0]);
     assert_eq!(site.director.call("status", json!({}))["servers_down"], 1);
+}
+
+/// The next round is ten minutes away, and the flow's end a minute: the client's third SYN tells.
+fn heard_from_a_client() {
+    let service = format!(
+        "[[service]]\naddress = \"{VIP4}:{HTTP}\"\nforwarding = \"dr\"\n\
+         server = [{{ address = \"{}\", weight = 20 }}]\n\
+         check = [{{ kind = \"http\", way = \"service\", interval_ms = 600000, retries = 0 }}]\n",
+        rip(LAYOUT, false, 1)
+    );
+    let site = Site::build(&Plan::new(LAYOUT, service));
+    wait_until_checked(&site);
+    site.servers[0].space.ip(&format!("addr del {VIP4}/32 dev lo"));
+    let patient = std::time::Duration::from_secs(6);
+    let begun = std::time::Instant::now();
+    let answer =
+        site.client.enter(|| std::net::TcpStream::connect_timeout(&at(VIP4, HTTP), patient));
+    assert!(answer.is_err(), "nobody has the address");
+    wait_for_weight(&site, 1, 0);
+    assert!(begun.elapsed().as_secs() < 45, "the flow's end would tell too");
+    let reason = rows(&site)[0]["health_reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("http check by the service's path: no answer"), "{reason}");
 }
 
 /// Its nginx answers at its own address, so that only the service's path tells.
