@@ -54,6 +54,7 @@ fn is_first_packet(snapshot: &Snapshot, packet: &Packet) -> bool {
 }
 
 /// Source address, lists and limit, in this order.
+#[inline(never)]
 pub(super) fn may_enter(
     state: &WorkerState,
     service: &VirtualService,
@@ -63,7 +64,7 @@ pub(super) fn may_enter(
 }
 
 /// As `may_enter`, of a packet from `client` to `vip`.
-#[inline]
+#[inline(always)]
 pub(super) fn sender_may_enter(
     state: &WorkerState,
     service: &VirtualService,
@@ -73,19 +74,19 @@ pub(super) fn sender_may_enter(
         return Err(DropReason::MartianSource);
     }
     let admitted = service.allow.is_empty() || service.allow.contains(client);
-    if !admitted || service.deny.contains(client) {
+    if !admitted || !service.deny.is_empty() && service.deny.contains(client) {
         return Err(DropReason::Denied);
     }
     let share = service.connections_share(state.worker, state.workers);
-    let flows = state.counters.services.get(service.id.index()).map_or(0, |s| s.flows.get());
-    if share.is_some_and(|share| flows >= share) {
+    let flows = || state.counters.services.get(service.id.index()).map_or(0, |s| s.flows.get());
+    if share.is_some_and(|share| flows() >= share) {
         return Err(DropReason::ServiceConnectionsMax);
     }
     Ok(())
 }
 
 /// Addresses that no sender can have (RFC 1812 section 5.3.7, RFC 4291).
-#[inline]
+#[inline(always)]
 fn is_martian(address: IpAddr) -> bool {
     address.is_unspecified()
         || address.is_loopback()

@@ -20,6 +20,7 @@ use super::{forward::tunnel, next_hop};
 use crate::counters::{DropReason, WorkerCounters};
 use crate::frame::Frame;
 use crate::limits::BURST_FRAMES_MAX;
+use crate::memory::prefetch_write;
 use crate::message::FlowState;
 use crate::model::{ForwardMode, NextHop, NextHopId, NicId, NicModel, Protocol, Snapshot, Tunnel};
 use crate::time::Nanos;
@@ -27,7 +28,7 @@ use crate::wire::ethernet::EtherType;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_HEADER_BYTES};
 use crate::wire::ipv6::IPV6_HEADER_BYTES;
-use crate::wire::plain::{self, Facts, Numbers, OuterV4, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
+use crate::wire::plain::{self, Facts, Numbers, OuterV4, OuterV6, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 use crate::wire::udp::UDP_HEADER_BYTES;
 
@@ -192,6 +193,30 @@ fn prefetch_rare(flows: &FlowTable, snapshot: &Snapshot, glances: &Glances) {
     }
 }
 
+/// So many servers that a worker's counters of them, a line each, do not stay in the cache next to
+/// the core.
+const SERVERS_NEAR_MAX: usize = 512;
+
+/// One more pass, where servers are many: asks for the counters that flows' packets add to. With
+/// few of them they are at hand, and the pass would only cost.
+#[inline(always)]
+pub(super) fn reach_for_counters(state: &WorkerState, snapshot: &Snapshot, glances: &Glances) {
+    if snapshot.server_slots > SERVERS_NEAR_MAX {
+        ask_for_counters(&state.flows, &state.counters, glances);
+    }
+}
+
+#[inline(never)]
+fn ask_for_counters(flows: &FlowTable, counters: &WorkerCounters, glances: &Glances) {
+    for candidate in glances.each.iter().filter_map(Glance::candidate) {
+        let (id, _) = FlowTable::place(candidate);
+        let server = flows.core(id).and_then(|core| counters.servers.get(core.server().index()));
+        if let Some(server) = server {
+            prefetch_write(server);
+        }
+    }
+}
+
 /// What of a port a glance needs.
 struct Port {
     nic: NicId,
@@ -295,7 +320,7 @@ fn forward_v6(
     (candidate, facts): (u32, &Facts),
     observer: &mut impl Observer,
 ) -> Option<Fast> {
-    let WorkerState { flows, hops, counters, now_ms, .. } = state;
+    let WorkerState { flows, hops, counters, now_ms, now, learned_mtus, ids, .. } = state;
     let (flow, direction) = flows.candidate_v6(candidate)?;
     let head: &mut [u8; PLAIN_V6_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
     if !flow.is_all_v6() || flow.tuple(direction) != plain::tuple_v6(head) {
@@ -305,7 +330,8 @@ fn forward_v6(
         return Some(Fast::Moves);
     };
     observer.ended(Part::Decide);
-    if write_v6(&mut arrival.frame, flow, (direction, facts), hop).is_none() {
+    let around = Around { snapshot, learned_mtus, ids, now: *now };
+    if write_v6(&mut arrival.frame, flow, (direction, facts), hop, around).is_none() {
         return tunnelled(state, snapshot, arrival, (candidate, facts)).map(Fast::Done);
     }
     account(&mut flow.core, counters, (direction, facts), *now_ms);
@@ -324,12 +350,12 @@ pub(super) fn write(
 ) -> Option<()> {
     let WorkerState { flows, now, learned_mtus, ids, .. } = state;
     let towards = (hit.direction, facts);
+    let around = Around { snapshot, learned_mtus, ids, now: *now };
     let written = if let Some((flow, _)) = flows.candidate_v4(hit.id.0) {
-        let around = Around { snapshot, learned_mtus, ids, now: *now };
         write_v4(frame, flow, towards, hop, around)
     } else {
         let (flow, _) = flows.candidate_v6(hit.id.0)?;
-        flow.is_all_v6().then(|| write_v6(frame, flow, towards, hop))?
+        flow.is_all_v6().then(|| write_v6(frame, flow, towards, hop, around))?
     };
     if written.is_none() {
         wrap(state, snapshot, frame, facts, hit)?;
@@ -344,6 +370,19 @@ struct Around<'a> {
     learned_mtus: &'a LearnedMtus,
     ids: &'a mut Identifications,
     now: Nanos,
+}
+
+impl Around<'_> {
+    #[inline(always)]
+    fn ipip<A>(&self, between: (A, A), core: &FlowCore, hop: &NextHop) -> Ipip<A> {
+        let learned = self.learned_mtus.get(core.hop(Direction::Inbound), self.now);
+        Ipip {
+            between,
+            mtu: hop.mtu.min(learned.unwrap_or(u16::MAX)),
+            keeps_df: self.snapshot.semantics.pmtu_disc,
+            spent: u8::from(core.decrements_ttl()),
+        }
+    }
 }
 
 #[inline(always)]
@@ -361,15 +400,9 @@ fn write_v4(
         ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v4(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
         ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
-            let Around { snapshot, learned_mtus, ids, now } = around;
-            let learned = learned_mtus.get(flow.core.hop(direction), now).unwrap_or(u16::MAX);
-            let tunnel = Ipip {
-                between: (own_v4(snapshot, hop.nic)?, flow.addresses[3]),
-                mtu: hop.mtu.min(learned),
-                keeps_df: snapshot.semantics.pmtu_disc,
-                spent: u8::from(flow.core.decrements_ttl()),
-            };
-            if direction == Direction::Outbound || !in_ipip(frame, facts, &tunnel, ids) {
+            let own = own_v4(around.snapshot, hop.nic)?;
+            let tunnel = around.ipip((own, flow.addresses[3]), &flow.core, hop);
+            if direction == Direction::Outbound || !in_ipip(frame, facts, &tunnel, around.ids) {
                 return None;
             }
             let head: &mut [u8; PLAIN_V4_BYTES] = frame.bytes_mut().first_chunk_mut()?;
@@ -394,6 +427,7 @@ fn write_v6(
     flow: &FlowV6,
     (direction, facts): (Direction, &Facts),
     hop: &NextHop,
+    around: Around,
 ) -> Option<()> {
     let head: &mut [u8; PLAIN_V6_BYTES] = frame.bytes_mut().first_chunk_mut()?;
     let mode = flow.core.mode();
@@ -401,6 +435,16 @@ fn write_v6(
         ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
         ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v6(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
+        ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
+            let own = own_v6(around.snapshot, hop.nic)?;
+            let tunnel = around.ipip((own, flow.addresses[3]), &flow.core, hop);
+            if direction == Direction::Outbound || !in_ipip_v6(frame, facts, &tunnel, around.ids) {
+                return None;
+            }
+            let head: &mut [u8; PLAIN_V6_BYTES] = frame.bytes_mut().first_chunk_mut()?;
+            plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+            return Some(());
+        }
         ForwardMode::Tunnel | ForwardMode::Local => return None,
     }
     if flow.core.decrements_ttl() {
@@ -480,10 +524,19 @@ fn own_v4(snapshot: &Snapshot, nic: NicId) -> Option<u32> {
     }
 }
 
-/// The tunnel that most use: IPv4 in IPv4, nothing between.
-struct Ipip {
+/// As `own_v4`, of the other family.
+#[inline(always)]
+fn own_v6(snapshot: &Snapshot, nic: NicId) -> Option<[u8; 16]> {
+    match snapshot.nics.get(nic.index())?.own_address(false)? {
+        IpAddr::V6(own) => Some(own.octets()),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// The tunnel that most use: IP in IP of one family, nothing between.
+struct Ipip<A> {
     /// Director and server.
-    between: (u32, u32),
+    between: (A, A),
     /// The longest packet that gets to the server.
     mtu: u16,
     /// What the inner packet says of fragments, the outer one says too.
@@ -494,7 +547,7 @@ struct Ipip {
 
 /// Wraps a packet; `false`, and nothing happened, where that is not so simple.
 #[inline(always)]
-fn in_ipip(frame: &mut Frame, facts: &Facts, to: &Ipip, ids: &mut Identifications) -> bool {
+fn in_ipip(frame: &mut Frame, facts: &Facts, to: &Ipip<u32>, ids: &mut Identifications) -> bool {
     let end = L3 + usize::from(facts.ip_bytes);
     let fits = usize::from(facts.ip_bytes) + IPV4_HEADER_BYTES <= usize::from(to.mtu);
     if !fits || frame.headroom_bytes() < IPV4_HEADER_BYTES || frame.len() < end {
@@ -519,6 +572,39 @@ fn in_ipip(frame: &mut Frame, facts: &Facts, to: &Ipip, ids: &mut Identification
     let is_wrapped = frame.set_len(end).and_then(|()| frame.grow_front(IPV4_HEADER_BYTES)).is_ok();
     if let Some(head) = frame.bytes_mut().first_chunk_mut() {
         plain::put_outer_v4(head, &outer);
+    }
+    is_wrapped
+}
+
+/// As `in_ipip`, of the other family.
+#[inline(always)]
+fn in_ipip_v6(
+    frame: &mut Frame,
+    facts: &Facts,
+    to: &Ipip<[u8; 16]>,
+    ids: &mut Identifications,
+) -> bool {
+    let end = L3 + usize::from(facts.ip_bytes);
+    let fits = usize::from(facts.ip_bytes) + IPV6_HEADER_BYTES <= usize::from(to.mtu);
+    if !fits || frame.headroom_bytes() < IPV6_HEADER_BYTES || frame.len() < end {
+        return false;
+    }
+    let Some(head) = frame.bytes_mut().first_chunk_mut::<PLAIN_V6_BYTES>() else { return false };
+    if to.spent > 0 {
+        plain::decrement_ttl_v6(head);
+    }
+    // The general path takes one for each packet that it wraps, whether the header has a place for
+    // it or not.
+    ids.next();
+    let outer = OuterV6 {
+        addresses: to.between,
+        class: tunnel::outer_class(plain::class_v6(head)),
+        hop_limit: facts.ttl - to.spent,
+        inner_bytes: facts.ip_bytes,
+    };
+    let is_wrapped = frame.set_len(end).and_then(|()| frame.grow_front(IPV6_HEADER_BYTES)).is_ok();
+    if let Some(head) = frame.bytes_mut().first_chunk_mut() {
+        plain::put_outer_v6(head, &outer);
     }
     is_wrapped
 }

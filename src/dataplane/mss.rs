@@ -10,8 +10,9 @@ use crate::wire::tcp::{Tcp, TcpOption, TcpOptions, TcpOptionsMut, kind};
 const TABLE: [u16; 8] = [256, 536, 1220, 1340, 1400, 1440, 1460, 8960];
 
 /// The name of the largest size in the table that is not above `mss`.
+#[inline]
 pub(super) fn index_of(mss: u16) -> u8 {
-    TABLE.partition_point(|size| *size <= mss).saturating_sub(1) as u8
+    TABLE.iter().skip(1).map(|size| u8::from(*size <= mss)).sum()
 }
 
 /// The size that three bits name.

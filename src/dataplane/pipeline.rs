@@ -36,6 +36,7 @@ pub fn process_observed(
     state.now = now;
     state.now_ms = now.as_millis_u32();
     let mut glances = fast_path::glance(&state.flows, snapshot, burst, observer);
+    fast_path::reach_for_counters(state, snapshot, &glances);
     let mut strangers = synproxy::Strangers::new();
     if glances.has_strangers && snapshot.has_synproxy && state.has_fast_path {
         strangers.prepare(state, snapshot, burst, &glances.each);

@@ -86,6 +86,8 @@ pub struct Snapshot {
     pub vips: Arc<HashSet<IpAddr>>,
     /// Local addresses by address.
     pub lips: Arc<HashMap<IpAddr, Arc<LocalAddress>>>,
+    /// Every `ServerId` in use is below this.
+    pub server_slots: usize,
     /// Servers removed at once (`now`) whose flows may still live: bit set by `ServerId`.
     pub removed_servers: Arc<Vec<u64>>,
     /// Endpoints whose packets may be replies of NAT flows, those of removed servers included, and
@@ -118,6 +120,7 @@ impl Snapshot {
             changed_services: Arc::default(),
             vips: Arc::default(),
             lips: Arc::default(),
+            server_slots: 0,
             removed_servers: Arc::default(),
             nat_servers: Arc::default(),
             nat_addresses: Arc::default(),

@@ -311,6 +311,36 @@ pub fn put_outer_v4(head: &mut [u8; PLAIN_V4_BYTES], outer: &OuterV4) {
     }
 }
 
+/// An IPv6 header that goes around an IPv6 packet.
+#[derive(Clone, Copy, Debug)]
+pub struct OuterV6 {
+    /// Source and destination.
+    pub addresses: ([u8; 16], [u8; 16]),
+    /// Traffic class.
+    pub class: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Size of the inner packet in bytes.
+    pub inner_bytes: u16,
+}
+
+/// Traffic class of an IPv6 frame.
+#[inline(always)]
+pub fn class_v6(head: &[u8; PLAIN_V6_BYTES]) -> u8 {
+    (be16(head, L3) >> 4) as u8
+}
+
+/// As `put_outer_v4`, of the other family.
+#[inline(always)]
+pub fn put_outer_v6(head: &mut [u8; PLAIN_V6_BYTES], outer: &OuterV6) {
+    put16(head, 12, EtherType::IPV6.0);
+    put32(head, L3, 0x6000_0000 | u32::from(outer.class) << 20);
+    let next = u32::from(IpProtocol::IPV6.0) << 8 | u32::from(outer.hop_limit);
+    put32(head, L3 + 4, u32::from(outer.inner_bytes) << 16 | next);
+    head[L3 + 8..L3 + 24].copy_from_slice(&outer.addresses.0);
+    head[L3 + 24..L3 + 40].copy_from_slice(&outer.addresses.1);
+}
+
 /// Whether a UDP frame over IPv4 came without a checksum.
 #[inline(always)]
 pub fn lacks_checksum_v4(head: &[u8; PLAIN_V4_BYTES]) -> bool {

@@ -113,7 +113,16 @@ impl Schedulers {
     }
 
     /// Whether any server of the service may take a new flow.
+    #[inline]
     pub fn any_usable(&mut self, service: &VirtualService, counters: &WorkerCounters) -> bool {
+        // As a rule the first one may, and has no threshold.
+        let is_free =
+            |first: &RealServer| first.upper_threshold == 0 && first.effective_weight() > 0;
+        service.servers.first().is_some_and(is_free) || self.any_is_usable(service, counters)
+    }
+
+    #[inline(never)]
+    fn any_is_usable(&mut self, service: &VirtualService, counters: &WorkerCounters) -> bool {
         let mut servers = Candidates::new(&service.servers, &mut self.limits, counters);
         (0..service.servers.len()).any(|at| servers.is_usable(at))
     }

@@ -183,7 +183,7 @@ fn whole_part(sum: u64) -> u32 {
     sum as u32 & ((1 << WHOLE_BITS) - 1)
 }
 
-#[inline]
+#[inline(always)]
 fn compose(tuple: u64, whole: u32, agreed: &Agreed) -> SeqNum {
     let agreed = agreed.bits() ^ mask(tuple);
     SeqNum(agreed << (WHOLE_BITS + TUPLE_BITS) | whole << TUPLE_BITS | tuple_part(tuple))
@@ -293,7 +293,7 @@ impl Answer {
 }
 
 /// The cookie of one of several clients, from the two sums of `Secrets::answers`.
-#[inline]
+#[inline(always)]
 pub(super) fn cookie(tuple: u64, whole: u64, agreed: &Agreed) -> SeqNum {
     compose(tuple, whole_part(whole), agreed)
 }

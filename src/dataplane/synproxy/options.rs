@@ -41,7 +41,7 @@ impl SynOptions {
     }
 
     /// What stands between a TCP header and its payload.
-    #[inline]
+    #[inline(always)]
     pub fn read(options: &[u8]) -> Self {
         // What scanners send, and Linux.
         match *options {
@@ -129,12 +129,12 @@ impl Profile {
     }
 
     /// What client and servers have in common. After `catch_up`.
-    #[inline]
+    #[inline(always)]
     pub fn agree(&self, service: &VirtualService, offer: &SynOptions) -> Agreed {
         let has = |bit: u8| self.misses & bit == 0;
-        let default = if service.is_ipv4() { 536 } else { 1220 };
+        let default = || if service.is_ipv4() { 536 } else { 1220 };
         Agreed {
-            mss_index: mss::index_of(offer.mss.unwrap_or(default)),
+            mss_index: mss::index_of(offer.mss.unwrap_or_else(default)),
             window_scale: offer.window_scale.filter(|_| has(MISSES_SCALE)),
             sack: offer.sack && has(MISSES_SACK),
             timestamps: offer.timestamps.is_some() && has(MISSES_TIMESTAMPS),

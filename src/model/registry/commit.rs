@@ -288,6 +288,7 @@ impl Registry {
         let mut next = Snapshot::clone(&self.snapshot);
         next.revision += 1;
         next.changed_services = Arc::default();
+        next.server_slots = self.servers.slots_end();
         next.removed_servers = self.servers.removed_bits(&next.removed_servers);
         next.nat_servers = self.servers.nat_servers(&next.nat_servers);
         if !Arc::ptr_eq(&next.nat_servers, &self.snapshot.nat_servers) {

@@ -203,6 +203,11 @@ impl ServerIds {
         if now == **before { Arc::clone(before) } else { Arc::new(now) }
     }
 
+    /// `Snapshot::server_slots`.
+    pub(super) fn slots_end(&self) -> usize {
+        self.slots.end()
+    }
+
     /// `Snapshot::removed_servers`, shared with `before` when nothing changed.
     pub(super) fn removed_bits(&self, before: &Arc<Vec<u64>>) -> Arc<Vec<u64>> {
         let last = self.retired.values().map(|retired| retired.id.index() / 64).max();

@@ -23,6 +23,11 @@ impl Slots {
         self.free.len() + (self.max - self.next) as usize
     }
 
+    /// One past the highest that was ever taken.
+    pub(super) fn end(&self) -> usize {
+        self.next as usize
+    }
+
     /// How many are held.
     pub(super) fn taken(&self) -> usize {
         self.next as usize - self.free.len()

@@ -85,6 +85,20 @@ impl Usage for Flows {
 }
 
 #[test]
+fn snapshot_says_how_many_servers_there_can_be_and_whether_cookies_answer() {
+    let mut registry = registry();
+    let few = apply(&mut registry, vec![service(80, &[(1, 1), (2, 1)])]).snapshot;
+    assert_eq!((few.server_slots, few.has_synproxy), (2, false));
+    let proxied = ServiceSpec { synproxy: true, ..service(81, &[(3, 1)]) };
+    let more = apply(&mut registry, vec![service(80, &[(1, 1), (2, 1)]), proxied]).snapshot;
+    assert_eq!((more.server_slots, more.has_synproxy), (3, true));
+    let ids = more.services.iter().flatten().flat_map(|service| service.servers.iter());
+    assert!(ids.map(|server| server.id.index()).all(|id| id < more.server_slots));
+    let fewer = apply(&mut registry, vec![service(80, &[(1, 1)])]).snapshot;
+    assert_eq!(fewer.server_slots, 3, "a slot once taken may be held by flows");
+}
+
+#[test]
 fn unchanged_services_keep_their_arc_and_no_change_is_no_revision() {
     let mut registry = registry();
     let first = apply(&mut registry, vec![service(80, &[(11, 1)]), service(81, &[(12, 1)])]);

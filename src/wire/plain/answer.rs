@@ -14,49 +14,50 @@ pub const ANSWER_V4_BYTES: usize = L4_V4 + TCP_HEADER_BYTES + 4 * OPTION_WORDS_M
 pub const ANSWER_V6_BYTES: usize = L4_V6 + TCP_HEADER_BYTES + 4 * OPTION_WORDS_MAX;
 
 /// Options of a SYN-ACK, in the order and alignment of Linux's.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct AnswerOptions {
-    words: [u32; OPTION_WORDS_MAX],
-    count: usize,
+    bytes: [u8; 4 * OPTION_WORDS_MAX],
+    /// Of their words.
+    sum: u64,
+    used: usize,
 }
 
 impl AnswerOptions {
     /// The maximum segment size, and nothing else.
     #[inline(always)]
     pub fn new(mss: u16) -> Self {
-        let mut options = AnswerOptions { count: 1, ..AnswerOptions::default() };
-        options.words[0] = u32::from_be_bytes([kind::MSS, 4, 0, 0]) | u32::from(mss);
-        options
+        let none = AnswerOptions { bytes: [0; 4 * OPTION_WORDS_MAX], sum: 0, used: 0 };
+        none.with([u32::from_be_bytes([kind::MSS, 4, 0, 0]) | u32::from(mss)])
     }
 
     /// Selective acknowledgments are permitted. At most once, and before what follows here.
     #[inline(always)]
-    pub fn sack_permitted(mut self) -> Self {
-        if let Some(room) = self.words.get_mut(self.count) {
-            *room = u32::from_be_bytes([kind::NOP, kind::NOP, kind::SACK_PERMITTED, 2]);
-            self.count += 1;
-        }
-        self
+    pub fn sack_permitted(self) -> Self {
+        self.with([u32::from_be_bytes([kind::NOP, kind::NOP, kind::SACK_PERMITTED, 2])])
     }
 
     /// The director's clock, and the client's. At most once.
     #[inline(always)]
-    pub fn timestamps(mut self, value: u32, echo: u32) -> Self {
+    pub fn timestamps(self, value: u32, echo: u32) -> Self {
         let head = u32::from_be_bytes([kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
-        if let Some(room) = self.words.get_mut(self.count..).and_then(|rest| rest.first_chunk_mut())
-        {
-            *room = [head, value, echo];
-            self.count += 3;
-        }
-        self
+        self.with([head, value, echo])
     }
 
     /// The shift count of windows; last, and at most once.
     #[inline(always)]
-    pub fn window_scale(mut self, shift: u8) -> Self {
-        if let Some(room) = self.words.get_mut(self.count) {
-            *room = u32::from_be_bytes([kind::NOP, kind::WINDOW_SCALE, 3, shift]);
-            self.count += 1;
+    pub fn window_scale(self, shift: u8) -> Self {
+        self.with([u32::from_be_bytes([kind::NOP, kind::WINDOW_SCALE, 3, shift])])
+    }
+
+    #[inline(always)]
+    fn with<const WORDS: usize>(mut self, words: [u32; WORDS]) -> Self {
+        let room = self.bytes.get_mut(self.used..).and_then(|rest| rest.get_mut(..4 * WORDS));
+        if let Some(room) = room {
+            for (place, word) in room.chunks_exact_mut(4).zip(words) {
+                place.copy_from_slice(&word.to_be_bytes());
+                self.sum += u64::from(word);
+            }
+            self.used += 4 * WORDS;
         }
         self
     }
@@ -80,7 +81,7 @@ pub struct SynAck {
 #[inline(always)]
 pub fn answer_v4(frame: &mut [u8; ANSWER_V4_BYTES], own: &[u8; 6], said: &SynAck) -> usize {
     let (client, vip) = (be32(frame, L3 + 12), be32(frame, L3 + 16));
-    let tcp_bytes = TCP_HEADER_BYTES + 4 * said.options.count;
+    let tcp_bytes = TCP_HEADER_BYTES + said.options.used;
     let first = 0x4500_0000 | (L4_V4 - L3 + tcp_bytes) as u32;
     let second = u32::from(DONT_FRAGMENT);
     let third = u32::from(said.ttl) << 24 | u32::from(IpProtocol::TCP.0) << 16;
@@ -99,7 +100,7 @@ pub fn answer_v4(frame: &mut [u8; ANSWER_V4_BYTES], own: &[u8; 6], said: &SynAck
 #[inline(always)]
 pub fn answer_v6(frame: &mut [u8; ANSWER_V6_BYTES], own: &[u8; 6], said: &SynAck) -> usize {
     let (client, vip) = (octets(frame, L3 + 8), octets(frame, L3 + 24));
-    let tcp_bytes = TCP_HEADER_BYTES + 4 * said.options.count;
+    let tcp_bytes = TCP_HEADER_BYTES + said.options.used;
     let second = (tcp_bytes as u32) << 16 | u32::from(IpProtocol::TCP.0) << 8 | u32::from(said.ttl);
     let mut addresses = 0;
     for word in 0..8 {
@@ -121,23 +122,20 @@ fn segment<const AT: usize, const N: usize>(
     said: &SynAck,
     addresses: u64,
 ) -> usize {
-    let AnswerOptions { words, count } = said.options;
-    let tcp_bytes = TCP_HEADER_BYTES + 4 * count;
+    let AnswerOptions { bytes, sum: options, used } = &said.options;
+    let tcp_bytes = TCP_HEADER_BYTES + used;
     let ports = u32::from(be16(frame, AT + 2)) << 16 | u32::from(be16(frame, AT));
     let ack = be32(frame, AT + 4).wrapping_add(1);
     let flags = TcpFlags::SYN | TcpFlags::ACK;
     let offset = (tcp_bytes as u32 / 4) << 28;
     let fourth = offset | u32::from(flags.0) << 16 | u32::from(said.window);
-    let mut sum = addresses + u64::from(IpProtocol::TCP.0) + tcp_bytes as u64;
+    let mut sum = addresses + options + u64::from(IpProtocol::TCP.0) + tcp_bytes as u64;
     for (word, value) in [ports, said.seq, ack, fourth].into_iter().enumerate() {
         put32(frame, AT + 4 * word, value);
         sum += u64::from(value);
     }
-    // All words that there may be: the unused ones are 0, and lie behind the frame.
-    for (word, value) in words.into_iter().enumerate() {
-        put32(frame, AT + TCP_HEADER_BYTES + 4 * word, value);
-        sum += u64::from(value);
-    }
+    // All bytes that there may be: the unused ones lie behind the frame.
+    frame[AT + TCP_HEADER_BYTES..AT + TCP_HEADER_BYTES + bytes.len()].copy_from_slice(bytes);
     put16(frame, AT + 16, !fold(sum));
     put16(frame, AT + 18, 0);
     AT + tcp_bytes
