@@ -138,6 +138,7 @@ pub(super) fn glance(
 ) -> Glances {
     let mut glances = Glances { each: ArrayVec::new(), has_strangers: false };
     let mut port = Port::of(snapshot, NicId(0));
+    let mut flags = 0;
     for arrival in &burst.slots {
         if arrival.rx.nic != port.nic {
             port = Port::of(snapshot, arrival.rx.nic);
@@ -146,6 +147,7 @@ pub(super) fn glance(
         if glance.is_plain() {
             flows.prefetch_bucket(glance.hash);
         }
+        flags |= glance.facts.flags.0;
         glances.each.push(glance);
     }
     observer.ended(Part::Classify);
@@ -159,7 +161,9 @@ pub(super) fn glance(
             glances.has_strangers |= glance.candidate == NOWHERE;
         }
     }
-    prefetch_rare(flows, snapshot, &glances);
+    if glances.has_strangers || flags & TURNS != 0 {
+        prefetch_rare(flows, snapshot, &glances);
+    }
     observer.ended(Part::Lookup);
     glances
 }
@@ -174,7 +178,7 @@ fn opens(facts: &Facts) -> bool {
 }
 
 /// Asks for what packets that make a flow, or end one, will write besides.
-#[inline(always)]
+#[inline(never)]
 fn prefetch_rare(flows: &FlowTable, snapshot: &Snapshot, glances: &Glances) {
     let mut made = (0, 0);
     // Most strangers of a flood make no flow.
