@@ -99,7 +99,8 @@ fn pass(
             }
         }
     }
-    Some(fast_path::depart(snapshot, frame, &hop, &state.counters))
+    let departure = fast_path::depart(snapshot, frame, &hop, &state.counters);
+    Some(departure.map_or_else(Verdict::Drop, Verdict::Transmit))
 }
 
 fn limits_mss(snapshot: &Snapshot, core: &FlowCore) -> bool {

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
-use super::burst::{Arrival, Burst, Errand, Verdict};
+use super::burst::{Arrival, Burst, Errand};
 use super::classify::{Kind, L3, Packet};
-use super::flow::{Direction, FlowCore, FlowKey, FlowV4, FlowV6, flag};
+use super::flow::{Direction, FlowCore, FlowKey, FlowV4, FlowV6};
 use super::flow_table::{FlowTable, Hit};
 use super::identification::Identifications;
 use super::learned_mtu::LearnedMtus;
@@ -21,14 +21,15 @@ use crate::counters::{DropReason, WorkerCounters};
 use crate::frame::Frame;
 use crate::limits::BURST_FRAMES_MAX;
 use crate::memory::prefetch_write;
-use crate::message::FlowState;
 use crate::model::{ForwardMode, NextHop, NextHopId, NicId, NicModel, Protocol, Snapshot, Tunnel};
 use crate::time::Nanos;
 use crate::wire::ethernet::EtherType;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_HEADER_BYTES};
 use crate::wire::ipv6::IPV6_HEADER_BYTES;
-use crate::wire::plain::{self, Facts, Numbers, OuterV4, OuterV6, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
+use crate::wire::plain::{
+    self, Facts, MacBits, Numbers, OuterV4, OuterV6, PLAIN_V4_BYTES, PLAIN_V6_BYTES,
+};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 use crate::wire::udp::UDP_HEADER_BYTES;
 
@@ -64,7 +65,7 @@ pub(super) enum Changes {
 /// What became of a frame on the fast path.
 pub(super) enum Fast {
     /// It is decided.
-    Done(Verdict),
+    Done(Departure),
     /// Its tuple is that of the candidate, whose state it may move: `advance`.
     Moves,
     /// Nothing: it is the general path's.
@@ -225,13 +226,13 @@ fn ask_for_counters(flows: &FlowTable, counters: &WorkerCounters, glances: &Glan
 struct Port {
     nic: NicId,
     /// None where frames have tags: those are the general path's.
-    own_mac: Option<[u8; 6]>,
+    own_mac: Option<MacBits>,
 }
 
 impl Port {
     fn of(snapshot: &Snapshot, nic: NicId) -> Self {
         let model: Option<&NicModel> = snapshot.nics.get(nic.index());
-        let own_mac = model.filter(|model| model.vlan.is_none()).map(|model| model.mac);
+        let own_mac = model.filter(|model| model.vlan.is_none()).map(|model| model.mac.into());
         Port { nic, own_mac }
     }
 }
@@ -301,7 +302,7 @@ fn forward_v4(
     let WorkerState { flows, hops, counters, now_ms, now, learned_mtus, ids, .. } = state;
     let (flow, direction) = flows.candidate_v4(candidate)?;
     let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
-    if flow.tuple(direction) != plain::tuple_v4(head) {
+    if !flow.is_tuple(direction, plain::tuple_v4(head)) {
         return None;
     }
     let Some(hop) = way(&flow.core, direction, facts, snapshot, hops) else {
@@ -400,7 +401,7 @@ fn write_v4(
     let head: &mut [u8; PLAIN_V4_BYTES] = frame.bytes_mut().first_chunk_mut()?;
     let mode = flow.core.mode();
     match mode {
-        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
+        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac.into() => return None,
         ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v4(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
         ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
@@ -436,7 +437,7 @@ fn write_v6(
     let head: &mut [u8; PLAIN_V6_BYTES] = frame.bytes_mut().first_chunk_mut()?;
     let mode = flow.core.mode();
     match mode {
-        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac => return None,
+        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac.into() => return None,
         ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v6(head) => return None,
         ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
         ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
@@ -620,7 +621,7 @@ fn tunnelled(
     snapshot: &Snapshot,
     arrival: &mut Arrival,
     (candidate, facts): (u32, &Facts),
-) -> Option<Verdict> {
+) -> Option<Departure> {
     let (id, direction) = FlowTable::place(candidate);
     let hop_id = wrap(state, snapshot, &mut arrival.frame, facts, Hit { id, direction })?;
     let WorkerState { flows, hops, counters, now_ms, .. } = state;
@@ -678,17 +679,11 @@ fn way<'h>(
     snapshot: &Snapshot,
     hops: &'h [NextHop],
 ) -> Option<&'h NextHop> {
-    let state = if is_udp(facts) { FlowState::Udp } else { FlowState::Established };
-    // A datagram from a server may assure its template.
-    let is_quiet = match direction {
-        Direction::Inbound => {
-            core.flags & !flag::INPUT_ONLY == 0 && !snapshot.is_removed(core.server())
-        }
-        Direction::Outbound => core.flags == 0 && !(is_udp(facts) && core.is_controlled()),
-    };
-    let is_steady = core.is_just(state, facts.protocol) && core.epoch == snapshot.timeouts_epoch;
+    // What is for a server that was removed is dropped.
+    let is_served = direction == Direction::Outbound || !snapshot.is_removed(core.server());
+    let is_quiet = core.is_quiet(direction, facts.protocol);
     let says_nothing = facts.flags.0 & DECIDING.0 == TcpFlags::ACK.0 || is_udp(facts);
-    if !is_quiet || !is_steady || !says_nothing {
+    if !is_served || !is_quiet || !says_nothing || core.epoch != snapshot.timeouts_epoch {
         return None;
     }
     let hop = hops.get(core.hop(direction).index())?;
@@ -714,24 +709,23 @@ fn account(
     bytes.add(facts.ip_bytes.into());
 }
 
-/// The verdict of a frame that has its MAC addresses.
+/// How a frame that was rewritten ends: at a port, or dropped and counted. Small, where a
+/// `Verdict` would go by memory.
+pub(super) type Departure = Result<NicId, DropReason>;
+
+/// The end of a frame that has its MAC addresses.
 #[inline(always)]
 pub(super) fn depart(
     snapshot: &Snapshot,
     frame: &mut Frame,
     hop: &NextHop,
     counters: &WorkerCounters,
-) -> Verdict {
-    let tagged = match snapshot.nics.get(hop.nic.index()) {
-        Some(nic) if nic.vlan.is_some() => next_hop::push_vlan(frame, nic),
-        Some(_) => Ok(()),
-        None => Err(DropReason::Internal),
-    };
-    match tagged {
-        Ok(()) => Verdict::Transmit(hop.nic),
-        Err(reason) => {
-            counters.dropped(reason);
-            Verdict::Drop(reason)
-        }
+) -> Departure {
+    let nic = snapshot.nics.get(hop.nic.index());
+    if nic.is_none_or(|nic| nic.vlan.is_some()) {
+        let tagged = nic.ok_or(DropReason::Internal);
+        let tagged = tagged.and_then(|nic| next_hop::push_vlan(frame, nic));
+        tagged.inspect_err(|reason| counters.dropped(*reason))?;
     }
+    Ok(hop.nic)
 }

@@ -43,9 +43,9 @@ impl FlowKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// Client to server.
-    Inbound,
+    Inbound = 0,
     /// Server to client.
-    Outbound,
+    Outbound = 1,
 }
 
 /// Bits of `FlowCore::flags`.
@@ -374,11 +374,23 @@ impl FlowCore {
         FlowState::ALL.get(usize::from(self.state & STATE)).copied().unwrap_or_default()
     }
 
-    /// Whether it is in that state and protocol, and nobody has anything more in mind with it: not
-    /// told to end, no helper.
+    /// Whether a packet of that protocol and direction finds a flow that nobody has anything in
+    /// mind with: an established connection or a flow of datagrams, not told to end, without
+    /// helper, flags or, where a server's datagram may assure it, template.
     #[inline(always)]
-    pub fn is_just(&self, state: FlowState, protocol: IpProtocol) -> bool {
-        self.state == state as u8 && self.protocol == protocol.0
+    pub fn is_quiet(&self, direction: Direction, protocol: IpProtocol) -> bool {
+        let (state, template) = match protocol {
+            IpProtocol::UDP => (FlowState::Udp, CONTROLLED),
+            _ => (FlowState::Established, 0),
+        };
+        // One word of the entry.
+        let is = u32::from_ne_bytes([self.protocol, self.state, self.mode, self.flags]);
+        let wanted = u32::from_ne_bytes([protocol.0, state as u8, 0, 0]);
+        let decides = match direction {
+            Direction::Inbound => u32::from_ne_bytes([0xff, 0xff, 0, !flag::INPUT_ONLY]),
+            Direction::Outbound => u32::from_ne_bytes([0xff, 0xff, template, 0xff]),
+        };
+        (is ^ wanted) & decides == 0
     }
 
     /// Sets the connection state; timeouts and counts are the caller's.
@@ -503,6 +515,24 @@ impl FlowV4 {
         }
     }
 
+    /// Whether a packet that goes in `direction` has this tuple. Compared as two words, which lie
+    /// one direction behind the other, without a branch: it would often be guessed wrong.
+    #[inline(always)]
+    pub fn is_tuple(&self, direction: Direction, tuple: Tuple<u32>) -> bool {
+        let (src, dst, src_port, dst_port) = tuple;
+        let (is_outbound, core) = (direction as usize, &self.core);
+        let own = [self.addresses[2 * is_outbound], self.addresses[2 * is_outbound + 1]];
+        let own = u64::from(own[1]) << 32 | u64::from(own[0]);
+        let ports = [core.client_port, core.virtual_port, core.local_port, core.server_port];
+        let ports = ports.iter().rev().fold(0, |all, port| all << 16 | u64::from(*port));
+        let own_ports = (ports >> (32 * is_outbound)) as u32;
+        // Of replies the destination is stored first.
+        let turn = 1 - is_outbound as u32;
+        let has = (u64::from(src) << 32 | u64::from(dst)).rotate_left(32 * turn);
+        let has_ports = (u32::from(src_port) << 16 | u32::from(dst_port)).rotate_left(16 * turn);
+        own == has && own_ports == has_ports
+    }
+
     /// What it has behind the director, where addresses are translated.
     #[inline(always)]
     pub fn far_tuple(&self, direction: Direction) -> Tuple<u32> {
@@ -517,14 +547,8 @@ impl FlowV4 {
     #[inline]
     pub fn matches(&self, key: &FlowKey, direction: Direction) -> bool {
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.src, key.dst) else { return false };
-        let [client, vip, local, server] = self.addresses;
-        let core = &self.core;
-        let own = match direction {
-            Direction::Inbound => (client, vip, core.client_port, core.virtual_port),
-            Direction::Outbound => (server, local, core.server_port, core.local_port),
-        };
-        own == (src.into(), dst.into(), key.src_port, key.dst_port)
-            && core.protocol() == key.protocol
+        self.is_tuple(direction, (src.into(), dst.into(), key.src_port, key.dst_port))
+            && self.core.protocol() == key.protocol
     }
 }
 

@@ -47,14 +47,13 @@ pub fn process_observed(
         if changes != Changes::None {
             glance.look_again(&state.flows, changes);
         }
-        let quick = match fast_path::forward(state, snapshot, arrival, glance, observer) {
-            Fast::Done(verdict) => Some(verdict),
+        arrival.verdict = match fast_path::forward(state, snapshot, arrival, glance, observer) {
+            Fast::Done(departure) => Some(departure.map_or_else(Verdict::Drop, Verdict::Transmit)),
             Fast::Moves => advance::forward(state, snapshot, arrival, glance),
             Fast::Left => strangers.answer(state, snapshot, arrival, (at, glance)),
         };
-        if quick.is_some() {
+        if arrival.verdict.is_some() {
             fast_frames += 1;
-            arrival.verdict = quick;
         } else {
             arrival.verdict = Some(general(state, snapshot, arrival, glance, now));
             changes = state.flows.changes().since(before);

@@ -39,6 +39,12 @@ pub struct Facts {
     pub ip_bytes: u16,
 }
 
+/// Bytes at a fixed place. As an array of their own they are one load, whatever is asked of them.
+#[inline(always)]
+fn bytes<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; M])
+}
+
 #[inline(always)]
 fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
@@ -59,15 +65,23 @@ fn put32<const N: usize>(bytes: &mut [u8; N], at: usize, value: u32) {
     [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]] = value.to_be_bytes();
 }
 
-#[inline(always)]
-fn octets<const N: usize>(bytes: &[u8; N], at: usize) -> [u8; 16] {
-    std::array::from_fn(|i| bytes[at + i])
+/// A MAC address as a number, to compare by one instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacBits(u64);
+
+impl From<[u8; 6]> for MacBits {
+    #[inline(always)]
+    fn from([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        MacBits(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
+    }
 }
 
 /// Destination and source MAC address of a frame.
 #[inline(always)]
-pub fn macs<const N: usize>(head: &[u8; N]) -> ([u8; 6], [u8; 6]) {
-    (std::array::from_fn(|i| head[i]), std::array::from_fn(|i| head[6 + i]))
+pub fn macs<const N: usize>(head: &[u8; N]) -> (MacBits, MacBits) {
+    const SIX_BYTES: u64 = u64::MAX >> 16;
+    let six = |at| MacBits(u64::from_le_bytes(bytes(head, at)) & SIX_BYTES);
+    (six(0), six(6))
 }
 
 /// Writes both MAC addresses.
@@ -156,12 +170,15 @@ fn is_segment(data_offset: u8, room: usize) -> bool {
 #[inline(always)]
 fn holds(head: &[u8; PLAIN_V4_BYTES]) -> bool {
     // In the machine's byte order, which RFC 1071 section 2 (B) allows.
-    let word = |at: usize| {
-        let bytes = [head[at], head[at + 1], head[at + 2], head[at + 3]];
-        u64::from(u32::from_ne_bytes(bytes))
-    };
+    let word = |at: usize| u64::from(u32::from_ne_bytes(bytes(head, at)));
     let sum = word(L3) + word(L3 + 4) + word(L3 + 8) + word(L3 + 12) + word(L3 + 16);
-    fold(sum) == 0xffff
+    // A sum folds to 0xffff if 0xffff divides it, since it is not 0: the version is in it. An odd
+    // number divides those whose product with its inverse (mod 2^64) is no larger than the largest
+    // quotient.
+    const QUOTIENT_MAX: u64 = u64::MAX / 0xffff;
+    const INVERSE: u64 = 0u64.wrapping_sub(0x0001_0001_0001_0001);
+    const { assert!(INVERSE.wrapping_mul(0xffff) == 1) };
+    sum.wrapping_mul(INVERSE) <= QUOTIENT_MAX
 }
 
 /// A one's complement sum of 16 or 32-bit words as one of 16 bits.
@@ -195,7 +212,7 @@ pub fn tuple_v4(head: &[u8; PLAIN_V4_BYTES]) -> Tuple<u32> {
 /// The tuple of an IPv6 frame.
 #[inline(always)]
 pub fn tuple_v6(head: &[u8; PLAIN_V6_BYTES]) -> Tuple<[u8; 16]> {
-    (octets(head, L3 + 8), octets(head, L3 + 24), be16(head, L4_V6), be16(head, L4_V6 + 2))
+    (bytes(head, L3 + 8), bytes(head, L3 + 24), be16(head, L4_V6), be16(head, L4_V6 + 2))
 }
 
 /// TTL less one, and the checksum with it. A TTL of 0 is the caller's to refuse.

@@ -149,7 +149,8 @@ methods! {
             "synproxy":false,"connections_max":null,"flows":40,"connections":90000,
             "in_packets":800000,"in_bytes":104000000,"out_packets":0,"out_bytes":0,
             "rates":{"connections":25,"in_packets":220,"in_bytes":28000,"out_packets":0,
-            "out_bytes":0},"refused":0,"cookies_sent":0,"cookies_proven":0,"servers":[]}]}"#;
+            "out_bytes":0},"refused":0,"cookies_sent":0,"cookies_proven":0,"quorum":null,
+            "servers":[]}]}"#;
     "service.add" => ServiceAdd(AddServiceParams) -> Changed, [InvalidConfig, Exists, NoRoom],
         "Adds a virtual service.",
         r#"{"service":{"address":"192.0.2.80:443","protocol":"tcp","scheduler":"rr",

@@ -1,7 +1,7 @@
 //! The answer to a plain frame that carries a SYN, written over it: a SYN-ACK without payload, all
 //! of its headers new. What it says is the caller's.
 
-use super::{L3, L4_V4, L4_V6, be16, be32, fold, macs, octets, put16, put32, set_macs};
+use super::{L3, L4_V4, L4_V6, be16, be32, bytes, fold, put16, put32, set_macs};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::DONT_FRAGMENT;
 use crate::wire::tcp::{TCP_HEADER_BYTES, TcpFlags, kind};
@@ -88,8 +88,7 @@ pub fn answer_v4(frame: &mut [u8; ANSWER_V4_BYTES], own: &[u8; 6], said: &SynAck
     let addresses = u64::from(vip) + u64::from(client);
     let sum = u64::from(first) + u64::from(second) + u64::from(third) + addresses;
     let third = third | u32::from(!fold(sum));
-    let (_, sender) = macs(frame);
-    set_macs(frame, &sender, own);
+    set_macs(frame, &bytes(frame, 6), own);
     for (word, value) in [first, second, third, vip, client].into_iter().enumerate() {
         put32(frame, L3 + 4 * word, value);
     }
@@ -99,15 +98,14 @@ pub fn answer_v4(frame: &mut [u8; ANSWER_V4_BYTES], own: &[u8; 6], said: &SynAck
 /// As `answer_v4`, over IPv6.
 #[inline(always)]
 pub fn answer_v6(frame: &mut [u8; ANSWER_V6_BYTES], own: &[u8; 6], said: &SynAck) -> usize {
-    let (client, vip) = (octets(frame, L3 + 8), octets(frame, L3 + 24));
+    let (client, vip): ([u8; 16], [u8; 16]) = (bytes(frame, L3 + 8), bytes(frame, L3 + 24));
     let tcp_bytes = TCP_HEADER_BYTES + said.options.used;
     let second = (tcp_bytes as u32) << 16 | u32::from(IpProtocol::TCP.0) << 8 | u32::from(said.ttl);
     let mut addresses = 0;
     for word in 0..8 {
         addresses += u64::from(be32(frame, L3 + 8 + 4 * word));
     }
-    let (_, sender) = macs(frame);
-    set_macs(frame, &sender, own);
+    set_macs(frame, &bytes(frame, 6), own);
     put32(frame, L3, 0x6000_0000);
     put32(frame, L3 + 4, second);
     frame[L3 + 8..L3 + 24].copy_from_slice(&vip);
