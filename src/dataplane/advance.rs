@@ -5,11 +5,12 @@
 //! what the general path would answer in the same way, and leaves all else to it untouched.
 
 use super::burst::{Arrival, Slot, Verdict};
-use super::fast_path::{self, Glance};
 use super::flow::{Direction, FlowCore, flag};
 use super::flow_table::{FlowTable, Hit};
+use super::glance::Glance;
 use super::state::WorkerState;
 use super::track::{self, Seen};
+use super::{fast_path, glance, plain_rewrite};
 use super::{next_hop, sequence, tcp_state};
 use crate::frame::Frame;
 use crate::model::{ForwardMode, NextHop, NextHopId, Snapshot};
@@ -84,7 +85,7 @@ fn pass(
     if !hop.resolved || facts.ip_bytes > hop.mtu {
         return None;
     }
-    fast_path::write(state, snapshot, frame, (facts, &hop), hit)?;
+    plain_rewrite::write(state, snapshot, frame, (facts, &hop), hit)?;
     if is_unknown && let Some(core) = state.flows.core_mut(hit.id) {
         core.set_hop_out(hop_id);
     }
@@ -92,7 +93,7 @@ fn pass(
     let may_close = track::seen(state, snapshot, seen, hit);
     if is_tcp && is_translated {
         let ends = may_close || state.flows.core(hit.id).is_some_and(sequence::is_closing);
-        if ends && let Some(packet) = fast_path::segment(frame, facts) {
+        if ends && let Some(packet) = glance::segment(frame, facts) {
             sequence::note_closing(state, frame.bytes(), &packet, hit);
             if may_close {
                 track::closing(state, &packet, hit);

@@ -6,8 +6,8 @@
 
 use std::net::IpAddr;
 
-use super::fast_path::Changes;
 use super::flow::{Addresses, Direction, FlowCore, FlowKey, FlowV4, FlowV6, NewFlow, Side, flag};
+use super::glance::Changes;
 use super::timer::Wheel;
 use crate::memory::{FixedArray, FlowIndex, MemoryError, Slab};
 use crate::model::Protocol;

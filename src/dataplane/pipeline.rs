@@ -4,14 +4,15 @@ use super::admit::admit;
 use super::advance;
 use super::burst::{Arrival, Burst, Errand, Slot, Verdict};
 use super::classify::{self, Kind, Packet};
-use super::fast_path::{self, Changes, Fast, Glance};
+use super::fast_path::{self, Fast};
 use super::flow::flag;
 use super::flow_table::{Hit, Probe};
+use super::glance::{Changes, Glance};
 use super::observe::{Nobody, Observer, Part};
 use super::persistence;
 use super::reuse::{self, Fate};
 use super::state::WorkerState;
-use super::{forward, fragment, ftp, icmp_error, steer, synproxy, track};
+use super::{forward, fragment, ftp, glance, icmp_error, steer, synproxy, track};
 use crate::counters::{DropReason, ReplyKind};
 use crate::model::{KernelMode, NicModel, Snapshot, VirtualService};
 use crate::time::Nanos;
@@ -35,8 +36,8 @@ pub fn process_observed(
 ) {
     state.now = now;
     state.now_ms = now.as_millis_u32();
-    let mut glances = fast_path::glance(&state.flows, snapshot, burst, observer);
-    fast_path::reach_for_counters(state, snapshot, &glances);
+    let mut glances = glance::over(&state.flows, snapshot, burst, observer);
+    glance::reach_for_counters(state, snapshot, &glances);
     let mut strangers = synproxy::Strangers::new();
     if glances.has_strangers && snapshot.has_synproxy && state.has_fast_path {
         strangers.prepare(state, snapshot, burst, &glances.each);
@@ -72,7 +73,7 @@ fn general(
     glance: &Glance,
     now: Nanos,
 ) -> Verdict {
-    let verdict = match fast_path::packet(&arrival.frame, glance).filter(|_| state.has_fast_path) {
+    let verdict = match glance::packet(&arrival.frame, glance).filter(|_| state.has_fast_path) {
         Some(packet) => {
             let probe = match glance.candidate() {
                 Some(_) => Probe::of(glance.hash),

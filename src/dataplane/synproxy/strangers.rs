@@ -14,7 +14,7 @@ use arrayvec::ArrayVec;
 use super::super::admit;
 use super::super::burst::{Arrival, Burst, RxMeta, Verdict};
 use super::super::classify::L3;
-use super::super::fast_path::Glance;
+use super::super::glance::Glance;
 use super::super::segment::TTL;
 use super::super::state::WorkerState;
 use super::super::{client_address, defence};
