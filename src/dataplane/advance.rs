@@ -1,8 +1,8 @@
 //! Plain packets that move their flow from one state to the next: the end of a handshake, FINs,
 //! the last ACK, a server's first answer; and what opened a flow, once there is one.
 //!
-//! The state is `track`'s, as on the general path, and the rewrite `fast_path`'s. It answers only
-//! what the general path would answer in the same way, and leaves all else to it untouched.
+//! The state is `track`'s, as on the general path, and the rewrite `plain_rewrite`'s. It answers
+//! only what the general path would answer in the same way, and leaves all else to it untouched.
 
 use super::burst::{Arrival, Slot, Verdict};
 use super::flow::{Direction, FlowCore, flag};
@@ -10,8 +10,7 @@ use super::flow_table::{FlowTable, Hit};
 use super::glance::Glance;
 use super::state::WorkerState;
 use super::track::{self, Seen};
-use super::{fast_path, glance, plain_rewrite};
-use super::{next_hop, sequence, tcp_state};
+use super::{fast_path, glance, next_hop, plain_rewrite, sequence, tcp_state};
 use crate::frame::Frame;
 use crate::model::{ForwardMode, NextHop, NextHopId, Snapshot};
 use crate::wire::ip::IpProtocol;

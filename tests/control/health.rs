@@ -170,7 +170,8 @@ fn the_sorry_server_and_the_hooks_hear_of_a_lost_quorum() {
 /// Where that is asked for; a quorum that is lost has told already.
 #[test]
 fn a_hook_hears_that_gyre_stops() {
-    for (is_lost, wanted) in [(false, "up\nstopping 0\n"), (true, "up\nstopping 0\n")] {
+    let wanted = "up\nstopping 0\n";
+    for is_lost in [false, true] {
         let (port, mut listeners) = servers();
         let directory = tempfile::tempdir().unwrap();
         let told = directory.path().join("told");
