@@ -1,6 +1,7 @@
 //! A client of the control socket: one request at a time, blocking.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +33,12 @@ pub enum ClientError {
         .0.display()
     )]
     Stale(PathBuf),
+    /// No socket at all.
+    #[error(
+        "{} is no socket: name the one of `runtime.control_socket` with --socket",
+        .0.display()
+    )]
+    NotASocket(PathBuf),
     /// Somebody else's socket.
     #[error("{}: permission denied; run this as root or as the user gyre runs as", .0.display())]
     Permission(PathBuf),
@@ -78,6 +85,9 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => ClientError::NotRunning(path.into()),
+            ErrorKind::ConnectionRefused if !is_socket(path) => {
+                ClientError::NotASocket(path.into())
+            }
             ErrorKind::ConnectionRefused => ClientError::Stale(path.into()),
             ErrorKind::PermissionDenied => ClientError::Permission(path.into()),
             _ => ClientError::Socket { path: path.into(), error },
@@ -130,5 +140,30 @@ impl Client {
             ErrorKind::ConnectionReset => ClientError::Closed(path),
             _ => ClientError::Socket { path, error },
         }
+    }
+}
+
+/// The kernel refuses a connection to any other file as to a socket that nobody serves.
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_socket_is_not_taken_for_a_dead_gyres() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("file"), "").unwrap();
+        drop(UnixListener::bind(path("dead")).unwrap());
+        let refusal = |name: &str| Client::connect(&path(name)).unwrap_err();
+        assert!(matches!(refusal("file"), ClientError::NotASocket(_)));
+        assert!(matches!(refusal("."), ClientError::NotASocket(_)));
+        assert!(matches!(refusal("dead"), ClientError::Stale(_)));
+        assert!(matches!(refusal("none"), ClientError::NotRunning(_)));
     }
 }

@@ -161,4 +161,15 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn options_of_watch_may_follow_the_table() {
+        for words in ["watch -n 0.5 --count 1 services", "watch services web -n 0.5 --count 1"] {
+            let words = ["gyre"].into_iter().chain(words.split(' '));
+            let Command::Watch(args) = Cli::try_parse_from(words).unwrap().command else {
+                panic!("not watch");
+            };
+            assert_eq!((args.count, args.interval.as_millis()), (Some(1), 500));
+        }
+    }
 }

@@ -31,6 +31,14 @@ fn or_none(items: &[impl ToString]) -> String {
     if items.is_empty() { "none".into() } else { items.join(", ") }
 }
 
+/// What a shared port drops all the time says nothing about what is wrong.
+fn drops(status: &Status) -> String {
+    let expected = status.drops_expected;
+    let lost = status.drops.saturating_sub(expected);
+    let beside = format!(", and {expected} that were not gyre's to forward");
+    format!("{lost} frames{}", if expected > 0 { beside.as_str() } else { "" })
+}
+
 /// Prints a line a fact.
 pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
     let (status, raw): (Status, _) = args.show.socket.connect()?.call("status", &NoParams {})?;
@@ -39,7 +47,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
     }
     let lines = [
         ("gyre", format!("{}, pid {}, up {}", status.version, status.pid, uptime(status.uptime_s))),
-        ("configuration", format!("{}, revision {}", status.config_path, status.revision)),
+        ("configuration", format!("{}, revision {}", status.config_path, status.config_revision)),
         ("workers", format!("{}, stalled: {}", status.workers, or_none(&status.workers_stalled))),
         ("ports", format!("{}, down: {}", status.ports, or_none(&status.ports_down))),
         ("services", {
@@ -47,7 +55,7 @@ pub fn run(args: Args, out: &mut Out<'_>) -> anyhow::Result<()> {
             format!("{services} with {servers} servers, down: {down}")
         }),
         ("flows", format!("{} live, {} created", status.flows, status.flows_created)),
-        ("drops", format!("{} frames", status.drops)),
+        ("drops", drops(&status)),
         ("neighbours", format!("{} unresolved", status.neighbours_unresolved)),
     ];
     let wrong = [

@@ -12,12 +12,12 @@ use super::shown::Shown;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Seconds between two looks, 0.1 to 3600
-    #[arg(short = 'n', long, value_name = "SECONDS", default_value = "2")]
+    #[arg(short = 'n', long, value_name = "SECONDS", default_value = "2", global = true)]
     #[arg(value_parser = interval(0.1..=3600.0))]
-    interval: Duration,
+    pub(super) interval: Duration,
     /// End after so many looks
-    #[arg(long, value_name = "NUMBER")]
-    count: Option<u32>,
+    #[arg(long, value_name = "NUMBER", global = true)]
+    pub(super) count: Option<u32>,
     #[command(subcommand)]
     what: Shown,
 }

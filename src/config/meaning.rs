@@ -15,6 +15,9 @@ use crate::model::{
     validate,
 };
 
+/// What names of DPDK's devices on a kernel interface begin with.
+const AF_PACKET: &str = "net_af_packet";
+
 /// Adds what is wrong with `config`, which `walk` left over, and gives what it wants.
 pub(super) fn check(config: &Config, walk: &mut Walk<'_>) -> Desired {
     runtime(config, walk);
@@ -121,16 +124,10 @@ fn ports(config: &Config, walk: &mut Walk<'_>) {
             let what = format!("{} has the same name", walk.element("port", first));
             walk.push(&format!("{path}.name"), what, "give each port its own name".into());
         }
-        if let Some(first) = devices.insert(&port.device, at) {
-            let what = format!("{} has the same device", walk.element("port", first));
-            walk.push(&format!("{path}.device"), what, "give each port its own device".into());
-        }
+        device(&port.device, (at, port.vlan), &format!("{path}.device"), (&mut devices, walk));
         for (position, member) in port.members.iter().enumerate() {
-            if let Some(first) = devices.insert(member, at) {
-                let what = format!("{} has the same device", walk.element("port", first));
-                let member = walk.element(&format!("{path}.members"), position);
-                walk.push(&member, what, "give each device to one port".into());
-            }
+            let path = walk.element(&format!("{path}.members"), position);
+            device(member, (at, port.vlan), &path, (&mut devices, walk));
         }
         members(port, &path, walk);
         for (position, address) in port.addresses.iter().enumerate() {
@@ -140,12 +137,37 @@ fn ports(config: &Config, walk: &mut Walk<'_>) {
                 walk.push(&walk.element(&list, position), what, "list it once".into());
             }
         }
-        let af_packet = port.device.starts_with("net_af_packet") && port.interface().is_some();
-        if port.kernel == Kernel::Shared && !af_packet {
+        if port.kernel == Kernel::Shared && !port.device.starts_with(AF_PACKET) {
             let what = "only an af_packet device can be shared with the kernel".into();
             let remedy = "use device = \"net_af_packet0,iface=INTERFACE\", or kernel = \"tap\"";
             walk.push(&format!("{path}.kernel"), what, remedy.into());
         }
+    }
+}
+
+/// A device is one port's: `(at, vlan)` is the port whose it is to be. DPDK knows devices by their
+/// names, and two on one interface would both take each frame.
+fn device<'c>(
+    device: &'c str,
+    (at, vlan): (usize, Option<u16>),
+    path: &str,
+    (taken, walk): (&mut HashMap<(&'c str, Option<u16>), usize>, &mut Walk<'_>),
+) {
+    let name = device.split(',').next().unwrap_or(device);
+    let mut arguments = device.split(',').skip(1);
+    let interface = arguments.find_map(|argument| argument.strip_prefix("iface="));
+    if name.starts_with(AF_PACKET) && interface.is_none_or(str::is_empty) {
+        let what = format!("`{name}` does not say which interface");
+        walk.push(path, what, format!("write it like \"{name},iface=eth1\""));
+    }
+    let by_name = taken.insert((name, None), at).map(|first| (first, format!("device {name}")));
+    let by_interface = interface.and_then(|interface| {
+        let first = taken.insert((interface, Some(vlan.unwrap_or(0))), at)?;
+        Some((first, format!("interface {interface}")))
+    });
+    if let Some((first, what)) = by_name.or(by_interface) {
+        let what = format!("{} has {what} already", walk.element("port", first));
+        walk.push(path, what, "give each port a device and an interface of its own".into());
     }
 }
 

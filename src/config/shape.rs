@@ -75,6 +75,18 @@ enum Path<'p> {
     Element(&'p Path<'p>, usize),
 }
 
+impl Path<'_> {
+    /// As it stands in a table's header: without the elements' numbers.
+    fn header(&self) -> String {
+        match self {
+            Path::Root => String::new(),
+            Path::Key(Path::Root, key) => (*key).to_owned(),
+            Path::Key(above, key) => format!("{}.{key}", above.header()),
+            Path::Element(above, _) => above.header(),
+        }
+    }
+}
+
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -160,6 +172,12 @@ impl<'n> Walk<'n> {
             }
             (Shape::Table(fields), Value::Table(entries)) => self.table(entries, fields, path),
             (Shape::Map(inner), Value::Table(entries)) => Some(self.map(entries, inner, path)),
+            (Shape::List(Shape::Table(_)), Value::Table(_)) => {
+                let what = "one table, where there may be several".to_owned();
+                let header = path.header();
+                let remedy = format!("write [[{header}]] for [{header}], or [{{...}}] for {{...}}");
+                self.refuse(path, what, remedy)
+            }
             (_, value) => {
                 let what = format!("{} does not belong here", value.kind());
                 self.refuse(path, what, format!("write {}", shape.expected()))

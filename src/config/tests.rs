@@ -112,7 +112,7 @@ fn bad_files_are_told_all_at_once_and_where() {
             "port = 1\nservice = { address = 2 }",
             &[
                 "1:8: port: an integer does not belong here; write a list of tables",
-                "2:11: service: a table does not belong here; write a list of tables",
+                "2:11: service: one table, where there may be several; write [[service]] for",
             ],
         ),
         (
@@ -316,7 +316,7 @@ fn ports_and_routes_without_sense_are_told() {
             "3:13: runtime.cores[1]: core 1 is listed twice; list each once",
             "7:10: port[0].kernel: only an af_packet device can be shared",
             "9:8: port[1].name: port[0] has the same name",
-            "10:10: port[1].device: port[0] has the same device",
+            "10:10: port[1].device: port[0] has device net_null0 already",
             "13:7: neighbour[0].mac: `0:1` is no MAC address; write it like",
             "17:7: route[0].via: the router's address family differs",
             "18:1: route[1]: a route leads through a router or onto a port's own link",
@@ -326,6 +326,28 @@ fn ports_and_routes_without_sense_are_told() {
     for (text, expected) in table {
         expect(text, expected);
     }
+}
+
+#[test]
+fn a_device_and_an_interface_are_one_ports() {
+    let two = |first: &str, second: &str| {
+        let port = |name: &str, rest: &str| format!("[[port]]\nname = \"{name}\"\n{rest}\n");
+        format!("{}{}", port("a", first), port("b", second))
+    };
+    let eth1 = |number: u8| format!("device = \"net_af_packet{number},iface=eth1\"");
+    let same = "6:10: port[1].device: port[0] has interface eth1 already; give each port a device";
+    expect(&two(&eth1(0), &eth1(1)), &[same]);
+    // Each takes the frames of its own VLAN.
+    let tagged = two(&format!("{}\nvlan = 5", eth1(0)), &format!("{}\nvlan = 6", eth1(1)));
+    assert!(check(&tagged).is_ok());
+    expect(
+        &two(&eth1(0), "device = \"net_af_packet0,iface=eth2\""),
+        &["6:10: port[1].device: port[0] has device net_af_packet0 already"],
+    );
+    expect(
+        "[[port]]\nname = \"a\"\ndevice = \"net_af_packet0\"\nkernel = \"shared\"",
+        &["3:10: port[0].device: `net_af_packet0` does not say which interface; write it like"],
+    );
 }
 
 #[test]
@@ -339,7 +361,7 @@ fn a_bond_has_members_and_nothing_else_has() {
         &[
             "3:10: port[0].device: a bond without members carries nothing; add members = [",
             "7:11: port[1].members: only a net_bonding device has members; use device =",
-            "7:12: port[1].members[0]: port[1] has the same device; give each device to one",
+            "7:12: port[1].members[0]: port[1] has device net_null0 already; give each",
             "7:25: port[1].members[1]: `eth1` is neither a PCI address nor DPDK devargs",
         ],
     );

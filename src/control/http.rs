@@ -77,20 +77,31 @@ impl BoundHttp {
 fn read_token(path: &Path) -> Result<Arc<[u8]>, ControlError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |what: String| ControlError::Token { path: path.into(), what };
-    let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+    let unread = |error: std::io::Error| failed(format!("{error}; {}", how_to_make(path)));
+    let metadata = std::fs::metadata(path).map_err(unread)?;
+    if !metadata.is_file() {
+        return Err(failed(format!("not a file; {}", how_to_make(path))));
+    }
     if metadata.permissions().mode() & 0o007 != 0 {
-        return Err(failed("everybody may read it; chmod o= it".into()));
+        return Err(failed(format!("everybody may use it; `chmod 600 {}`", path.display())));
     }
     if metadata.len() > TOKEN_BYTES_MAX {
         return Err(failed(format!("longer than {TOKEN_BYTES_MAX} bytes")));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = std::fs::read_to_string(path).map_err(unread)?;
     let token = text.trim();
     if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let what = format!("a token of at least {TOKEN_BYTES_MIN} letters and digits is needed");
-        return Err(failed(what));
+        return Err(failed(format!(
+            "a token of at least {TOKEN_BYTES_MIN} letters and digits is needed; {}",
+            how_to_make(path)
+        )));
     }
     Ok(token.as_bytes().into())
+}
+
+fn how_to_make(path: &Path) -> String {
+    let path = path.display();
+    format!("make one: `head -c 24 /dev/urandom | base64 >{path} && chmod 600 {path}`")
 }
 
 /// Serves clients until `stop`.

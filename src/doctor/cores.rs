@@ -23,7 +23,9 @@ pub fn isolation(machine: &Machine, subject: &Subject) -> Vec<Finding> {
     let online = machine.cores(&format!("{CPU}/online"));
     let isolated = machine.cores(&format!("{CPU}/isolated"));
     if wanted.is_empty() {
-        let evidence = format!("`cores` is not configured; isolated: {}", words(isolated));
+        let isolated = Some(words(isolated)).filter(|words| !words.is_empty());
+        let isolated = isolated.unwrap_or_else(|| "none".into());
+        let evidence = format!("`cores` is not configured; isolated: {isolated}");
         return vec![Finding::info(ISOLATION, evidence)];
     }
     let mut findings = Vec::new();

@@ -6,16 +6,44 @@ use std::collections::BTreeSet;
 use super::{Finding, Machine, Subject, devices, kernel_interface};
 use crate::config::{Forwarding, Kernel, Server, Service, Tunnel, TunnelChecksum};
 
+const LINK: &str = "link";
 const OFFLOADS: &str = "offloads";
 const MTU: &str = "mtu";
 const RP_FILTER: &str = "rp_filter";
 const NEIGHBOURS: &str = "neighbours";
 
+/// Links without a carrier, by the running gyre or the interfaces below ports.
+pub fn links(machine: &Machine, subject: &Subject) -> Vec<Finding> {
+    let lowers = || subject.ports().iter().flat_map(devices).filter_map(interface_of);
+    let down: Vec<&str> = match &subject.running {
+        Some(running) => running.status.ports_down.iter().map(String::as_str).collect(),
+        None => {
+            // There is no reading it of an interface that is switched off, which gyre switches on.
+            let carrier = |lower: &str| machine.number(&format!("sys/class/net/{lower}/carrier"));
+            lowers().filter(|lower| carrier(lower) == Some(0)).collect()
+        }
+    };
+    if !down.is_empty() {
+        let evidence = format!("down: {}; nothing is received or sent there", down.join(", "));
+        let remedy = "cable and switch; `ip link set INTERFACE up` where an interface of the \
+                      kernel lies below";
+        return vec![Finding::error(LINK, evidence, remedy.to_owned())];
+    }
+    match &subject.running {
+        Some(running) => vec![Finding::ok(LINK, format!("{} up", running.status.ports))],
+        None if lowers().next().is_some() => vec![Finding::ok(LINK, "no carrier is missing")],
+        None => Vec::new(),
+    }
+}
+
+/// The kernel's interface below a device.
+fn interface_of(device: &str) -> Option<&str> {
+    device.split(',').find_map(|argument| argument.strip_prefix("iface="))
+}
+
 /// Offloads that merge frames, or leave checksums to a device that af_packet ports pass by.
 pub fn offloads(machine: &Machine, subject: &Subject) -> Vec<Finding> {
-    let lowers = subject.ports().iter().flat_map(devices).filter_map(|device| {
-        device.split(',').find_map(|argument| argument.strip_prefix("iface="))
-    });
+    let lowers = subject.ports().iter().flat_map(devices).filter_map(interface_of);
     let lowers: BTreeSet<&str> = lowers.collect();
     lowers.into_iter().map(|lower| offloads_of(machine, lower)).collect()
 }
@@ -270,6 +298,28 @@ mod tests {
         assert_eq!(judge("1", "0"), Severity::Warning);
         // Loose wins over strict.
         assert_eq!(judge("2", "1"), Severity::Ok);
+    }
+
+    #[test]
+    fn a_link_without_carrier_is_told() {
+        let judge = |carrier: &[(&str, &str)], running: Option<Status>| {
+            let (machine, _root) = machine(carrier, &[]);
+            let (ports, neighbours) =
+                (PortsResult { ports: vec![] }, NeighboursResult { neighbours: vec![] });
+            let running = running.map(|status| Running { status, ports, neighbours });
+            let found = links(&machine, &Subject { running, ..subject(ETH1, "") }).remove(0);
+            (found.severity, found.evidence)
+        };
+        let carrier = "sys/class/net/eth1/carrier";
+        assert_eq!(judge(&[(carrier, "1")], None).0, Severity::Ok);
+        assert_eq!(judge(&[], None).0, Severity::Ok, "switched off");
+        let (severity, evidence) = judge(&[(carrier, "0")], None);
+        assert!(severity == Severity::Error && evidence.contains("eth1"), "{evidence}");
+        let mut status: Status = serde_json::from_str(STATUS).unwrap();
+        assert_eq!(judge(&[], Some(status.clone())).0, Severity::Ok);
+        status.ports_down = vec!["wan".into()];
+        let (severity, evidence) = judge(&[], Some(status));
+        assert!(severity == Severity::Error && evidence.contains("wan"), "{evidence}");
     }
 
     #[test]

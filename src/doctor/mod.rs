@@ -101,6 +101,7 @@ pub fn examine(machine: &Machine, subject: &Subject) -> Vec<Finding> {
     findings.extend(devices::version(subject));
     findings.extend(devices::vfio(machine, subject));
     findings.extend(devices::hashing(machine, subject));
+    findings.extend(interfaces::links(machine, subject));
     findings.extend(interfaces::offloads(machine, subject));
     findings.extend(interfaces::mtu(machine, subject));
     findings.extend(interfaces::reverse_path(machine, subject));

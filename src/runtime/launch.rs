@@ -3,6 +3,7 @@
 //! Whatever is started ends by being dropped, so that a fault half-way leaves no more behind than
 //! a stop does.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -167,6 +168,15 @@ fn choose_cores(config: &Config) -> Result<CorePlan, NoSuchCore> {
 }
 
 fn warn_if_crowded(cores: &CorePlan, idle: IdlePolicy) {
+    let used: BTreeSet<usize> = cores.workers.iter().copied().collect();
+    if used.len() < cores.workers.len() {
+        warn!(
+            "{} workers on {} cores: they take turns, which is slower than one to a core; lower \
+             `runtime.workers`",
+            cores.workers.len(),
+            used.len()
+        );
+    }
     if cores.is_crowded() && idle == IdlePolicy::Poll {
         warn!(
             "workers poll on every core this process may use, so control and the kernel \

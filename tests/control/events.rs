@@ -92,6 +92,37 @@ fn workers_that_stall_and_recover_are_told() {
 }
 
 #[test]
+fn a_link_that_goes_down_and_comes_back_is_told() {
+    let gyre = Gyre::start();
+    let mut client = listener(&gyre, json!({"kinds": ["port.down", "port.up"]}));
+    gyre.unplugged.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(next(&mut client, "port.down")["port"], "wan");
+    assert_eq!(gyre.call("status", json!({}))["ports_down"], json!(["wan"]));
+    gyre.unplugged.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(next(&mut client, "port.up")["port"], "wan");
+}
+
+#[test]
+fn status_tells_the_configurations_revision_and_frames_that_are_no_loss() {
+    let gyre = Gyre::start();
+    let changed = gyre.call("service.add", json!({"service": {"address": "192.0.2.91:80"}}));
+    let drops = |reason: gyre::counters::DropReason| {
+        gyre.workers[0].counters.drops[reason as usize].add(3);
+    };
+    drops(gyre::counters::DropReason::KernelCopy);
+    drops(gyre::counters::DropReason::OwnFrame);
+    drops(gyre::counters::DropReason::NoRoute);
+    let status = gyre.call("status", json!({}));
+    assert_eq!((&status["drops"], &status["drops_expected"]), (&json!(9), &json!(6)));
+    let rows = gyre.call("config.revisions", json!({}))["revisions"].clone();
+    assert_eq!(
+        (&status["config_revision"], &rows[0]["running"]),
+        (&rows[0]["revision"], &json!(true))
+    );
+    assert_eq!(status["config_revision"], changed["revision"]);
+}
+
+#[test]
 fn a_flood_is_told_when_it_begins_and_when_it_is_over() {
     let gyre = Gyre::start();
     let mut client = listener(&gyre, json!({"kinds": ["flood.on", "flood.off"]}));

@@ -2,12 +2,15 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use gyre::control::socket::SocketLimits;
 use serde_json::{Value, json};
 
-use crate::support::{CONFIG, PATIENCE};
+use crate::support::{CONFIG, Gyre, PATIENCE};
 use crate::web::{TOKEN, Web};
 
 #[test]
@@ -165,4 +168,32 @@ fn clients_that_are_stuck_do_not_hold_up_the_socket_and_are_let_go() {
     // They have ten seconds for their headers.
     assert_eq!(web.get("/healthz", "").0, 200);
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_listener_that_cannot_be_had_ends_the_start_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    let start = |address: &str| {
+        let listen = format!("listen = \"{address}\"\ntoken_file = \"{}\"", token.display());
+        let text = format!("{CONFIG}\n[http]\n{listen}\n");
+        let gyre = Gyre::of_file(Path::new("/etc/gyre/t.toml"), &text, SocketLimits::default());
+        gyre.wait_for("the end", |gyre| gyre.is_stopping().then_some(()));
+        gyre.join().unwrap_err().to_string()
+    };
+    let mode = |mode| std::fs::set_permissions(&token, std::fs::Permissions::from_mode(mode));
+    let refusal = start("127.0.0.1:0");
+    assert!(refusal.contains("No such file") && refusal.contains("make one: `head"), "{refusal}");
+    std::fs::write(&token, "short").unwrap();
+    mode(0o644).unwrap();
+    let refusal = start("127.0.0.1:0");
+    assert!(refusal.contains("everybody may use it; `chmod 600 /"), "{refusal}");
+    mode(0o600).unwrap();
+    let refusal = start("127.0.0.1:0");
+    assert!(refusal.contains("at least 16 letters and digits is needed; make one"), "{refusal}");
+    std::fs::write(&token, TOKEN).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refusal = start(&address);
+    assert!(refusal.contains(&address) && refusal.contains("set another address"), "{refusal}");
 }

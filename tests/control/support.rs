@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use gyre::config;
 use gyre::control::socket::{BoundSocket, SocketLimits};
 use gyre::control::{
-    ControlError, ControlInputs, KernelAsk, KernelSource, MempoolInfo, PortInfo, Reload, Stop,
-    WorkerEnds, WorkerLink,
+    ControlError, ControlInputs, KernelAsk, KernelSide, KernelSource, MempoolInfo, PortInfo,
+    Reload, Stop, WorkerEnds, WorkerLink,
 };
 use gyre::counters::WorkerCounters;
 use gyre::message::{FlowRow, FromWorker, Sweep, SweepAction, ToWorker};
@@ -149,10 +149,12 @@ pub struct Gyre {
     threads: Vec<JoinHandle<()>>,
     stop: Stop,
     pub reload: Reload,
+    /// Whether the port's link is down.
+    pub unplugged: Arc<AtomicBool>,
     directory: tempfile::TempDir,
 }
 
-fn port_info() -> Vec<PortInfo> {
+fn port_info(link_up: bool) -> Vec<PortInfo> {
     vec![PortInfo {
         kernel_refused: 2,
         kernel_ring_full: 1,
@@ -161,7 +163,7 @@ fn port_info() -> Vec<PortInfo> {
         device: "net_null0".into(),
         driver: "net_null".into(),
         interface: Some("wan".into()),
-        link_up: true,
+        link_up,
         link_mbps: Some(10_000),
         rx_queues: 2,
         tx_queues: 2,
@@ -171,6 +173,17 @@ fn port_info() -> Vec<PortInfo> {
         tx_errors: 4,
         mempools: vec![MempoolInfo { name: "mbuf0".into(), size: 1024, in_use: 300 }],
     }]
+}
+
+/// A kernel side that has every revision at once, and notes it.
+fn kernel_side(told: &Arc<Mutex<Vec<u64>>>) -> KernelSide {
+    let told = Arc::clone(told);
+    Arc::new(move |snapshot: &Arc<Snapshot>| {
+        told.lock().unwrap().push(snapshot.revision);
+        let (done, answer) = oneshot::channel();
+        done.send(()).unwrap();
+        answer
+    })
 }
 
 fn nic() -> NicModel {
@@ -237,16 +250,10 @@ impl Gyre {
         event_in.try_send(facts).unwrap();
         let (asks, ask_out) = mpsc::unbounded_channel();
         let told = Arc::new(Mutex::new(Vec::new()));
-        let kernel_side = {
-            let told = Arc::clone(&told);
-            Arc::new(move |snapshot: &Arc<Snapshot>| {
-                told.lock().unwrap().push(snapshot.revision);
-                let (done, answer) = oneshot::channel();
-                done.send(()).unwrap();
-                answer
-            })
-        };
+        let kernel_side = kernel_side(&told);
         let (stop, reload) = (Stop::new(), Reload::new());
+        let unplugged = Arc::new(AtomicBool::new(false));
+        let link = Arc::clone(&unplugged);
         let (nic, mac, mtu) = (NicId(0), [2, 0, 0, 0, 0, 1], 1500);
         let inputs = ControlInputs {
             checked: config::check(text).unwrap(),
@@ -257,7 +264,7 @@ impl Gyre {
             nic_links: vec![NicLink { nic, interface: Some("wan".into()), mac, mtu }],
             kernel: KernelSource::Channel { events, asks },
             links,
-            port_info: Arc::new(port_info),
+            port_info: Arc::new(move || port_info(!link.load(Ordering::Relaxed))),
             kernel_side,
             stop: stop.clone(),
             reload: reload.clone(),
@@ -266,7 +273,19 @@ impl Gyre {
         let control = Some(std::thread::spawn(move || gyre::control::run(inputs)));
         let (events, asks) = (event_in, ask_out);
         let kernel_side = told;
-        Gyre { path, workers, events, asks, kernel_side, control, threads, stop, reload, directory }
+        Gyre {
+            path,
+            workers,
+            events,
+            asks,
+            kernel_side,
+            control,
+            threads,
+            stop,
+            reload,
+            unplugged,
+            directory,
+        }
     }
 
     pub fn connect(&self) -> Client {
@@ -307,6 +326,10 @@ impl Gyre {
             let snapshots = snapshots?;
             snapshots.iter().all(|s| s.revision >= revision).then(|| Arc::clone(&snapshots[0]))
         })
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_requested()
     }
 
     pub fn stop(&self) {

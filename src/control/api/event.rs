@@ -131,6 +131,14 @@ events! {
         /// Its number.
         worker: u8,
     }
+    PortDown = "port.down", "A port's link went down." {
+        /// The port's name.
+        port: String,
+    }
+    PortUp = "port.up", "A port's link is up again." {
+        /// The port's name.
+        port: String,
+    }
     EventsLost = "events.lost", "This client was too slow for some events." {
         /// How many it missed.
         count: u64,

@@ -96,6 +96,7 @@ methods! {
         r#"{"version":"0.1.0","pid":4711,"uptime_s":3600,"config_path":"/etc/gyre/gyre.toml",
             "revision":3,"workers":2,"workers_stalled":[],"ports":1,"ports_down":[],"services":1,
             "servers":2,"servers_down":1,"flows":1200,"flows_created":90000,"drops":12,
+            "drops_expected":4,"config_revision":2,
             "neighbours_unresolved":0}"#;
     "config.get" => ConfigGet(GetParams) -> ConfigResult, [NotFound],
         "The running configuration, with what was changed over the socket; or an earlier one.",

@@ -14,8 +14,12 @@ pub struct Status {
     pub uptime_s: u64,
     /// The file that the configuration came from.
     pub config_path: String,
-    /// Revision in force, one more with each change.
+    /// Revision that workers have, one more with each change, next hops that came and went
+    /// included.
     pub revision: u64,
+    /// The configuration's revision, as `config.revisions` lists it.
+    #[serde(default)]
+    pub config_revision: u64,
     /// Number of workers.
     pub workers: u32,
     /// Workers that completed no turn for a second.
@@ -36,6 +40,10 @@ pub struct Status {
     pub flows_created: u64,
     /// Frames dropped since the start; `stats` tells why.
     pub drops: u64,
+    /// Those of them that were not gyre's to forward and are no loss (`own_frame`, `kernel_copy`):
+    /// a shared interface has them all the time.
+    #[serde(default)]
+    pub drops_expected: u64,
     /// Next hops whose neighbour is not resolved.
     pub neighbours_unresolved: u32,
 }

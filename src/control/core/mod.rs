@@ -12,6 +12,7 @@ mod floods;
 mod health;
 mod history;
 mod hops;
+mod links;
 mod loads;
 mod naming;
 mod news;
@@ -60,6 +61,7 @@ use baseline::Counts;
 use floods::{FLOODS_EVERY, Floods};
 use health::{Health, HealthInbox};
 use history::{History, Kept, Unconfirmed};
+use links::{LINKS_EVERY, Links};
 use loads::{Loads, SHARE_EVERY};
 use news::HopsResolved;
 use outgoing::Outgoing;
@@ -123,6 +125,7 @@ struct Core {
     parsed: mpsc::UnboundedSender<Work>,
     notices: Notices,
     floods: Floods,
+    links: Links,
     hops_resolved: HopsResolved,
     health: Health,
     stop: Stop,
@@ -141,6 +144,7 @@ struct Times {
     share: Instant,
     rate: Instant,
     floods: Instant,
+    links: Instant,
     drains: Instant,
     reclaim: Instant,
     reclaim_hops: Instant,
@@ -249,6 +253,7 @@ impl Core {
             parsed,
             notices: Notices::new(),
             floods: Floods::default(),
+            links: Links::default(),
             hops_resolved: HopsResolved::default(),
             health,
             stop: inputs.stop,
@@ -262,6 +267,7 @@ impl Core {
                 share: now,
                 rate: now,
                 floods: now + FLOODS_EVERY,
+                links: now + LINKS_EVERY,
                 drains: now + DRAINS_EVERY,
                 reclaim: now,
                 reclaim_hops: now + RECLAIM_HOPS_EVERY,
@@ -388,6 +394,10 @@ impl Core {
             self.next.floods = now + FLOODS_EVERY;
             self.look_for_floods();
         }
+        if now >= self.next.links {
+            self.next.links = now + LINKS_EVERY;
+            self.look_at_links();
+        }
         if now >= self.next.drains {
             self.next.drains = now + DRAINS_EVERY;
             self.tell_of_drains();
@@ -443,6 +453,8 @@ impl Core {
     /// Tells workers to end, waits for them, frees what they give back.
     async fn shut_down(&mut self) {
         info!("stopping");
+        // After a failed start nobody has asked yet, and workers that end are no news.
+        self.stop.request();
         self.supervisor.stopping();
         self.replies.release_all();
         let deadline = Instant::now() + END_PATIENCE;

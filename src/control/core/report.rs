@@ -35,7 +35,8 @@ impl Core {
     }
 
     fn status_line(&self) -> String {
-        let (revision, services) = (self.snapshot.revision, self.snapshot.service_by_key.len());
+        let revision = self.history.current().unwrap_or(0);
+        let services = self.snapshot.service_by_key.len();
         let stalled = (0..self.workers.len()).filter(|worker| self.watch.is_stalled(*worker));
         let stalled: Vec<String> = stalled.map(|worker| worker.to_string()).collect();
         let workers = match stalled.as_slice() {

@@ -99,6 +99,7 @@ impl Core {
             ports: (self.port_info)(),
             stalled: (0..self.workers.len()).map(|at| self.watch.is_stalled(at)).collect(),
             config_path: self.config_path.clone(),
+            config_revision: self.history.current().unwrap_or(0),
             started: self.started,
             health: Arc::clone(self.health.board.services()),
             now_ms: self.now_ms(),

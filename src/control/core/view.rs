@@ -36,10 +36,14 @@ pub struct View {
     pub ports: Vec<PortInfo>,
     pub stalled: Vec<bool>,
     pub config_path: Arc<str>,
+    pub config_revision: u64,
     pub started: Instant,
     pub health: Services,
     pub now_ms: u64,
 }
+
+/// Frames that were not gyre's to forward: on a shared interface there are some all the time.
+const NO_LOSS: [DropReason; 2] = [DropReason::OwnFrame, DropReason::KernelCopy];
 
 /// The word users write for a mode.
 pub fn mode_word(mode: ForwardMode) -> &'static str {
@@ -87,6 +91,7 @@ impl View {
             uptime_s: self.started.elapsed().as_secs(),
             config_path: self.config_path.to_string(),
             revision: self.snapshot.revision,
+            config_revision: self.config_revision,
             workers: self.counts.workers.len() as u32,
             workers_stalled: stalled.map(|(at, _)| at).collect(),
             ports: self.snapshot.nics.len() as u32,
@@ -97,6 +102,9 @@ impl View {
             flows: self.counts.sum(|worker| worker.flows.get()),
             flows_created: self.counts.sum(|worker| worker.flows_created.get()),
             drops: self.counts.sum(|worker| total(&worker.drops)),
+            drops_expected: self.counts.sum(|worker| {
+                NO_LOSS.iter().map(|reason| worker.drops[*reason as usize].get()).sum()
+            }),
             neighbours_unresolved: self.unresolved().count() as u32,
         }
     }
