@@ -75,6 +75,11 @@ impl<T: Pod> FixedArray<T> {
         prefetch_entry(self.as_slice(), index);
     }
 
+    /// Bytes it takes, rounding up to pages aside.
+    pub fn bytes(&self) -> usize {
+        HEADER_BYTES + size_of_val(self.as_slice())
+    }
+
     /// The memory below: what it stands on, and its descriptor.
     pub fn region(&self) -> &Region {
         &self.region

@@ -9,6 +9,7 @@
 mod array;
 mod header;
 mod index;
+mod number_set;
 mod pod;
 mod prefetch;
 mod region;

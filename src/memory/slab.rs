@@ -1,23 +1,32 @@
 //! A fixed number of entries with stable indexes, handed out and taken back. It does not know
 //! which entry a key belongs to: that is `index`, rebuilt from here.
 
-use super::array::{FixedArray, prefetch_entry};
+use arrayvec::ArrayVec;
+
+use super::array::prefetch_entry;
 use super::header::{HEADER_BYTES, Header, Kind};
+use super::number_set::NumberSet;
 use super::pod::Pod;
 use super::region::{MemoryError, Region};
 use super::view::View;
-use crate::limits::FLOWS_PER_WORKER_MAX;
+use crate::limits::{BURST_FRAMES_MAX, FLOWS_PER_WORKER_MAX};
+
+/// Free entries that are kept in order to be taken next: those that came back last.
+const NEXT_MAX: usize = 4 * BURST_FRAMES_MAX;
+/// From so few of them on others are fetched, so that a burst's can always be named ahead.
+const NEXT_LOW: usize = BURST_FRAMES_MAX;
 
 /// Entries with stable indexes in one region: a header, a bitmap of live entries, the entries.
 ///
-/// Taking and returning an entry touches the bitmap (one bit each) and a stack of free indexes,
-/// never the entry's own lines. The stack is rebuilt from the bitmap on adoption.
+/// Taking and returning an entry touches bits, never the entry's own lines. An entry that is not
+/// live is on the short stack of those that are taken next, or else in the set of the free ones.
+/// Both are made from the bitmap on adoption.
 #[derive(Debug)]
 pub struct Slab<T> {
     live: View<u64>,
     entries: View<T>,
-    free: FixedArray<u32>,
-    free_len: u32,
+    free: NumberSet,
+    next: ArrayVec<u32, NEXT_MAX>,
     region: Region,
 }
 
@@ -46,19 +55,12 @@ impl<T: Pod> Slab<T> {
         let live = unsafe { View::<u64>::new(&region, HEADER_BYTES, places.live_words) };
         // SAFETY: as above.
         let entries = unsafe { View::new(&region, places.entries_bytes, capacity as usize) };
-        let mut slab = Slab {
-            live: live.ok_or(refused(capacity))?,
-            entries: entries.ok_or(refused(capacity))?,
-            free: FixedArray::new(capacity)?,
-            free_len: 0,
-            region,
-        };
-        clear_from(slab.live.as_mut_slice(), capacity);
-        // From the top, so that the lowest index is handed out first.
-        for index in (0..capacity).rev().filter(|index| !is_set(slab.live.as_slice(), *index)) {
-            slab.free[slab.free_len] = index;
-            slab.free_len += 1;
-        }
+        let (mut live, entries) =
+            (live.ok_or(refused(capacity))?, entries.ok_or(refused(capacity))?);
+        clear_from(live.as_mut_slice(), capacity);
+        let free = NumberSet::new(free_words(live.as_slice(), capacity))?;
+        let mut slab = Slab { live, entries, free, next: ArrayVec::new(), region };
+        slab.fetch();
         Ok(slab)
     }
 
@@ -66,17 +68,27 @@ impl<T: Pod> Slab<T> {
     /// holds what it held last: the caller writes all of it.
     #[inline]
     pub fn alloc(&mut self) -> Option<u32> {
-        let top = self.free_len.checked_sub(1)?;
-        let index = *self.free.get(top)?;
-        self.free_len = top;
+        let index = self.next.pop()?;
         *self.live.as_mut_slice().get_mut(index as usize / 64)? |= 1 << (index % 64);
+        if self.next.len() < NEXT_LOW && self.free.len() > 0 {
+            self.fetch();
+        }
         Some(index)
+    }
+
+    /// Fills up the stack from below, the lowest index on top of what it adds.
+    fn fetch(&mut self) {
+        let mut lowest = [0; NEXT_MAX];
+        let count = self.free.take_lowest(&mut lowest[..NEXT_MAX - self.next.len()]);
+        let older: ArrayVec<u32, NEXT_MAX> = self.next.take();
+        self.next.extend(lowest[..count].iter().rev().copied());
+        self.next.extend(older);
     }
 
     /// The entry that `alloc` would give once `ahead` others have been given.
     #[inline]
     pub fn next_free(&self, ahead: u32) -> Option<u32> {
-        self.free.get(self.free_len.checked_sub(ahead)?.checked_sub(1)?).copied()
+        self.next.iter().rev().nth(ahead as usize).copied()
     }
 
     /// Returns an entry; `false`, and nothing changes, when it was not taken.
@@ -88,9 +100,8 @@ impl<T: Pod> Slab<T> {
         if let Some(word) = self.live.as_mut_slice().get_mut(index as usize / 64) {
             *word &= !(1 << (index % 64));
         }
-        if let Some(top) = self.free.get_mut(self.free_len) {
-            *top = index;
-            self.free_len += 1;
+        if self.next.try_push(index).is_err() {
+            self.free.insert(index);
         }
         true
     }
@@ -132,7 +143,7 @@ impl<T: Pod> Slab<T> {
 
     /// Entries taken.
     pub fn len(&self) -> u32 {
-        self.capacity() - self.free_len
+        self.capacity() - self.free.len() - self.next.len() as u32
     }
 
     /// Whether no entry is taken.
@@ -150,6 +161,12 @@ impl<T: Pod> Slab<T> {
     #[inline(always)]
     pub fn prefetch(&self, index: u32) {
         prefetch_entry(self.entries.as_slice(), index);
+    }
+
+    /// Bytes it takes, rounding up to pages aside.
+    pub fn bytes(&self) -> usize {
+        let entries = size_of_val(self.entries.as_slice());
+        HEADER_BYTES + size_of_val(self.live.as_slice()) + entries + self.free.bytes()
     }
 
     /// The memory below: what it stands on, and its descriptor.
@@ -180,6 +197,16 @@ impl Places {
     }
 }
 
+/// A bit for each entry that is not live.
+fn free_words(live: &[u64], capacity: u32) -> impl ExactSizeIterator<Item = u64> {
+    let count = (capacity as usize).div_ceil(64);
+    let past = (64 - capacity % 64) % 64;
+    live[..count].iter().enumerate().map(move |(at, word)| {
+        let valid = if at + 1 == count { u64::MAX >> past } else { u64::MAX };
+        !word & valid
+    })
+}
+
 fn is_set(live: &[u64], index: u32) -> bool {
     live.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
 }
@@ -199,6 +226,7 @@ fn refused(capacity: u32) -> MemoryError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::FixedArray;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -237,6 +265,35 @@ mod tests {
         assert_eq!(address % 64, 0);
         slab.prefetch(index);
         slab.prefetch(100);
+    }
+
+    #[test]
+    fn next_free_names_what_alloc_will_give() {
+        let count = if cfg!(miri) { 600 } else { 5000 };
+        let mut slab = Slab::<u8>::new(count).unwrap();
+        for round in 0..count {
+            let named: Vec<Option<u32>> =
+                (0..BURST_FRAMES_MAX as u32).map(|ahead| slab.next_free(ahead)).collect();
+            let left = (count - slab.len()) as usize;
+            assert_eq!(named.iter().flatten().count(), left.min(BURST_FRAMES_MAX), "{round}");
+            for (ahead, named) in named.into_iter().enumerate().take(round as usize % 4) {
+                assert_eq!(slab.alloc(), named, "{round}, {ahead} ahead");
+            }
+            if round % 7 == 0 {
+                assert!(slab.free(slab.next_live(round / 2).unwrap_or(0)) || round == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn low_entries_are_taken_again_before_untouched_ones() {
+        let count = 20 * NEXT_MAX as u32;
+        let mut slab = Slab::<u8>::new(count).unwrap();
+        let taken: Vec<u32> = (0..count / 2).map(|_| slab.alloc().unwrap()).collect();
+        taken.iter().for_each(|index| assert!(slab.free(*index)));
+        let next: BTreeSet<u32> = (0..count / 2).map(|_| slab.alloc().unwrap()).collect();
+        let beyond = next.iter().filter(|index| !taken.contains(index)).count();
+        assert!(beyond <= NEXT_MAX, "{beyond} of {count} entries were never touched before");
     }
 
     #[test]
@@ -299,17 +356,20 @@ mod tests {
 
         #[test]
         fn slab_agrees_with_a_set(
-            steps in prop::collection::vec((any::<bool>(), 0u32..150), 0..STEPS_MAX),
+            steps in prop::collection::vec((0..3u32, 0u32..500), 0..STEPS_MAX),
         ) {
-            let mut slab = Slab::<u32>::new(129).unwrap();
+            const CAPACITY: u32 = NEXT_MAX as u32 + 70;
+            let mut slab = Slab::<u32>::new(CAPACITY).unwrap();
             let mut model = BTreeSet::new();
-            for (take, index) in steps {
-                if take {
-                    let taken = slab.alloc();
-                    prop_assert_eq!(taken.is_none(), model.len() == 129);
-                    prop_assert!(taken.is_none_or(|index| model.insert(index)));
-                } else {
+            for (step, index) in steps {
+                if step == 0 {
                     prop_assert_eq!(slab.free(index), model.remove(&index));
+                }
+                // Many at once, so that cases reach the end of the table.
+                for _ in 0..step * index / 16 {
+                    let taken = slab.alloc();
+                    prop_assert_eq!(taken.is_none(), model.len() as u32 == CAPACITY);
+                    prop_assert!(taken.is_none_or(|index| model.insert(index)));
                 }
                 prop_assert_eq!(slab.len() as usize, model.len());
                 prop_assert_eq!(slab.next_live(index), model.range(index..).next().copied());
