@@ -215,7 +215,7 @@ fn a_worker_short_of_flows_drops_first_packets_and_half_open_flows_but_no_establ
     for port in 2501..=3000 {
         assert!(segment(&mut director, port, TcpFlags::SYN), "not seen as pressure yet");
     }
-    // 24 entries of 1024 are free, 64 should be: of the spare ones 40 are missing.
+    // 24 entries of 1024 are free, 32 should be: of the spare ones 8 are missing.
     director.advance(0.1);
     let passed = (3001..=3010).filter(|port| segment(&mut director, *port, TcpFlags::SYN)).count();
     assert!(passed < 10 && director.drops(DropReason::DropPacket) > 0, "{passed} passed");
@@ -224,7 +224,7 @@ fn a_worker_short_of_flows_drops_first_packets_and_half_open_flows_but_no_establ
     let flows = director.flows();
     let established = flows.iter().filter(|row| row.state.name() == "ESTABLISHED").count();
     assert_eq!(established, 500);
-    assert!(flows.len() < 961, "{} flows are left", flows.len());
+    assert!(flows.len() < 993, "{} flows are left", flows.len());
 }
 
 #[test]

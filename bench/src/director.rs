@@ -38,8 +38,8 @@ pub struct Setup {
     pub traffic: Traffic,
     /// What is configured besides.
     pub wishes: Wishes,
-    /// Flows that it may hold, of the traffic's family; a sixteenth beyond, as the product keeps
-    /// free, is the caller's to add.
+    /// Flows that it may hold, of the traffic's family; one in 32 beyond, which the product
+    /// keeps free, is the caller's to add.
     pub flows_max: usize,
     /// Flows that the roofline has as much memory for as a table of ours; 0 has none.
     pub roofline_flows: usize,
@@ -219,8 +219,9 @@ impl Director {
         let which = Rc::new(Cell::new(Which::Gyre));
         let lines = setup.roofline_flows;
         let entry_lines = if traffic.is_ipv4 { 1 } else { 2 };
-        // A line of the index has eight slots, half of them used, and a flow may have two.
-        let stage = Switch::new(Rc::clone(&which), lines / 2, lines * entry_lines)?;
+        // A line of the index has eight slots, four fifths of them used, and a flow may have two.
+        let index_lines = lines * 5 / 16;
+        let stage = Switch::new(Rc::clone(&which), index_lines, lines * entry_lines)?;
         let first = traffic.clients_frames([0].into_iter(), TcpFlags::SYN, Sizes::Fixed(64));
         let window = Rc::new(RefCell::new(Window::new(pool, traffic.burst, Rc::new(first))?));
         let port = WorkerPort {

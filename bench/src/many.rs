@@ -45,8 +45,8 @@ pub fn measure(bench: &Bench) -> anyhow::Result<Item> {
         return Ok(other.into());
     }
     let traffic = Traffic::new(ForwardMode::DirectRoute, FLOWS);
-    // Where a sixteenth is free, as the product wants it.
-    let flows_max = FLOWS + FLOWS / 15;
+    // Where one entry in 32 is free, as the product wants it.
+    let flows_max = FLOWS + FLOWS / 31;
     let setup = Setup { flows_max, roofline_flows: 0, ..Setup::new(traffic) };
     let before = resident();
     let mut director = Director::new(&bench.eal, &bench.pool, &setup)?;

@@ -137,6 +137,11 @@ impl Wheel {
         self.capacity
     }
 
+    /// Bytes it takes, rounding up to pages aside.
+    pub fn bytes(&self) -> usize {
+        self.links.bytes()
+    }
+
     /// The slot that is moved to the due list at `tick` or, on a coarse level, soon after. Slot
     /// numbers count multiples of the level's granularity, rounded up, so never early; and as
     /// `tick` is at most 255 of these ahead, no slot is met twice on the way.

@@ -6,7 +6,8 @@ use crate::config::Hugepages;
 const HUGEPAGES: &str = "hugepages";
 const LIMITS: &str = "limits";
 
-/// Bytes that a connection takes of hugepages, both families as one.
+/// Bytes that a connection takes of hugepages at most, index and timer included; a test of
+/// `dataplane::flow_table` holds the tables to them.
 const FLOW_BYTES: u64 = 128;
 const FLOW_IPV6_BYTES: u64 = 192;
 /// Frames and what DPDK needs besides, for each worker, at a standard MTU.
