@@ -23,6 +23,11 @@ SWITCH_PACKAGES=(openvswitch-switch-dpdk dpdk dpdk-dev)
 # What the benchmark runs beside itself (dpdk-testpmd), and a font to draw with.
 BENCH_PACKAGES=(dpdk-dev fonts-dejavu-core)
 
+# What is built and tested: all but gyre-core, which is gyre's own files over again. Always all,
+# since for one crate alone cargo chooses other features of libraries, and builds those once more.
+# shellcheck disable=SC2034  # for those who source this
+CRATES=(--workspace --exclude gyre-core)
+
 if [ -t 1 ]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
 else
