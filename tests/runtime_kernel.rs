@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gyre::config::VipAddresses;
 use gyre::model::*;
 use gyre::runtime::kernel_interface::addresses::{AddressFile, AddressOn, KernelInterfaceSubnets};
 use gyre::runtime::kernel_interface::keeper::{Keeper, KeeperConfig};
@@ -89,6 +90,7 @@ impl Place {
                 interface: "eth1".to_owned(),
                 subnets: vec!["192.0.2.0/24".parse().unwrap()],
             }],
+            vips_by: VipAddresses::Gyre,
             own: Default::default(),
             file: AddressFile::beside(&self.socket),
         }
@@ -148,6 +150,23 @@ fn an_address_that_was_there_stays() {
         assert!(!addresses().contains("192.0.2.80/32"));
         drop(keeper);
         assert!(addresses().contains("192.0.2.80/24"));
+    });
+}
+
+fn vips_of_vrrp_are_guarded_and_put_nowhere() {
+    in_namespace(|| {
+        let place = Place::new("vrrp");
+        let config = KeeperConfig { vips_by: VipAddresses::Others, ..place.shared() };
+        let keeper = Keeper::start(config).unwrap();
+        publish(&keeper, &["192.0.2.80"]);
+        assert!(rules().contains("192.0.2.80"), "{}", rules());
+        assert!(!addresses().contains("192.0.2.80"), "{}", addresses());
+        // VRRP's address comes and goes without gyre.
+        run("ip address add 192.0.2.80/32 dev eth1");
+        publish(&keeper, &[]);
+        eventually("the end of its rules", || !rules().contains("192.0.2.80"));
+        drop(keeper);
+        assert!(addresses().contains("192.0.2.80/32"));
     });
 }
 
@@ -349,6 +368,7 @@ fn main() {
     harness::run(cases!(&[namespaces];
         services_are_guarded_and_their_vips_held_while_they_are_served,
         an_address_that_was_there_stays,
+        vips_of_vrrp_are_guarded_and_put_nowhere,
         what_a_killed_predecessor_left_is_removed,
         a_port_with_a_tap_has_its_lower_interface_shut,
         replies_of_nat_servers_are_kept_from_the_kernel_but_not_answers_to_the_director,

@@ -126,7 +126,12 @@ fn numbered(mut ports: Vec<PortOption>) -> Vec<PortOption> {
 }
 
 fn refusal(error: ImportError) -> anyhow::Error {
-    error.warnings().iter().for_each(|warning| eprintln!("{warning}"));
+    // Of another program's file every line would be one.
+    const SHOWN: usize = 5;
+    error.warnings().iter().take(SHOWN).for_each(|warning| eprintln!("{warning}"));
+    if let Some(more @ 1..) = error.warnings().len().checked_sub(SHOWN) {
+        eprintln!("and {more} more like these");
+    }
     BadUsage(error.to_string()).into()
 }
 

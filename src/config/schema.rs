@@ -9,7 +9,7 @@ use super::health::schema::{CHECK, COMMAND};
 use super::shape::{Field, Shape};
 use super::types::{
     ClientAddress, Defence, Forwarding, Helper, Hugepages, Idle, Kernel, LogFormat, LogLevel,
-    Protocol, Scheduler, SchedulerFlag, Ttl, Tunnel, TunnelChecksum,
+    Protocol, Scheduler, SchedulerFlag, Ttl, Tunnel, TunnelChecksum, VipAddresses,
 };
 use super::values::{
     ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,
@@ -132,6 +132,12 @@ const RUNTIME: &[Field] = &[
     ),
     field("hugepages", Shape::Choice(Hugepages::WORDS, &[]), "whether to take hugepages (auto)"),
     field("memory_mib", Shape::Integer(64, 1 << 20), "memory for frames without hugepages, MiB"),
+    field(
+        "vip_addresses",
+        Shape::Choice(VipAddresses::WORDS, &[]),
+        "who puts VIPs on the ports' interfaces: gyre, or others, such as keepalived, whose VRRP \
+         moves them between directors (gyre)",
+    ),
     field("multi_process", Shape::Bool, "let dpdk-dumpcap and the like attach (false)"),
     field("log", Shape::Choice(LogLevel::WORDS, &[]), "least severe level that is logged (info)"),
     field(

@@ -74,6 +74,8 @@ pub struct Runtime {
     pub memory_mib: Option<u32>,
     /// Let other DPDK processes attach (dpdk-dumpcap); gives up `--in-memory`.
     pub multi_process: bool,
+    /// Who puts VIPs on the ports' interfaces.
+    pub vip_addresses: VipAddresses,
     /// What is logged.
     pub log: LogLevel,
     /// How it is written.
@@ -93,6 +95,7 @@ impl Default for Runtime {
             hugepages: Hugepages::Auto,
             memory_mib: None,
             multi_process: false,
+            vip_addresses: VipAddresses::Gyre,
             log: LogLevel::Info,
             log_format: LogFormat::Text,
         }
@@ -158,6 +161,16 @@ words! {
         Auto = "auto",
         /// Not at all.
         Never = "never",
+    }
+}
+words! {
+    /// Who puts VIPs on the ports' interfaces, and so has the kernel answer ARP for them.
+    VipAddresses {
+        /// gyre, while it runs.
+        #[default]
+        Gyre = "gyre",
+        /// Another program: keepalived, where VRRP moves VIPs between directors.
+        Others = "others",
     }
 }
 words! {

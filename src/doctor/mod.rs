@@ -22,7 +22,7 @@ pub use server::{Demand, PROBE, demands, judge};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::config::{Config, Kernel, Port};
+use crate::config::{Config, Kernel, Port, VipAddresses};
 use crate::control::api::{NeighboursResult, PortsResult, Status};
 
 /// What is looked at, besides the machine.
@@ -50,6 +50,12 @@ pub struct Running {
 impl Subject {
     fn ports(&self) -> &[Port] {
         self.config.as_ref().map_or(&[], |config| &config.port)
+    }
+
+    /// Whether VRRP or another program moves VIPs between directors.
+    fn vips_are_others(&self) -> bool {
+        let by = self.config.as_ref().map(|config| config.runtime.vip_addresses);
+        by == Some(VipAddresses::Others)
     }
 
     /// Every single address that services take; prefixes of groups are left out.

@@ -24,6 +24,10 @@ pub fn conflicts(machine: &Machine, subject: &Subject) -> Vec<Finding> {
     if vips.is_empty() {
         return Vec::new();
     }
+    if subject.vips_are_others() {
+        let what = "not asked: another director may have them (`vip_addresses`)";
+        return vec![Finding::info(PROBE, what)];
+    }
     let mut findings = Vec::new();
     for (interface, vips) in plan(machine, subject, &vips) {
         let Some(interface) = interface else {

@@ -32,6 +32,10 @@ pub fn addresses(machine: &Machine, subject: &Subject) -> Vec<Finding> {
     if vips.is_empty() {
         return Vec::new();
     }
+    if subject.vips_are_others() {
+        let what = "VIPs are put on interfaces by others (`vip_addresses`), such as keepalived";
+        return vec![Finding::info(VIP, what)];
+    }
     let ours: BTreeSet<String> = subject.ports().iter().filter_map(kernel_interface).collect();
     let conflicts: Vec<String> = addresses_of(machine)
         .into_iter()
@@ -157,6 +161,11 @@ mod tests {
         assert!(found.remedy.unwrap().contains("ip addr del 192.0.2.80/32 dev lo"));
         let (wan, _root) = machine(&[], &[("ip -j addr show", WAN)]);
         assert_eq!(addresses(&wan, &site())[0].severity, Severity::Ok);
+        // keepalived put it there, where it is to be.
+        let mut moved = site();
+        let runtime = moved.config.as_mut().map(|config| &mut config.runtime).unwrap();
+        runtime.vip_addresses = crate::config::VipAddresses::Others;
+        assert_eq!(addresses(&lo, &moved)[0].severity, Severity::Info);
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub(super) struct Draft {
     pub(super) interfaces: Vec<String>,
     /// What stays with the other program, a line each.
     pub(super) stays: Vec<String>,
+    /// Where VIPs of services are VRRP's addresses, so that the other program puts them on
+    /// interfaces.
+    pub(super) vips_by_vrrp: Option<Place>,
 }
 
 /// What a service is to clients.

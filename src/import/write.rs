@@ -93,6 +93,13 @@ pub(super) fn document(
 ) -> String {
     let mut page = Page { text: String::new(), prefix: "" };
     head(draft, source, format, &mut page);
+    if let Some(place) = &draft.vips_by_vrrp {
+        page.blank();
+        page.comment("VRRP puts VIPs on the interface of the director that is master.");
+        page.line("[runtime]");
+        let from = format!("  # virtual_ipaddress ({place})");
+        page.value("vip_addresses", format_args!("\"others\"{from}"));
+    }
     match options.ports.as_slice() {
         [] => port_stub(draft, &mut page),
         ports => ports.iter().for_each(|one| port(one, &mut page)),

@@ -78,7 +78,7 @@ pub fn run(checked: Checked, config_path: &Path) -> Result<(), LaunchError> {
     let socket = BoundSocket::bind(control_socket)?;
     let plans = checks::ports(&config, &machine)?;
     let cores = choose_cores(&config)?;
-    let keeper = Keeper::start(kernel_interface::keeper_config(&plans, control_socket)?)?;
+    let keeper = Keeper::start(kernel_interface::keeper_config(&plans, &config.runtime)?)?;
     let memory = frame_memory(&plans, workers)?;
     let eal = Eal::start(&eal_config(&config, &plans, &cores, memory))?;
     info!("{}", eal.memory().summary());

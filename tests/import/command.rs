@@ -110,6 +110,16 @@ fn what_cannot_be_read_or_has_no_service_is_refused() {
     }
 }
 
+#[test]
+fn another_programs_file_is_refused_in_a_few_lines() {
+    let files = Files::new();
+    let wrong = files.path("wrong.cf");
+    fs::write(&wrong, "real=10.0.0.1:80 gate\n".repeat(40)).unwrap();
+    let refused = gyre(&["import", "keepalived", &wrong]);
+    let told = text(&refused.stderr);
+    assert!(told.lines().count() == 7 && told.contains("and 35 more like these"), "{told}");
+}
+
 /// Old files have comments in whatever encoding.
 #[test]
 fn bytes_that_are_no_utf8_do_no_harm() {

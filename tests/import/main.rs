@@ -236,3 +236,33 @@ fn vrrp_stays_with_keepalived() {
     let text = keepalived(&fixture("keepalived", "slips.conf")).text;
     assert!(text.contains("#   vrrp_instance VI_1 (slips.conf:5)\n"), "{text}");
 }
+
+/// Active and standby: keepalived moves VIPs, and a gyre that is standby must not have them.
+#[test]
+fn vips_that_vrrp_moves_are_left_to_it() {
+    let service = |vip: &str| {
+        format!(
+            "virtual_server {vip} 80 {{\n  lb_kind DR\n  real_server 10.0.0.1 80 {{\n  }}\n}}\n"
+        )
+    };
+    let import = |vrrp: &str, vips: &[&str]| {
+        let services: String = vips.iter().map(|vip| service(vip)).collect();
+        let text = format!("vrrp_instance A {{\n interface e1\n {vrrp}\n}}\n{services}");
+        let source = Source { path: Path::new("k.conf"), text: &text };
+        import::keepalived(source, &Folder(PathBuf::new()), &options()).unwrap()
+    };
+    let held = "virtual_ipaddress {\n  192.0.2.80/24 dev e1\n }\n virtual_ipaddress_excluded {\n  \
+                2001:db8::80\n }";
+    let imported = import(held, &["192.0.2.80", "2001:db8::80"]);
+    let runtime = "[runtime]\nvip_addresses = \"others\"  # virtual_ipaddress (k.conf:4)\n";
+    assert!(imported.text.contains(runtime), "{}", imported.text);
+    assert!(config::check(&imported.text).is_ok(), "{}", imported.text);
+    let told = |imported: &Imported| {
+        imported.warnings.iter().any(|it| it.what.starts_with("192.0.2.81 is in no virtual_ip"))
+    };
+    assert!(!told(&imported));
+    assert!(told(&import(held, &["192.0.2.80", "192.0.2.81"])));
+    // VRRP's address is the routers' next hop here, and VIPs are gyre's.
+    let routed = import("virtual_ipaddress {\n  192.0.2.1\n }", &["198.51.100.80"]);
+    assert!(!routed.text.contains("vip_addresses") && !told(&routed), "{}", routed.text);
+}

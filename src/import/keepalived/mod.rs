@@ -11,14 +11,18 @@ mod services;
 mod tree;
 mod values;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use super::draft::Draft;
+use super::draft::{Draft, Identity, Service};
 use super::notes::{Notes, Place};
 use super::{Options, Source, Surroundings};
 use groups::Groups;
 use keywords::Block;
 use tree::Statement;
+
+/// VRRP's addresses that are looked at, in each list.
+const VRRP_ADDRESSES_MAX: usize = 4096;
 
 /// Names of top-level blocks that are VRRP's or keepalived's own.
 fn stays(keyword: &str) -> bool {
@@ -32,10 +36,12 @@ pub(super) fn read(source: Source<'_>, world: &dyn Surroundings, options: &Optio
     let tree = tree::parse(lines, &mut draft.notes);
     let mut groups = Groups::default();
     groups.collect(&tree, &mut draft.notes);
-    let mut file = File { draft, groups, last_stray: None, first_vrrp: None };
+    let (last_stray, first_vrrp, vrrp_addresses) = (None, None, BTreeMap::new());
+    let mut file = File { draft, groups, last_stray, first_vrrp, vrrp_addresses };
     file.statements(&tree);
     scripts(&tree, &mut file.draft.notes);
-    let File { mut draft, groups, first_vrrp, .. } = file;
+    let File { mut draft, groups, first_vrrp, vrrp_addresses, .. } = file;
+    of_vrrp(&vrrp_addresses, &mut draft);
     groups.unused(&mut draft);
     if let (Some(place), false) = (first_vrrp, draft.services.is_empty()) {
         let what = "VRRP stays with keepalived: run it on beside gyre, with virtual_server, \
@@ -52,6 +58,8 @@ struct File {
     last_stray: Option<(Place, String)>,
     /// Where VRRP is configured first.
     first_vrrp: Option<Place>,
+    /// The addresses that VRRP moves, and where they stand.
+    vrrp_addresses: BTreeMap<IpAddr, Place>,
 }
 
 impl File {
@@ -92,6 +100,13 @@ impl File {
                     known.push(name.to_owned());
                 }
             }
+            let lists = statement.inner().iter();
+            for list in lists.filter(|inner| inner.keyword().starts_with("virtual_ipaddress")) {
+                let address = |line: &Statement| line.keyword().split('/').next()?.parse().ok();
+                let rows = list.inner().iter().take(VRRP_ADDRESSES_MAX);
+                let rows = rows.filter_map(|line| Some((address(line)?, line.place.clone())));
+                self.vrrp_addresses.extend(rows);
+            }
         }
         if self.draft.stays.len() < 1_000 {
             self.draft.stays.push(format!("{} ({})", statement.title(), statement.place));
@@ -122,6 +137,27 @@ impl File {
             }
             self.nested(inner);
         }
+    }
+}
+
+/// VIPs that are VRRP's addresses as well are keepalived's to put on interfaces: on a director that
+/// is backup they must not be, or two machines would answer for them.
+fn of_vrrp(addresses: &BTreeMap<IpAddr, Place>, draft: &mut Draft) {
+    let vip = |service: &Service| match service.identity {
+        Identity::Address { vip, .. } => Some((vip, service.place.clone())),
+        Identity::Mark { .. } => None,
+    };
+    let vips: BTreeMap<IpAddr, Place> = draft.services.iter().filter_map(vip).collect();
+    draft.vips_by_vrrp = vips.keys().find_map(|vip| addresses.get(vip)).cloned();
+    if draft.vips_by_vrrp.is_none() {
+        return;
+    }
+    for (vip, place) in vips.iter().filter(|(vip, _)| !addresses.contains_key(*vip)) {
+        let what = format!(
+            "{vip} is in no virtual_ipaddress, and others are: add it there, since with \
+             `vip_addresses = \"others\"` gyre puts none on an interface"
+        );
+        draft.notes.warn(place, what);
     }
 }
 

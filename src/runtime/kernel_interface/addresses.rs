@@ -11,6 +11,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::config::VipAddresses;
 use crate::model::{Prefix, Snapshot};
 
 /// An address on an interface.
@@ -41,9 +42,14 @@ pub struct KernelInterfaceSubnets {
     pub subnets: Vec<Prefix>,
 }
 
-/// Where each VIP and LIP of `snapshot` belongs.
-pub fn wanted(snapshot: &Snapshot, interfaces: &[KernelInterfaceSubnets]) -> BTreeSet<AddressOn> {
-    let addresses = snapshot.vips.iter().chain(snapshot.lips.keys());
+/// Where each LIP of `snapshot` belongs, and each VIP that is gyre's to put there.
+pub fn wanted(
+    snapshot: &Snapshot,
+    interfaces: &[KernelInterfaceSubnets],
+    vips_by: VipAddresses,
+) -> BTreeSet<AddressOn> {
+    let vips = snapshot.vips.iter().filter(|_| vips_by == VipAddresses::Gyre);
+    let addresses = vips.chain(snapshot.lips.keys());
     addresses.filter_map(|&address| place(address, interfaces)).collect()
 }
 

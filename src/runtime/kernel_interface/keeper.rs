@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::addresses::{self, AddressFile, AddressOn, KernelInterfaceSubnets};
 use super::nftables::{self, Instance, NftError};
 use super::rules::{self, Guarded, GuardedInterfaces};
+use crate::config::VipAddresses;
 use crate::control::KernelSide;
 use crate::control::netlink::NetlinkError;
 use crate::control::netlink::interface::BlockingInterfaces;
@@ -34,6 +35,8 @@ pub struct KeeperConfig {
     pub guarded: GuardedInterfaces,
     /// The director's interfaces, in the order of ports.
     pub interfaces: Vec<KernelInterfaceSubnets>,
+    /// Who puts VIPs there.
+    pub vips_by: VipAddresses,
     /// Addresses wanted whatever is served: the shared ports' own.
     pub own: BTreeSet<AddressOn>,
     /// Remembers addresses on interfaces that outlive us.
@@ -190,9 +193,13 @@ impl Kept {
         }
     }
 
+    fn addresses_for(&self, snapshot: &Snapshot) -> BTreeSet<AddressOn> {
+        addresses::wanted(snapshot, &self.config.interfaces, self.config.vips_by)
+    }
+
     fn prepare(&mut self, snapshot: &Snapshot) {
         let wanted = Guarded::of(snapshot);
-        let mut addresses = addresses::wanted(snapshot, &self.config.interfaces);
+        let mut addresses = self.addresses_for(snapshot);
         addresses.extend(self.config.own.iter().cloned());
         if wanted == self.wanted && addresses == self.wanted_addresses {
             return;

@@ -19,7 +19,7 @@ use tracing::warn;
 use super::checks::PlannedPort;
 use super::crossing::{KernelRings, kernel_rings};
 use super::ports::OpenPort;
-use crate::config::Kernel;
+use crate::config::{Kernel, Runtime};
 use crate::control::netlink::NetlinkError;
 use crate::control::netlink::interface::BlockingInterfaces;
 use crate::dpdk::{Eal, EalError, MbufPool, WorkerThread};
@@ -58,13 +58,15 @@ pub enum KernelError {
 /// What the keeper of `ports` keeps.
 pub fn keeper_config(
     ports: &[PlannedPort],
-    control_socket: &Path,
+    runtime: &Runtime,
 ) -> Result<KeeperConfig, NetlinkError> {
     let kernel = BlockingInterfaces::open()?;
+    let control_socket = Path::new(&runtime.control_socket);
     let mut config = KeeperConfig {
         instance: Instance::this(control_socket),
         guarded: GuardedInterfaces::default(),
         interfaces: Vec::new(),
+        vips_by: runtime.vip_addresses,
         own: Default::default(),
         file: AddressFile::beside(control_socket),
     };
