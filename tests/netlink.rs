@@ -198,9 +198,12 @@ fn what_is_there_at_the_start_is_in_the_first_batch() {
         assert_eq!(control.target("198.51.100.1"), None);
         let Some(RouteTarget::Via(router)) = control.target("203.0.113.9") else { panic!() };
         let hop = control.row(router).hop;
-        assert_eq!((hop.neighbour, hop.mtu, hop.src_mac), (address("10.0.0.1"), 1400, facts.mac));
+        assert_eq!(
+            (hop.neighbour, hop.mtu, hop.macs.src()),
+            (address("10.0.0.1"), 1400, facts.mac)
+        );
         let permanent = control.table.neighbour(address("10.0.0.50")).unwrap();
-        assert_eq!(control.row(permanent).hop.dst_mac, [2, 0, 0, 0, 0, 0x50]);
+        assert_eq!(control.row(permanent).hop.macs.dst(), [2, 0, 0, 0, 0, 0x50]);
     });
 }
 
@@ -219,7 +222,7 @@ fn wanted_servers_are_resolved_by_the_kernels_own_question() {
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         for id in servers {
             let hop = control.row(id).hop;
-            assert_eq!((hop.nic, hop.dst_mac), (NIC, mac_of_peer()));
+            assert_eq!((hop.nic, hop.macs.dst()), (NIC, mac_of_peer()));
         }
         assert!(peer_ip("neigh show 10.0.0.2").contains("lladdr"), "the peer saw our question");
     });
@@ -257,14 +260,14 @@ fn a_silent_mac_change_is_noticed_without_traffic() {
         control
             .until("the new address", |control| {
                 let hop = control.row(id).hop;
-                hop.resolved && hop.dst_mac == [2, 0, 0, 0, 0, 0x99]
+                hop.resolved && hop.macs.dst() == [2, 0, 0, 0, 0, 0x99]
             })
             .await;
         // The server dies: after its last answer the entry must fail rather than rest.
         peer_ip("link set peer arp off");
         peer_ip("addr del 10.0.0.9/24 dev peer");
         control.until("silence", |control| !control.row(id).hop.resolved).await;
-        assert_eq!(control.row(id).hop.dst_mac, [2, 0, 0, 0, 0, 0x99], "kept for people");
+        assert_eq!(control.row(id).hop.macs.dst(), [2, 0, 0, 0, 0, 0x99], "kept for people");
     });
 }
 
@@ -281,7 +284,7 @@ fn a_client_is_resolved_when_a_worker_asks() {
         control.handle.resolve(ifindex, asked);
         let id = control.table.neighbour(client).expect("a slot at once");
         control.until("resolution", |control| control.row(id).hop.resolved).await;
-        assert_eq!(control.row(id).hop.dst_mac, mac_of_peer());
+        assert_eq!(control.row(id).hop.macs.dst(), mac_of_peer());
     });
 }
 
@@ -411,8 +414,8 @@ fn an_interface_may_be_made_anew() {
         peer_ip("link set peer up");
         control.until("its return", |control| control.row(id).hop.resolved).await;
         assert_ne!(control.facts[0].ifindex, before);
-        assert_eq!(control.row(id).hop.dst_mac, mac_of_peer());
-        assert_eq!(control.row(id).hop.src_mac, control.facts[0].mac);
+        assert_eq!(control.row(id).hop.macs.dst(), mac_of_peer());
+        assert_eq!(control.row(id).hop.macs.src(), control.facts[0].mac);
     });
 }
 

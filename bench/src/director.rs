@@ -25,6 +25,7 @@ use gyre::wire::tcp::TcpFlags;
 use crate::source::{Schedule, Shared, Sink, Source, Window};
 use crate::stages::{Switch, Which};
 use crate::traffic::{DIRECTOR_MAC, FRAME_BYTES, SERVERS, Sizes, Traffic, Wishes, desired};
+use gyre::wire::pair::MacPair;
 
 /// Of every next hop.
 pub const NEIGHBOUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 2, 9]);
@@ -141,8 +142,7 @@ fn hop(neighbour: IpAddr) -> NextHop {
     NextHop {
         nic: NicId(0),
         resolved: true,
-        dst_mac: NEIGHBOUR_MAC.0,
-        src_mac: DIRECTOR_MAC.0,
+        macs: MacPair::new(NEIGHBOUR_MAC.0, DIRECTOR_MAC.0),
         mtu: 1500,
         neighbour,
     }

@@ -5,12 +5,13 @@
 //! only what the general path would answer in the same way, and leaves all else to it untouched.
 
 use super::burst::{Arrival, Slot, Verdict};
+use super::fast_path::{self, Fast};
 use super::flow::{Direction, FlowCore, flag};
 use super::flow_table::{FlowTable, Hit};
 use super::glance::Glance;
 use super::state::WorkerState;
 use super::track::{self, Seen};
-use super::{fast_path, glance, next_hop, plain_rewrite, sequence, tcp_state};
+use super::{glance, next_hop, plain_rewrite, sequence, tcp_state};
 use crate::frame::Frame;
 use crate::model::{ForwardMode, NextHop, NextHopId, Snapshot};
 use crate::wire::ip::IpProtocol;
@@ -49,13 +50,13 @@ pub(super) fn first(
 /// Whether a packet is its flow's without a question: what `reuse` does not ask about.
 #[inline(always)]
 fn follows(snapshot: &Snapshot, core: &FlowCore, direction: Direction, facts: &Facts) -> bool {
-    if core.has(flag::DETACHED) || core.is_tcp() != (facts.protocol == IpProtocol::TCP) {
+    if core.has(flag::DETACHED) || core.is_tcp() != (facts.protocol() == IpProtocol::TCP) {
         return false;
     }
     if direction == Direction::Outbound {
         return true;
     }
-    let is_asked = facts.flags.contains(TcpFlags::SYN) || snapshot.is_removed(core.server());
+    let is_asked = facts.flags().contains(TcpFlags::SYN) || snapshot.is_removed(core.server());
     let is_proxied = || snapshot.service(core.service()).is_none_or(|service| service.synproxy);
     !(is_asked || tcp_state::has_ended(core) && is_proxied())
 }
@@ -70,10 +71,10 @@ fn pass(
     hit: Hit,
 ) -> Option<Verdict> {
     let core = state.flows.core(hit.id)?;
-    if core.has(flag::SLOW) || core.is_helped() || facts.ttl < 2 {
+    if core.has(flag::SLOW) || core.is_helped() || facts.ttl() < 2 {
         return None;
     }
-    if facts.flags.contains(TcpFlags::SYN) && limits_mss(snapshot, core) {
+    if facts.flags().contains(TcpFlags::SYN) && limits_mss(snapshot, core) {
         return None;
     }
     let is_translated = matches!(core.mode(), ForwardMode::Nat | ForwardMode::FullNat);
@@ -81,14 +82,14 @@ fn pass(
     let is_unknown = known == NextHopId::NONE && hit.direction == Direction::Outbound;
     let hop_id = if is_unknown { towards_client(state, snapshot, hit)? } else { known };
     let hop: NextHop = *state.hops.get(hop_id.index())?;
-    if !hop.resolved || facts.ip_bytes > hop.mtu {
+    if !hop.resolved || facts.ip_bytes() > hop.mtu {
         return None;
     }
     plain_rewrite::write(state, snapshot, frame, (facts, &hop), hit)?;
     if is_unknown && let Some(core) = state.flows.core_mut(hit.id) {
         core.set_hop_out(hop_id);
     }
-    let seen = Seen { flags: facts.flags, bytes: facts.ip_bytes.into() };
+    let seen = Seen { flags: facts.flags(), bytes: facts.ip_bytes().into() };
     let may_close = track::seen(state, snapshot, seen, hit);
     if is_tcp && is_translated {
         let ends = may_close || state.flows.core(hit.id).is_some_and(sequence::is_closing);
@@ -99,8 +100,10 @@ fn pass(
             }
         }
     }
-    let departure = fast_path::depart(snapshot, frame, &hop, &state.counters);
-    Some(departure.map_or_else(Verdict::Drop, Verdict::Transmit))
+    match fast_path::depart(snapshot, frame, &hop, &state.counters) {
+        Fast::Dropped(reason) => Some(Verdict::Drop(reason)),
+        _ => Some(Verdict::Transmit(hop.nic)),
+    }
 }
 
 fn limits_mss(snapshot: &Snapshot, core: &FlowCore) -> bool {

@@ -19,8 +19,10 @@ use crate::wire::tcp::TcpFlags;
 
 /// What became of a frame on the fast path.
 pub(super) enum Fast {
-    /// It is decided.
-    Done(Departure),
+    /// It leaves by this port.
+    Sent(NicId),
+    /// It is dropped, and counted.
+    Dropped(DropReason),
     /// Its tuple is that of the candidate, whose state it may move: `advance`.
     Moves,
     /// Nothing: it is the general path's.
@@ -36,7 +38,7 @@ pub(super) fn forward(
     glance: &Glance,
     observer: &mut impl Observer,
 ) -> Fast {
-    if !glance.is_plain() || !state.has_fast_path || glance.facts.ttl < 2 {
+    if !glance.is_plain() || !state.has_fast_path || glance.facts.ttl() < 2 {
         return Fast::Left;
     }
     let found = (glance.candidate, &glance.facts);
@@ -63,7 +65,7 @@ fn forward_v4(
     let WorkerState { flows, hops, counters, now_ms, now, learned_mtus, ids, .. } = state;
     let (flow, direction) = flows.candidate_v4(candidate)?;
     let head: &mut [u8; PLAIN_V4_BYTES] = arrival.frame.bytes_mut().first_chunk_mut()?;
-    if !flow.is_tuple(direction, plain::tuple_v4(head)) {
+    if flow.tuple(direction) != plain::tuple_v4(head) {
         return None;
     }
     let Some(hop) = way(&flow.core, direction, facts, snapshot, hops) else {
@@ -72,10 +74,10 @@ fn forward_v4(
     observer.ended(Part::Decide);
     let around = Around { snapshot, learned_mtus, ids, now: *now };
     if write_v4(&mut arrival.frame, flow, (direction, facts), hop, around).is_none() {
-        return tunnelled(state, snapshot, arrival, (candidate, facts)).map(Fast::Done);
+        return tunnelled(state, snapshot, arrival, (candidate, facts));
     }
     account(&mut flow.core, counters, (direction, facts), *now_ms);
-    Some(Fast::Done(depart(snapshot, &mut arrival.frame, hop, counters)))
+    Some(depart(snapshot, &mut arrival.frame, hop, counters))
 }
 
 #[inline(always)]
@@ -98,10 +100,10 @@ fn forward_v6(
     observer.ended(Part::Decide);
     let around = Around { snapshot, learned_mtus, ids, now: *now };
     if write_v6(&mut arrival.frame, flow, (direction, facts), hop, around).is_none() {
-        return tunnelled(state, snapshot, arrival, (candidate, facts)).map(Fast::Done);
+        return tunnelled(state, snapshot, arrival, (candidate, facts));
     }
     account(&mut flow.core, counters, (direction, facts), *now_ms);
-    Some(Fast::Done(depart(snapshot, &mut arrival.frame, hop, counters)))
+    Some(depart(snapshot, &mut arrival.frame, hop, counters))
 }
 
 /// TUN: the packet goes on inside another one.
@@ -111,13 +113,13 @@ fn tunnelled(
     snapshot: &Snapshot,
     arrival: &mut Arrival,
     (candidate, facts): (u32, &Facts),
-) -> Option<Departure> {
+) -> Option<Fast> {
     let (id, direction) = FlowTable::place(candidate);
     let hop_id = wrap(state, snapshot, &mut arrival.frame, facts, Hit { id, direction })?;
     let WorkerState { flows, hops, counters, now_ms, .. } = state;
     let hop = hops.get(hop_id.index())?;
     let head: &mut [u8; 12] = arrival.frame.bytes_mut().first_chunk_mut()?;
-    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+    plain::set_macs(head, &hop.macs);
     account(flows.core_mut(id)?, counters, (direction, facts), *now_ms);
     Some(depart(snapshot, &mut arrival.frame, hop, counters))
 }
@@ -132,14 +134,18 @@ fn way<'h>(
     hops: &'h [NextHop],
 ) -> Option<&'h NextHop> {
     // What is for a server that was removed is dropped.
-    let is_served = direction == Direction::Outbound || !snapshot.is_removed(core.server());
-    let is_quiet = core.is_quiet(direction, facts.protocol);
-    let says_nothing = facts.flags.0 & DECIDING.0 == TcpFlags::ACK.0 || is_udp(facts);
-    if !is_served || !is_quiet || !says_nothing || core.epoch != snapshot.timeouts_epoch {
+    let has_removed = !snapshot.removed_servers.is_empty();
+    if has_removed && direction == Direction::Inbound && snapshot.is_removed(core.server()) {
+        return None;
+    }
+    let is_quiet = core.is_quiet(direction, facts.protocol());
+    let usual = if is_udp(facts) { TcpFlags::NONE } else { TcpFlags::ACK };
+    let says_nothing = facts.flags().0 & DECIDING.0 == usual.0;
+    if !is_quiet || !says_nothing || core.epoch != snapshot.timeouts_epoch {
         return None;
     }
     let hop = hops.get(core.hop(direction).index())?;
-    (hop.resolved && facts.ip_bytes <= hop.mtu).then_some(hop)
+    (hop.resolved && facts.ip_bytes() <= hop.mtu).then_some(hop)
 }
 
 /// What `track::packet` does for a flow that stays as it is.
@@ -158,26 +164,28 @@ fn account(
         Direction::Outbound => (&server.out_packets, &server.out_bytes),
     };
     packets.add(1);
-    bytes.add(facts.ip_bytes.into());
+    bytes.add(facts.ip_bytes().into());
 }
 
-/// How a frame that was rewritten ends: at a port, or dropped and counted. Small, where a
-/// `Verdict` would go by memory.
-pub(super) type Departure = Result<NicId, DropReason>;
-
-/// The end of a frame that has its MAC addresses.
+/// The end of a frame that has its MAC addresses: it leaves, or is dropped and counted.
 #[inline(always)]
 pub(super) fn depart(
     snapshot: &Snapshot,
     frame: &mut Frame,
     hop: &NextHop,
     counters: &WorkerCounters,
-) -> Departure {
-    let nic = snapshot.nics.get(hop.nic.index());
-    if nic.is_none_or(|nic| nic.vlan.is_some()) {
-        let tagged = nic.ok_or(DropReason::Internal);
-        let tagged = tagged.and_then(|nic| next_hop::push_vlan(frame, nic));
-        tagged.inspect_err(|reason| counters.dropped(*reason))?;
+) -> Fast {
+    if snapshot.has_tags
+        && let Err(reason) = tag(snapshot, frame, hop.nic)
+    {
+        counters.dropped(reason);
+        return Fast::Dropped(reason);
     }
-    Ok(hop.nic)
+    Fast::Sent(hop.nic)
+}
+
+#[inline(never)]
+fn tag(snapshot: &Snapshot, frame: &mut Frame, nic: NicId) -> Result<(), DropReason> {
+    let nic = snapshot.nics.get(nic.index()).ok_or(DropReason::Internal)?;
+    next_hop::push_vlan(frame, nic)
 }

@@ -11,7 +11,8 @@ use crate::message::FlowState;
 use crate::model::{ForwardMode, GueChecksum, NextHopId, Protocol, ServerId, ServiceId, Tunnel};
 use crate::pod_struct;
 use crate::wire::ip::IpProtocol;
-use crate::wire::plain::Tuple;
+use crate::wire::pair::{AddressPair, PortPair};
+use crate::wire::plain::{TupleV4, TupleV6};
 
 /// The tuple of a packet, or of a flow as one of its directions shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +47,17 @@ pub enum Direction {
     Inbound = 0,
     /// Server to client.
     Outbound = 1,
+}
+
+impl Direction {
+    /// The other one.
+    #[inline(always)]
+    pub fn turned(self) -> Self {
+        match self {
+            Direction::Inbound => Direction::Outbound,
+            Direction::Outbound => Direction::Inbound,
+        }
+    }
 }
 
 /// Bits of `FlowCore::flags`.
@@ -86,15 +98,11 @@ pod_struct! {
         pub last_seen_ms: u32,
         /// Idle time after which the flow ends.
         pub timeout_ms: u32,
-        /// Client's port.
-        pub client_port: u16,
-        /// Virtual port.
-        pub virtual_port: u16,
-        /// Destination port of replies: on the local address (FULLNAT), the client's (NAT). The
-        /// tunnel's destination port (TUN by GUE). Else 0.
-        pub local_port: u16,
-        /// Server's port.
-        pub server_port: u16,
+        /// `PortPair` of the client's packets: its port, the virtual port.
+        in_ports: u32,
+        /// `PortPair` of replies: the server's port, the port on the local address (FULLNAT) or
+        /// the client's (NAT). The tunnel's destination port in the second's place (TUN by GUE).
+        out_ports: u32,
         protocol: u8,
         state: u8,
         mode: u8,
@@ -112,30 +120,29 @@ pod_struct! {
 }
 
 pod_struct! {
-    layout = 1;
+    layout = 3;
     /// An IPv4 flow: one cache line.
     #[repr(align(64))]
     #[derive(Debug)]
     pub struct FlowV4 {
         /// Common part.
         pub core: FlowCore,
-        /// Client, virtual, local and server address, host order. Local is where replies go: the
-        /// client's own in NAT.
-        pub addresses: [u32; 4],
+        /// `AddressPair` of the client's packets (client, VIP), and of replies (server, local).
+        /// Local is where replies go: the client's own in NAT.
+        addresses: [u64; 2],
     }
 }
 
 pod_struct! {
-    layout = 2;
+    layout = 4;
     /// A flow with an IPv6 address in it: two cache lines.
     #[repr(align(64))]
     #[derive(Debug)]
     pub struct FlowV6 {
         /// Common part.
         pub core: FlowCore,
-        /// As in `FlowV4`, wire order; an IPv4 address in its mapped form (RFC 4291 section
-        /// 2.5.5.2).
-        pub addresses: [[u8; 16]; 4],
+        /// As in `FlowV4`; an IPv4 address in its mapped form (RFC 4291 section 2.5.5.2).
+        addresses: [[[u8; 16]; 2]; 2],
         /// Bits `CLIENT_IS_V4`, `SERVER_IS_V4`: a mapped address on the wire is not one of these.
         families: u8,
         spare: [u8; 15],
@@ -219,13 +226,16 @@ const CONTROLLED: u8 = 1 << 6;
 
 const _: () = assert!(SERVICES_MAX <= 1 << 16, "a flow keeps its service in 16 bits");
 
-const MODES: [ForwardMode; 5] = [
-    ForwardMode::DirectRoute,
-    ForwardMode::FullNat,
-    ForwardMode::Nat,
-    ForwardMode::Tunnel,
-    ForwardMode::Local,
-];
+/// What `FlowCore::is_quiet` wants of protocol, state, mode and flags, and the bits that it looks
+/// at: for TCP and UDP, inbound and outbound.
+const QUIET: [[(u32, u32); 2]; 2] = {
+    let tcp = u32::from_ne_bytes([IpProtocol::TCP.0, FlowState::Established as u8, 0, 0]);
+    let udp = u32::from_ne_bytes([IpProtocol::UDP.0, FlowState::Udp as u8, 0, 0]);
+    let inbound = u32::from_ne_bytes([0xff, 0xff, 0, !flag::INPUT_ONLY]);
+    let outbound = u32::from_ne_bytes([0xff, 0xff, 0, 0xff]);
+    let assures = u32::from_ne_bytes([0, 0, CONTROLLED, 0]);
+    [[(tcp, inbound), (tcp, outbound)], [(udp, inbound), (udp, outbound | assures)]]
+};
 
 /// Bit of `FlowV6::families`: client and VIP are IPv4.
 const CLIENT_IS_V4: u8 = 1;
@@ -308,10 +318,11 @@ impl FlowCore {
             hop_out: NextHopId::NONE.0,
             last_seen_ms: 0,
             timeout_ms: 0,
-            client_port: new.key.src_port,
-            virtual_port: new.key.dst_port,
-            local_port: new.local.map_or(tunnel_port, |(_, port)| port),
-            server_port: new.server_address.1,
+            in_ports: PortPair::new(new.key.src_port, new.key.dst_port).bits(),
+            out_ports: {
+                let local_port = new.local.map_or(tunnel_port, |(_, port)| port);
+                PortPair::new(new.server_address.1, local_port).bits()
+            },
             protocol: match new.key.protocol {
                 Protocol::Tcp => 6,
                 Protocol::Udp => 17,
@@ -356,6 +367,53 @@ impl FlowCore {
         self.hop_out = hop.0;
     }
 
+    /// Ports of packets that go in `direction`.
+    #[inline(always)]
+    pub fn ports(&self, direction: Direction) -> PortPair {
+        PortPair::from_bits(match direction {
+            Direction::Inbound => self.in_ports,
+            Direction::Outbound => self.out_ports,
+        })
+    }
+
+    /// Client's port.
+    #[inline]
+    pub fn client_port(&self) -> u16 {
+        self.ports(Direction::Inbound).src()
+    }
+
+    /// Virtual port.
+    #[inline]
+    pub fn virtual_port(&self) -> u16 {
+        self.ports(Direction::Inbound).dst()
+    }
+
+    /// Server's port.
+    #[inline]
+    pub fn server_port(&self) -> u16 {
+        self.ports(Direction::Outbound).src()
+    }
+
+    /// Destination port of replies: on the local address (FULLNAT), the client's (NAT). Else 0,
+    /// or the tunnel's destination port (TUN by GUE).
+    #[inline]
+    pub fn local_port(&self) -> u16 {
+        self.ports(Direction::Outbound).dst()
+    }
+
+    /// The client turned out to send from this port, where replies go in NAT too.
+    pub fn set_client_port(&mut self, port: u16) {
+        self.in_ports = PortPair::new(port, self.virtual_port()).bits();
+        if self.mode() == ForwardMode::Nat {
+            self.out_ports = PortPair::new(self.server_port(), port).bits();
+        }
+    }
+
+    /// The server turned out to send from this port.
+    pub fn set_server_port(&mut self, port: u16) {
+        self.out_ports = PortPair::new(port, self.local_port()).bits();
+    }
+
     /// Transport protocol.
     #[inline]
     pub fn protocol(&self) -> Protocol {
@@ -379,17 +437,10 @@ impl FlowCore {
     /// helper, flags or, where a server's datagram may assure it, template.
     #[inline(always)]
     pub fn is_quiet(&self, direction: Direction, protocol: IpProtocol) -> bool {
-        let (state, template) = match protocol {
-            IpProtocol::UDP => (FlowState::Udp, CONTROLLED),
-            _ => (FlowState::Established, 0),
-        };
+        // TCP and UDP, 6 and 17, differ in the lowest bit.
+        let (wanted, decides) = QUIET[usize::from(protocol.0 & 1)][direction as usize];
         // One word of the entry.
         let is = u32::from_ne_bytes([self.protocol, self.state, self.mode, self.flags]);
-        let wanted = u32::from_ne_bytes([protocol.0, state as u8, 0, 0]);
-        let decides = match direction {
-            Direction::Inbound => u32::from_ne_bytes([0xff, 0xff, 0, !flag::INPUT_ONLY]),
-            Direction::Outbound => u32::from_ne_bytes([0xff, 0xff, template, 0xff]),
-        };
         (is ^ wanted) & decides == 0
     }
 
@@ -402,7 +453,14 @@ impl FlowCore {
     /// Forwarding mode.
     #[inline]
     pub fn mode(&self) -> ForwardMode {
-        MODES.get(usize::from(self.mode & MODE)).copied().unwrap_or(ForwardMode::Local)
+        // As they are numbered, so that this is no work.
+        match self.mode & MODE {
+            0 => ForwardMode::DirectRoute,
+            1 => ForwardMode::FullNat,
+            2 => ForwardMode::Nat,
+            3 => ForwardMode::Tunnel,
+            _ => ForwardMode::Local,
+        }
     }
 
     /// Whether its source port's space is for all ports of the server.
@@ -413,7 +471,13 @@ impl FlowCore {
     /// What wraps packets, in TUN; in other modes without meaning.
     #[inline]
     pub fn tunnel(&self) -> Tunnel {
-        tunnel_of((self.mode & TUNNEL) >> TUNNEL_SHIFT, self.local_port)
+        tunnel_of((self.mode & TUNNEL) >> TUNNEL_SHIFT, self.local_port())
+    }
+
+    /// Whether packets go on inside another one without anything between.
+    #[inline(always)]
+    pub fn is_in_ipip(&self) -> bool {
+        self.mode & (MODE | TUNNEL) == ForwardMode::Tunnel as u8
     }
 
     /// Whether it was told to end at once: its timer ends it, whatever passes before.
@@ -494,60 +558,50 @@ impl FlowV4 {
             IpAddr::V4(v4) => u32::from(v4),
             IpAddr::V6(_) => 0,
         };
+        let local = new.local.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |(address, _)| address);
         FlowV4 {
             core: FlowCore::new(new),
             addresses: [
-                bits(new.key.src),
-                bits(new.key.dst),
-                new.local.map_or(0, |(address, _)| bits(address)),
-                bits(new.server_address.0),
+                AddressPair::new(bits(new.key.src), bits(new.key.dst)).bits(),
+                AddressPair::new(bits(new.server_address.0), bits(local)).bits(),
             ],
         }
     }
 
     /// What a packet that goes in `direction` has.
     #[inline(always)]
-    pub fn tuple(&self, direction: Direction) -> Tuple<u32> {
-        let ([client, vip, local, server], core) = (self.addresses, &self.core);
-        match direction {
-            Direction::Inbound => (client, vip, core.client_port, core.virtual_port),
-            Direction::Outbound => (server, local, core.server_port, core.local_port),
-        }
-    }
-
-    /// Whether a packet that goes in `direction` has this tuple. Compared as two words, which lie
-    /// one direction behind the other, without a branch: it would often be guessed wrong.
-    #[inline(always)]
-    pub fn is_tuple(&self, direction: Direction, tuple: Tuple<u32>) -> bool {
-        let (src, dst, src_port, dst_port) = tuple;
-        let (is_outbound, core) = (direction as usize, &self.core);
-        let own = [self.addresses[2 * is_outbound], self.addresses[2 * is_outbound + 1]];
-        let own = u64::from(own[1]) << 32 | u64::from(own[0]);
-        let ports = [core.client_port, core.virtual_port, core.local_port, core.server_port];
-        let ports = ports.iter().rev().fold(0, |all, port| all << 16 | u64::from(*port));
-        let own_ports = (ports >> (32 * is_outbound)) as u32;
-        // Of replies the destination is stored first.
-        let turn = 1 - is_outbound as u32;
-        let has = (u64::from(src) << 32 | u64::from(dst)).rotate_left(32 * turn);
-        let has_ports = (u32::from(src_port) << 16 | u32::from(dst_port)).rotate_left(16 * turn);
-        own == has && own_ports == has_ports
+    pub fn tuple(&self, direction: Direction) -> TupleV4 {
+        let addresses = AddressPair::from_bits(self.addresses[direction as usize]);
+        (addresses, self.core.ports(direction))
     }
 
     /// What it has behind the director, where addresses are translated.
     #[inline(always)]
-    pub fn far_tuple(&self, direction: Direction) -> Tuple<u32> {
-        let ([client, vip, local, server], core) = (self.addresses, &self.core);
-        match direction {
-            Direction::Inbound => (local, server, core.local_port, core.server_port),
-            Direction::Outbound => (vip, client, core.virtual_port, core.client_port),
-        }
+    pub fn far_tuple(&self, direction: Direction) -> TupleV4 {
+        let (addresses, ports) = self.tuple(direction.turned());
+        (addresses.turned(), ports.turned())
+    }
+
+    /// Server's address, host order.
+    #[inline(always)]
+    pub fn server_address(&self) -> u32 {
+        self.tuple(Direction::Outbound).0.src()
+    }
+
+    /// Client, virtual, local and server address.
+    pub fn ip_addresses(&self) -> [IpAddr; 4] {
+        let ((inbound, _), (outbound, _)) =
+            (self.tuple(Direction::Inbound), self.tuple(Direction::Outbound));
+        [inbound.src(), inbound.dst(), outbound.dst(), outbound.src()]
+            .map(|bits| IpAddr::V4(bits.into()))
     }
 
     /// Whether `key` is this flow's tuple in `direction`.
     #[inline]
     pub fn matches(&self, key: &FlowKey, direction: Direction) -> bool {
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.src, key.dst) else { return false };
-        self.is_tuple(direction, (src.into(), dst.into(), key.src_port, key.dst_port))
+        let addresses = AddressPair::new(src.into(), dst.into());
+        self.tuple(direction) == (addresses, PortPair::new(key.src_port, key.dst_port))
             && self.core.protocol() == key.protocol
     }
 }
@@ -564,10 +618,11 @@ impl FlowV6 {
         FlowV6 {
             core: FlowCore::new(new),
             addresses: [
-                bytes(new.key.src),
-                bytes(new.key.dst),
-                new.local.map_or([0; 16], |(address, _)| bytes(address)),
-                bytes(new.server_address.0),
+                [bytes(new.key.src), bytes(new.key.dst)],
+                [
+                    bytes(new.server_address.0),
+                    new.local.map_or([0; 16], |(address, _)| bytes(address)),
+                ],
             ],
             families: client | server,
             spare: [0; 15],
@@ -582,42 +637,35 @@ impl FlowV6 {
 
     /// What a packet that goes in `direction` has.
     #[inline(always)]
-    pub fn tuple(&self, direction: Direction) -> Tuple<[u8; 16]> {
-        let ([client, vip, local, server], core) = (self.addresses, &self.core);
-        match direction {
-            Direction::Inbound => (client, vip, core.client_port, core.virtual_port),
-            Direction::Outbound => (server, local, core.server_port, core.local_port),
-        }
+    pub fn tuple(&self, direction: Direction) -> TupleV6 {
+        (self.addresses[direction as usize], self.core.ports(direction))
     }
 
     /// What it has behind the director, where addresses are translated.
     #[inline(always)]
-    pub fn far_tuple(&self, direction: Direction) -> Tuple<[u8; 16]> {
-        let ([client, vip, local, server], core) = (self.addresses, &self.core);
-        match direction {
-            Direction::Inbound => (local, server, core.local_port, core.server_port),
-            Direction::Outbound => (vip, client, core.virtual_port, core.client_port),
-        }
+    pub fn far_tuple(&self, direction: Direction) -> TupleV6 {
+        let ([src, dst], ports) = self.tuple(direction.turned());
+        ([dst, src], ports.turned())
+    }
+
+    /// Server's address.
+    #[inline(always)]
+    pub fn server_address(&self) -> [u8; 16] {
+        self.addresses[Direction::Outbound as usize][0]
     }
 
     /// Whether `key` is this flow's tuple in `direction`.
     #[inline]
     pub fn matches(&self, key: &FlowKey, direction: Direction) -> bool {
-        let [client, vip, local, server] = &self.addresses;
-        let core = &self.core;
-        let (src, dst, ports, v4) = match direction {
-            Direction::Inbound => {
-                (client, vip, (core.client_port, core.virtual_port), CLIENT_IS_V4)
-            }
-            Direction::Outbound => {
-                (server, local, (core.server_port, core.local_port), SERVER_IS_V4)
-            }
+        let ([src, dst], ports) = self.tuple(direction);
+        let v4 = match direction {
+            Direction::Inbound => self.families & CLIENT_IS_V4 != 0,
+            Direction::Outbound => self.families & SERVER_IS_V4 != 0,
         };
-        let v4 = self.families & v4 != 0;
-        ports == (key.src_port, key.dst_port)
-            && is_same(key.src, src, v4)
-            && is_same(key.dst, dst, v4)
-            && core.protocol() == key.protocol
+        ports == PortPair::new(key.src_port, key.dst_port)
+            && is_same(key.src, &src, v4)
+            && is_same(key.dst, &dst, v4)
+            && self.core.protocol() == key.protocol
     }
 
     /// Client, virtual, local and server address, each of its own family.
@@ -627,7 +675,7 @@ impl FlowV6 {
             let mapped = v6.to_ipv4_mapped().filter(|_| self.families & bit != 0);
             mapped.map_or(IpAddr::V6(v6), IpAddr::V4)
         };
-        let [client, vip, local, server] = self.addresses;
+        let [[client, vip], [server, local]] = self.addresses;
         [
             address(client, CLIENT_IS_V4),
             address(vip, CLIENT_IS_V4),

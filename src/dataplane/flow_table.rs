@@ -13,7 +13,8 @@ use crate::memory::{FixedArray, FlowIndex, MemoryError, Slab};
 use crate::model::Protocol;
 use crate::time::Nanos;
 use crate::wire::ip::IpProtocol;
-use crate::wire::plain::Tuple;
+use crate::wire::pair::{AddressPair, PortPair};
+use crate::wire::plain::{TupleV4, TupleV6};
 
 /// An entry's stable place: IPv4 entries first, IPv6 behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,33 +103,28 @@ pub(super) fn hash(seed: u64, key: &FlowKey) -> u64 {
         Protocol::Tcp => IpProtocol::TCP,
         Protocol::Udp => IpProtocol::UDP,
     };
+    let ports = PortPair::new(key.src_port, key.dst_port);
     match (key.src, key.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            hash_v4(seed, (src.into(), dst.into(), key.src_port, key.dst_port), protocol)
+            hash_v4(seed, (AddressPair::new(src.into(), dst.into()), ports), protocol)
         }
         (src, dst) => {
             let bytes = |address: IpAddr| match address {
                 IpAddr::V6(v6) => v6.octets(),
                 IpAddr::V4(v4) => u128::from(u32::from(v4)).to_be_bytes(),
             };
-            hash_v6(seed, &(bytes(src), bytes(dst), key.src_port, key.dst_port), protocol)
+            hash_v6(seed, &([bytes(src), bytes(dst)], ports), protocol)
         }
     }
 }
 
 #[inline(always)]
-fn hash_v4(seed: u64, (src, dst, src_port, dst_port): Tuple<u32>, protocol: IpProtocol) -> u64 {
-    // As they lie in a frame, so that one load has both.
-    let addresses = u64::from(src.swap_bytes()) | u64::from(dst.swap_bytes()) << 32;
-    mix(seed, addresses, (src_port, dst_port), protocol)
+fn hash_v4(seed: u64, (addresses, ports): TupleV4, protocol: IpProtocol) -> u64 {
+    mix(seed, addresses.bits(), ports, protocol)
 }
 
 #[inline(always)]
-fn hash_v6(
-    seed: u64,
-    (src, dst, src_port, dst_port): &Tuple<[u8; 16]>,
-    protocol: IpProtocol,
-) -> u64 {
+fn hash_v6(seed: u64, ([src, dst], ports): &TupleV6, protocol: IpProtocol) -> u64 {
     let halves = |address: &[u8; 16]| {
         let bits = u128::from_be_bytes(*address);
         ((bits >> 64) as u64, bits as u64)
@@ -136,13 +132,12 @@ fn hash_v6(
     let ((a, b), (c, d)) = (halves(src), halves(dst));
     let addresses = fold_multiply(a ^ seed.rotate_left(17), b ^ 0xa076_1d64_78bd_642f)
         ^ fold_multiply(c ^ seed.rotate_left(41), d ^ 0xe703_7ed1_a0b4_28db);
-    mix(seed, addresses, (*src_port, *dst_port), protocol)
+    mix(seed, addresses, *ports, protocol)
 }
 
 #[inline(always)]
-fn mix(seed: u64, addresses: u64, (src_port, dst_port): (u16, u16), protocol: IpProtocol) -> u64 {
-    let ports = u32::from(src_port.swap_bytes()) | u32::from(dst_port.swap_bytes()) << 16;
-    let ports = u64::from(ports) << 8 | u64::from(protocol.0);
+fn mix(seed: u64, addresses: u64, ports: PortPair, protocol: IpProtocol) -> u64 {
+    let ports = u64::from(ports.bits()) << 8 | u64::from(protocol.0);
     let mixed =
         fold_multiply(addresses ^ seed, ports ^ 0x9e37_79b9_7f4a_7c15 ^ seed.rotate_left(32));
     fold_multiply(mixed ^ seed, 0x8ebc_6af0_9c88_c6e3)
@@ -208,13 +203,13 @@ impl FlowTable {
 
     /// Hash of an IPv4 tuple.
     #[inline(always)]
-    pub(super) fn hash_v4(&self, tuple: Tuple<u32>, protocol: IpProtocol) -> u64 {
+    pub(super) fn hash_v4(&self, tuple: TupleV4, protocol: IpProtocol) -> u64 {
         hash_v4(self.seed, tuple, protocol)
     }
 
     /// Hash of an IPv6 tuple.
     #[inline(always)]
-    pub(super) fn hash_v6(&self, tuple: &Tuple<[u8; 16]>, protocol: IpProtocol) -> u64 {
+    pub(super) fn hash_v6(&self, tuple: &TupleV6, protocol: IpProtocol) -> u64 {
         hash_v6(self.seed, tuple, protocol)
     }
 
@@ -351,7 +346,7 @@ impl FlowTable {
     #[inline]
     pub fn addresses(&self, id: FlowId) -> Option<Addresses> {
         let [client, vip, local, server] = match id.0.checked_sub(self.v4.capacity()) {
-            None => self.v4.get(id.0)?.addresses.map(|bits| IpAddr::V4(bits.into())),
+            None => self.v4.get(id.0)?.ip_addresses(),
             Some(at) => self.v6.get(at)?.ip_addresses(),
         };
         Some(Addresses { client, vip, local, server })
@@ -366,15 +361,15 @@ impl FlowTable {
                 protocol,
                 src: addresses.client,
                 dst: addresses.vip,
-                src_port: core.client_port,
-                dst_port: core.virtual_port,
+                src_port: core.client_port(),
+                dst_port: core.virtual_port(),
             }),
             Direction::Outbound if core.takes_replies() => Some(FlowKey {
                 protocol,
                 src: addresses.server,
                 dst: addresses.local,
-                src_port: core.server_port,
-                dst_port: core.local_port,
+                src_port: core.server_port(),
+                dst_port: core.local_port(),
             }),
             Direction::Outbound => None,
         }

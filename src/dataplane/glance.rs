@@ -22,6 +22,7 @@ use crate::wire::ethernet::EtherType;
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::IPV4_HEADER_BYTES;
 use crate::wire::ipv6::IPV6_HEADER_BYTES;
+use crate::wire::pair::PortPair;
 use crate::wire::plain::{self, Facts, MacBits, Numbers, PLAIN_V4_BYTES};
 use crate::wire::tcp::{SeqNum, TcpFlags};
 use crate::wire::udp::UDP_HEADER_BYTES;
@@ -64,12 +65,8 @@ pub(super) enum Changes {
 const NOWHERE: u32 = u32::MAX;
 
 /// What every frame starts as.
-const UNKNOWN: Glance = Glance {
-    hash: 0,
-    candidate: NOWHERE,
-    facts: Facts { protocol: IpProtocol::TCP, flags: TcpFlags::NONE, ttl: 0, ip_bytes: 0 },
-    shape: Shape::Other,
-};
+const UNKNOWN: Glance =
+    Glance { hash: 0, candidate: NOWHERE, facts: Facts::UNSET, shape: Shape::Other };
 
 /// What the passes found.
 #[derive(Debug)]
@@ -132,23 +129,23 @@ pub(super) fn over(
         if arrival.rx.nic != port.nic {
             port = Port::of(snapshot, arrival.rx.nic);
         }
-        let glance = look(flows, &port, arrival).unwrap_or(UNKNOWN);
-        if glance.is_plain() {
-            flows.prefetch_bucket(glance.hash);
+        // Filled where it lies: as a value it would be copied from branch to branch.
+        glances.each.push(UNKNOWN);
+        let Some(glance) = glances.each.last_mut() else { break };
+        if look(flows, &port, arrival, glance).is_some() {
+            flags |= glance.facts.flags().0;
         }
-        flags |= glance.facts.flags.0;
-        glances.each.push(glance);
     }
     observer.ended(Part::Classify);
+    let mut has_missed = false;
     for glance in glances.each.iter_mut().filter(|glance| glance.is_plain()) {
-        glance.candidate = flows.candidate(glance.hash).unwrap_or(NOWHERE);
-    }
-    // A few live in their second bucket, whose line the pass before has asked for.
-    for glance in glances.each.iter_mut().filter(|glance| glance.candidate == NOWHERE) {
-        if glance.is_plain() {
-            glance.candidate = flows.candidate_elsewhere(glance.hash).unwrap_or(NOWHERE);
-            glances.has_strangers |= glance.candidate == NOWHERE;
+        match flows.candidate(glance.hash) {
+            Some(candidate) => glance.candidate = candidate,
+            None => has_missed = true,
         }
+    }
+    if has_missed {
+        look_elsewhere(flows, &mut glances);
     }
     if glances.has_strangers || flags & TURNS != 0 {
         prefetch_rare(flows, snapshot, &glances);
@@ -157,13 +154,23 @@ pub(super) fn over(
     glances
 }
 
+/// Some live in their second bucket, whose line the pass before has asked for.
+#[inline(never)]
+fn look_elsewhere(flows: &FlowTable, glances: &mut Glances) {
+    let has_missed = |glance: &&mut Glance| glance.candidate == NOWHERE && glance.is_plain();
+    for glance in glances.each.iter_mut().filter(has_missed) {
+        glance.candidate = flows.candidate_elsewhere(glance.hash).unwrap_or(NOWHERE);
+        glances.has_strangers |= glance.candidate == NOWHERE;
+    }
+}
+
 /// Flags of segments that begin or end a connection.
 const TURNS: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
 
 /// Whether a packet of no flow may make one.
 #[inline(always)]
 fn opens(facts: &Facts) -> bool {
-    is_udp(facts) || facts.flags.contains(TcpFlags::SYN)
+    is_udp(facts) || facts.flags().contains(TcpFlags::SYN)
 }
 
 /// Asks for what packets that make a flow, or end one, will write besides.
@@ -180,7 +187,7 @@ fn prefetch_rare(flows: &FlowTable, snapshot: &Snapshot, glances: &Glances) {
         } else if is_new && glance.shape == Shape::V6 {
             flows.prefetch_next_v6(made.1);
             made.1 += 1;
-        } else if glance.facts.flags.0 & TURNS != 0 && glance.candidate != NOWHERE {
+        } else if glance.facts.flags().0 & TURNS != 0 && glance.candidate != NOWHERE {
             flows.prefetch_beside(glance.candidate);
         }
     }
@@ -213,46 +220,47 @@ fn ask_for_counters(flows: &FlowTable, counters: &WorkerCounters, glances: &Glan
 /// What of a port a glance needs.
 struct Port {
     nic: NicId,
-    /// None where frames have tags: those are the general path's.
-    own_mac: Option<MacBits>,
+    /// That of no frame where frames have tags: those are the general path's.
+    own_mac: MacBits,
 }
 
 impl Port {
     fn of(snapshot: &Snapshot, nic: NicId) -> Self {
         let model: Option<&NicModel> = snapshot.nics.get(nic.index());
         let own_mac = model.filter(|model| model.vlan.is_none()).map(|model| model.mac.into());
-        Port { nic, own_mac }
+        Port { nic, own_mac: own_mac.unwrap_or(MacBits::NOBODYS) }
     }
 }
 
+/// Fills the glance at a plain frame, and asks for its index line.
 #[inline(always)]
-fn look(flows: &FlowTable, port: &Port, arrival: &Arrival) -> Option<Glance> {
+fn look(flows: &FlowTable, port: &Port, arrival: &Arrival, glance: &mut Glance) -> Option<()> {
     let bytes = arrival.frame.bytes();
     let head: &[u8; PLAIN_V4_BYTES] = bytes.first_chunk()?;
-    let (dst, src) = plain::macs(head);
-    let own = port.own_mac?;
+    let ((dst, src), own) = (plain::macs(head), port.own_mac);
     if dst != own || src == own || arrival.rx.errand != Errand::None {
         return None;
     }
-    match plain::ether_type(head) {
-        EtherType::IPV4 => {
-            let facts = plain::read_v4(head, bytes.len())?;
-            let hash = flows.hash_v4(plain::tuple_v4(head), facts.protocol);
-            Some(Glance { hash, facts, shape: Shape::V4, candidate: NOWHERE })
-        }
-        EtherType::IPV6 => {
-            let facts = plain::read_v6(bytes)?;
-            let hash = flows.hash_v6(&plain::tuple_v6(bytes.first_chunk()?), facts.protocol);
-            Some(Glance { hash, facts, shape: Shape::V6, candidate: NOWHERE })
-        }
-        _ => None,
+    if plain::is_ether_type(head, EtherType::IPV4) {
+        glance.facts = plain::read_v4(head, bytes.len())?;
+        glance.hash = flows.hash_v4(plain::tuple_v4(head), glance.facts.protocol());
+        glance.shape = Shape::V4;
+    } else if plain::is_ether_type(head, EtherType::IPV6) {
+        let tuple = plain::tuple_v6(bytes.first_chunk()?);
+        glance.facts = plain::read_v6(bytes)?;
+        glance.hash = flows.hash_v6(&tuple, glance.facts.protocol());
+        glance.shape = Shape::V6;
+    } else {
+        return None;
     }
+    flows.prefetch_bucket(glance.hash);
+    Some(())
 }
 
 /// Whether a plain frame is a datagram.
 #[inline(always)]
 pub(super) fn is_udp(facts: &Facts) -> bool {
-    facts.protocol == IpProtocol::UDP
+    facts.protocol() == IpProtocol::UDP
 }
 
 /// The facts of a plain frame, as `classify` would find them.
@@ -262,14 +270,14 @@ pub(super) fn packet(frame: &Frame, glance: &Glance) -> Option<Packet> {
     match glance.shape {
         Shape::V4 => {
             let head: &[u8; PLAIN_V4_BYTES] = bytes.first_chunk()?;
-            let (src, dst, src_port, dst_port) = plain::tuple_v4(head);
-            let between = (IpAddr::V4(src.into()), IpAddr::V4(dst.into()));
-            Some(plain_packet(bytes, &glance.facts, between, (src_port, dst_port)))?
+            let (addresses, ports) = plain::tuple_v4(head);
+            let between = (IpAddr::V4(addresses.src().into()), IpAddr::V4(addresses.dst().into()));
+            Some(plain_packet(bytes, &glance.facts, between, ports))?
         }
         Shape::V6 => {
-            let (src, dst, src_port, dst_port) = plain::tuple_v6(bytes.first_chunk()?);
+            let ([src, dst], ports) = plain::tuple_v6(bytes.first_chunk()?);
             let between = (IpAddr::V6(src.into()), IpAddr::V6(dst.into()));
-            Some(plain_packet(bytes, &glance.facts, between, (src_port, dst_port)))?
+            Some(plain_packet(bytes, &glance.facts, between, ports))?
         }
         Shape::Other => None,
     }
@@ -277,13 +285,12 @@ pub(super) fn packet(frame: &Frame, glance: &Glance) -> Option<Packet> {
 
 /// The facts of a plain segment but for its tuple, which may be rewritten already.
 pub(super) fn segment(frame: &Frame, facts: &Facts) -> Option<Packet> {
-    const NO_PORTS: (u16, u16) = (0, 0);
     let bytes = frame.bytes();
     let unset = match EtherType(u16::from_be_bytes(*bytes.get(12..)?.first_chunk()?)) {
         EtherType::IPV4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    plain_packet(bytes, facts, (unset, unset), NO_PORTS)
+    plain_packet(bytes, facts, (unset, unset), PortPair::new(0, 0))
 }
 
 #[inline(always)]
@@ -291,7 +298,7 @@ fn plain_packet(
     bytes: &[u8],
     facts: &Facts,
     (src, dst): (IpAddr, IpAddr),
-    (src_port, dst_port): (u16, u16),
+    ports: PortPair,
 ) -> Option<Packet> {
     let l4 = L3 + if src.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES };
     let (protocol, numbers) = match is_udp(facts) {
@@ -300,12 +307,12 @@ fn plain_packet(
     };
     Some(Packet {
         kind: Kind::Transport,
-        key: FlowKey { protocol, src, dst, src_port, dst_port },
+        key: FlowKey { protocol, src, dst, src_port: ports.src(), dst_port: ports.dst() },
         l4,
         payload: l4 + numbers.header_bytes,
-        end: L3 + usize::from(facts.ip_bytes),
-        ttl: facts.ttl,
-        flags: facts.flags,
+        end: L3 + usize::from(facts.ip_bytes()),
+        ttl: facts.ttl(),
+        flags: facts.flags(),
         seq: SeqNum(numbers.seq),
         ack: SeqNum(numbers.ack),
         piece: None,

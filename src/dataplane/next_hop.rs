@@ -44,8 +44,8 @@ pub(super) fn finish(
     };
     let (mut ethernet, _) =
         Ethernet::parse_mut(frame.bytes_mut()).map_err(|_| DropReason::Internal)?;
-    ethernet.set_dst(MacAddr(hop.dst_mac));
-    ethernet.set_src(MacAddr(hop.src_mac));
+    ethernet.set_dst(MacAddr(hop.macs.dst()));
+    ethernet.set_src(MacAddr(hop.macs.src()));
     let nic = snapshot.nics.get(hop.nic.index()).ok_or(DropReason::Internal)?;
     push_vlan(frame, nic)?;
     Ok(Verdict::Transmit(hop.nic))

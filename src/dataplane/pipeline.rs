@@ -42,26 +42,35 @@ pub fn process_observed(
     if glances.has_strangers && snapshot.has_synproxy && state.has_fast_path {
         strangers.prepare(state, snapshot, burst, &glances.each);
     }
-    let (mut changes, mut fast_frames) = (Changes::None, 0);
+    let (mut changes, mut general_frames) = (Changes::None, 0);
     let before = state.flows.changes();
-    for (at, (arrival, glance)) in burst.slots.iter_mut().zip(&mut glances.each).enumerate() {
+    let mut glanced = glances.each.iter_mut();
+    for (at, arrival) in burst.slots.iter_mut().enumerate() {
+        // One for each frame.
+        let Some(glance) = glanced.next() else { break };
         if changes != Changes::None {
             glance.look_again(&state.flows, changes);
         }
-        arrival.verdict = match fast_path::forward(state, snapshot, arrival, glance, observer) {
-            Fast::Done(departure) => Some(departure.map_or_else(Verdict::Drop, Verdict::Transmit)),
+        let decided = match fast_path::forward(state, snapshot, arrival, glance, observer) {
+            // Written down here: where the ways meet again it would be copied whole.
+            Fast::Sent(nic) => {
+                arrival.verdict = Some(Verdict::Transmit(nic));
+                observer.ended(Part::Rewrite);
+                continue;
+            }
+            Fast::Dropped(reason) => Some(Verdict::Drop(reason)),
             Fast::Moves => advance::forward(state, snapshot, arrival, glance),
             Fast::Left => strangers.answer(state, snapshot, arrival, (at, glance)),
         };
-        if arrival.verdict.is_some() {
-            fast_frames += 1;
-        } else {
-            arrival.verdict = Some(general(state, snapshot, arrival, glance, now));
+        arrival.verdict = decided.or_else(|| {
+            general_frames += 1;
+            let verdict = general(state, snapshot, arrival, glance, now);
             changes = state.flows.changes().since(before);
-        }
+            Some(verdict)
+        });
         observer.ended(Part::Rewrite);
     }
-    state.counters.fast_frames.add(fast_frames);
+    state.counters.fast_frames.add(burst.slots.len() as u64 - general_frames);
 }
 
 /// The general path: every frame that is not the usual one of an established flow.

@@ -13,10 +13,11 @@ use super::learned_mtu::LearnedMtus;
 use super::state::WorkerState;
 use super::{forward::tunnel, next_hop};
 use crate::frame::Frame;
-use crate::model::{ForwardMode, NextHop, NextHopId, NicId, Snapshot, Tunnel};
+use crate::model::{ForwardMode, NextHop, NextHopId, NicId, Snapshot};
 use crate::time::Nanos;
 use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_HEADER_BYTES};
 use crate::wire::ipv6::IPV6_HEADER_BYTES;
+use crate::wire::pair::AddressPair;
 use crate::wire::plain::{self, Facts, OuterV4, OuterV6, PLAIN_V4_BYTES, PLAIN_V6_BYTES};
 
 /// Rewrites a plain packet of a flow as its mode has it; none, and the frame is as it was, where
@@ -40,7 +41,7 @@ pub(super) fn write(
     };
     if written.is_none() {
         wrap(state, snapshot, frame, facts, hit)?;
-        plain::set_macs(frame.bytes_mut().first_chunk_mut::<12>()?, &hop.dst_mac, &hop.src_mac);
+        plain::set_macs(frame.bytes_mut().first_chunk_mut::<12>()?, &hop.macs);
     }
     Some(())
 }
@@ -59,7 +60,7 @@ pub(super) struct Around<'a> {
 
 impl Around<'_> {
     #[inline(always)]
-    fn ipip<A>(&self, between: (A, A), core: &FlowCore, hop: &NextHop) -> Ipip<A> {
+    fn ipip<B>(&self, between: B, core: &FlowCore, hop: &NextHop) -> Ipip<B> {
         let learned = self.learned_mtus.get(core.hop(Direction::Inbound), self.now);
         Ipip {
             between,
@@ -80,30 +81,64 @@ pub(super) fn write_v4(
     around: Around,
 ) -> Option<()> {
     let head: &mut [u8; PLAIN_V4_BYTES] = frame.bytes_mut().first_chunk_mut()?;
+    // Three cases and no table of them: it would cost a jump that cannot be foreseen.
     let mode = flow.core.mode();
-    match mode {
-        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac.into() => return None,
-        ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v4(head) => return None,
-        ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
-        ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
-            let own = own_v4(around.snapshot, hop.nic)?;
-            let tunnel = around.ipip((own, flow.addresses[3]), &flow.core, hop);
-            if direction == Direction::Outbound || !in_ipip(frame, facts, &tunnel, around.ids) {
-                return None;
-            }
-            let head: &mut [u8; PLAIN_V4_BYTES] = frame.bytes_mut().first_chunk_mut()?;
-            plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
-            return Some(());
+    if matches!(mode, ForwardMode::Tunnel | ForwardMode::Local) {
+        return write_tunnelled_v4(frame, flow, (direction, facts), hop, around);
+    }
+    if mode == ForwardMode::DirectRoute {
+        if plain::is_from_dst_of(head, &hop.macs) {
+            return None;
         }
-        ForwardMode::Tunnel | ForwardMode::Local => return None,
+    } else if mode == ForwardMode::Nat && is_udp(facts) && plain::lacks_checksum_v4(head) {
+        return None;
     }
     if flow.core.decrements_ttl() {
         plain::decrement_ttl_v4(head);
     }
     if mode != ForwardMode::DirectRoute {
-        plain::rewrite_v4(head, facts.protocol, flow.far_tuple(direction));
+        plain::rewrite_v4(head, facts.protocol(), flow.far_tuple(direction));
     }
-    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+    plain::set_macs(head, &hop.macs);
+    Some(())
+}
+
+/// As `write_v4`, where the packet goes on inside another one.
+#[inline(always)]
+fn write_tunnelled_v4(
+    frame: &mut Frame,
+    flow: &FlowV4,
+    (direction, facts): (Direction, &Facts),
+    hop: &NextHop,
+    around: Around,
+) -> Option<()> {
+    if direction == Direction::Outbound || !flow.core.is_in_ipip() {
+        return None;
+    }
+    let own = own_v4(around.snapshot, hop.nic)?;
+    let between = AddressPair::new(own, flow.server_address());
+    let tunnel = around.ipip(between, &flow.core, hop);
+    in_ipip(frame, facts, &tunnel, around.ids)?;
+    plain::set_macs(frame.bytes_mut().first_chunk_mut::<12>()?, &hop.macs);
+    Some(())
+}
+
+/// As `write_tunnelled_v4`, of the other family.
+#[inline(always)]
+fn write_tunnelled_v6(
+    frame: &mut Frame,
+    flow: &FlowV6,
+    (direction, facts): (Direction, &Facts),
+    hop: &NextHop,
+    around: Around,
+) -> Option<()> {
+    if direction == Direction::Outbound || !flow.core.is_in_ipip() {
+        return None;
+    }
+    let own = own_v6(around.snapshot, hop.nic)?;
+    let tunnel = around.ipip([own, flow.server_address()], &flow.core, hop);
+    in_ipip_v6(frame, facts, &tunnel, around.ids)?;
+    plain::set_macs(frame.bytes_mut().first_chunk_mut::<12>()?, &hop.macs);
     Some(())
 }
 
@@ -118,29 +153,23 @@ pub(super) fn write_v6(
 ) -> Option<()> {
     let head: &mut [u8; PLAIN_V6_BYTES] = frame.bytes_mut().first_chunk_mut()?;
     let mode = flow.core.mode();
-    match mode {
-        ForwardMode::DirectRoute if plain::macs(head).1 == hop.dst_mac.into() => return None,
-        ForwardMode::Nat if is_udp(facts) && plain::lacks_checksum_v6(head) => return None,
-        ForwardMode::DirectRoute | ForwardMode::Nat | ForwardMode::FullNat => {}
-        ForwardMode::Tunnel if flow.core.tunnel() == Tunnel::Ipip => {
-            let own = own_v6(around.snapshot, hop.nic)?;
-            let tunnel = around.ipip((own, flow.addresses[3]), &flow.core, hop);
-            if direction == Direction::Outbound || !in_ipip_v6(frame, facts, &tunnel, around.ids) {
-                return None;
-            }
-            let head: &mut [u8; PLAIN_V6_BYTES] = frame.bytes_mut().first_chunk_mut()?;
-            plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
-            return Some(());
+    if matches!(mode, ForwardMode::Tunnel | ForwardMode::Local) {
+        return write_tunnelled_v6(frame, flow, (direction, facts), hop, around);
+    }
+    if mode == ForwardMode::DirectRoute {
+        if plain::is_from_dst_of(head, &hop.macs) {
+            return None;
         }
-        ForwardMode::Tunnel | ForwardMode::Local => return None,
+    } else if mode == ForwardMode::Nat && is_udp(facts) && plain::lacks_checksum_v6(head) {
+        return None;
     }
     if flow.core.decrements_ttl() {
         plain::decrement_ttl_v6(head);
     }
-    plain::set_macs(head, &hop.dst_mac, &hop.src_mac);
+    plain::set_macs(head, &hop.macs);
     if mode != ForwardMode::DirectRoute {
         let to = flow.far_tuple(direction);
-        plain::rewrite_v6(frame.bytes_mut(), facts.protocol, to);
+        plain::rewrite_v6(frame.bytes_mut(), facts.protocol(), &to);
     }
     Some(())
 }
@@ -164,9 +193,9 @@ fn own_v6(snapshot: &Snapshot, nic: NicId) -> Option<[u8; 16]> {
 }
 
 /// The tunnel that most use: IP in IP of one family, nothing between.
-struct Ipip<A> {
+struct Ipip<B> {
     /// Director and server.
-    between: (A, A),
+    between: B,
     /// The longest packet that gets to the server.
     mtu: u16,
     /// What the inner packet says of fragments, the outer one says too.
@@ -175,15 +204,20 @@ struct Ipip<A> {
     spent: u8,
 }
 
-/// Wraps a packet; `false`, and nothing happened, where that is not so simple.
+/// Wraps a packet; none, and nothing happened, where that is not so simple.
 #[inline(always)]
-fn in_ipip(frame: &mut Frame, facts: &Facts, to: &Ipip<u32>, ids: &mut Identifications) -> bool {
-    let end = L3 + usize::from(facts.ip_bytes);
-    let fits = usize::from(facts.ip_bytes) + IPV4_HEADER_BYTES <= usize::from(to.mtu);
+fn in_ipip(
+    frame: &mut Frame,
+    facts: &Facts,
+    to: &Ipip<AddressPair>,
+    ids: &mut Identifications,
+) -> Option<()> {
+    let end = L3 + usize::from(facts.ip_bytes());
+    let fits = usize::from(facts.ip_bytes()) + IPV4_HEADER_BYTES <= usize::from(to.mtu);
     if !fits || frame.headroom_bytes() < IPV4_HEADER_BYTES || frame.len() < end {
-        return false;
+        return None;
     }
-    let Some(head) = frame.bytes_mut().first_chunk_mut::<PLAIN_V4_BYTES>() else { return false };
+    let head: &mut [u8; PLAIN_V4_BYTES] = frame.bytes_mut().first_chunk_mut()?;
     let (tos, fragment) = plain::class_v4(head);
     if to.spent > 0 {
         plain::decrement_ttl_v4(head);
@@ -194,16 +228,14 @@ fn in_ipip(frame: &mut Frame, facts: &Facts, to: &Ipip<u32>, ids: &mut Identific
         addresses: to.between,
         tos: tunnel::outer_class(tos),
         fragment: if keeps_df { (0, DONT_FRAGMENT) } else { (id, 0) },
-        ttl: facts.ttl - to.spent,
-        inner_bytes: facts.ip_bytes,
+        ttl: facts.ttl() - to.spent,
+        inner_bytes: facts.ip_bytes(),
     };
     // Link padding stays outside; there is room for the rest, and the old Ethernet header, which
     // comes to lie under the outer one, is written anew.
-    let is_wrapped = frame.set_len(end).and_then(|()| frame.grow_front(IPV4_HEADER_BYTES)).is_ok();
-    if let Some(head) = frame.bytes_mut().first_chunk_mut() {
-        plain::put_outer_v4(head, &outer);
-    }
-    is_wrapped
+    frame.set_len(end).and_then(|()| frame.grow_front(IPV4_HEADER_BYTES)).ok()?;
+    plain::put_outer_v4(frame.bytes_mut().first_chunk_mut()?, &outer);
+    Some(())
 }
 
 /// As `in_ipip`, of the other family.
@@ -211,15 +243,15 @@ fn in_ipip(frame: &mut Frame, facts: &Facts, to: &Ipip<u32>, ids: &mut Identific
 fn in_ipip_v6(
     frame: &mut Frame,
     facts: &Facts,
-    to: &Ipip<[u8; 16]>,
+    to: &Ipip<[[u8; 16]; 2]>,
     ids: &mut Identifications,
-) -> bool {
-    let end = L3 + usize::from(facts.ip_bytes);
-    let fits = usize::from(facts.ip_bytes) + IPV6_HEADER_BYTES <= usize::from(to.mtu);
+) -> Option<()> {
+    let end = L3 + usize::from(facts.ip_bytes());
+    let fits = usize::from(facts.ip_bytes()) + IPV6_HEADER_BYTES <= usize::from(to.mtu);
     if !fits || frame.headroom_bytes() < IPV6_HEADER_BYTES || frame.len() < end {
-        return false;
+        return None;
     }
-    let Some(head) = frame.bytes_mut().first_chunk_mut::<PLAIN_V6_BYTES>() else { return false };
+    let head: &mut [u8; PLAIN_V6_BYTES] = frame.bytes_mut().first_chunk_mut()?;
     if to.spent > 0 {
         plain::decrement_ttl_v6(head);
     }
@@ -229,14 +261,12 @@ fn in_ipip_v6(
     let outer = OuterV6 {
         addresses: to.between,
         class: tunnel::outer_class(plain::class_v6(head)),
-        hop_limit: facts.ttl - to.spent,
-        inner_bytes: facts.ip_bytes,
+        hop_limit: facts.ttl() - to.spent,
+        inner_bytes: facts.ip_bytes(),
     };
-    let is_wrapped = frame.set_len(end).and_then(|()| frame.grow_front(IPV6_HEADER_BYTES)).is_ok();
-    if let Some(head) = frame.bytes_mut().first_chunk_mut() {
-        plain::put_outer_v6(head, &outer);
-    }
-    is_wrapped
+    frame.set_len(end).and_then(|()| frame.grow_front(IPV6_HEADER_BYTES)).ok()?;
+    plain::put_outer_v6(frame.bytes_mut().first_chunk_mut()?, &outer);
+    Some(())
 }
 
 /// Puts a tunnel's headers around a packet; the slot of its next hop.
@@ -255,9 +285,9 @@ pub(super) fn wrap(
     }
     let overhead = tunnel::overhead_bytes(core.tunnel(), addresses.server.is_ipv4());
     let mtu = next_hop::path_mtu(state, hop_id)?;
-    let fits = facts.ip_bytes.checked_add(overhead).is_some_and(|bytes| bytes <= mtu);
+    let fits = facts.ip_bytes().checked_add(overhead).is_some_and(|bytes| bytes <= mtu);
     let room = frame.headroom_bytes() >= usize::from(overhead);
-    let end = L3 + usize::from(facts.ip_bytes);
+    let end = L3 + usize::from(facts.ip_bytes());
     if !fits || !room || end > frame.len() {
         return None;
     }

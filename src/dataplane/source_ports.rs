@@ -191,7 +191,7 @@ impl SourcePorts {
     pub fn ended(&mut self, key: &SpaceKey, id: FlowId, flows: &mut FlowTable) -> Option<LipId> {
         let at = *self.spaces.get(key)?;
         let (port, is_closed) =
-            flows.core(id).map(|core| (core.local_port, core.has(flag::CLOSED)))?;
+            flows.core(id).map(|core| (core.local_port(), core.has(flag::CLOSED)))?;
         let space = self.slots.get_mut(at as usize)?;
         let lip = space.lip;
         if is_closed {
@@ -276,10 +276,10 @@ fn closed(flows: &FlowTable, oldest: u32, wanted: &Wanted, used: &Used) -> Optio
     for _ in 0..CLOSED_FLOWS_LOOKS_MAX {
         let core = flows.core(id)?;
         let leaves_nothing = core.state() == FlowState::Close;
-        if (core.server_port == wanted.server_port || leaves_nothing)
-            && !used.is_beside(core.local_port)
+        if (core.server_port() == wanted.server_port || leaves_nothing)
+            && !used.is_beside(core.local_port())
         {
-            return Some((core.local_port, id));
+            return Some((core.local_port(), id));
         }
         id = FlowId(flows.side(id).newer);
     }

@@ -25,6 +25,7 @@ use crate::memory::MemoryError;
 use crate::message::FromWorker;
 use crate::model::{NextHop, NextHopId, NicId, Snapshot, WorkerId};
 use crate::time::Nanos;
+use crate::wire::pair::MacPair;
 
 /// What a worker needs to start.
 #[derive(Clone, Debug)]
@@ -97,8 +98,7 @@ impl WorkerState {
         let unresolved = NextHop {
             nic: NicId(0),
             resolved: false,
-            dst_mac: [0; 6],
-            src_mac: [0; 6],
+            macs: MacPair::new([0; 6], [0; 6]),
             mtu: u16::MAX,
             neighbour: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };

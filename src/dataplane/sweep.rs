@@ -125,12 +125,12 @@ impl WorkerState {
         Some(FlowRow {
             kind: RowKind::Flow,
             protocol: core.protocol(),
-            client: (addresses.client, core.client_port),
-            virtual_address: (addresses.vip, core.virtual_port),
+            client: (addresses.client, core.client_port()),
+            virtual_address: (addresses.vip, core.virtual_port()),
             local: local
                 .filter(|_| core.mode() == ForwardMode::FullNat)
                 .map(|key| (key.dst, key.dst_port)),
-            server: (addresses.server, core.server_port),
+            server: (addresses.server, core.server_port()),
             service_id: core.service(),
             server_id: core.server(),
             mode: core.mode(),

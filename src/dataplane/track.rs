@@ -328,7 +328,7 @@ pub(super) fn space_key(state: &WorkerState, id: FlowId) -> Option<SpaceKey> {
     Some(SpaceKey {
         lip: addresses.local,
         server: addresses.server,
-        server_port: if core.shares_ports() { ALL_PORTS } else { core.server_port },
+        server_port: if core.shares_ports() { ALL_PORTS } else { core.server_port() },
         protocol: core.protocol(),
     })
 }

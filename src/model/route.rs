@@ -7,21 +7,21 @@ use hashbrown::HashMap;
 
 use super::id::{NextHopId, NicId};
 use super::prefix::Prefix;
+use crate::wire::pair::MacPair;
 
 /// Rewrite data towards one destination. Lives in each worker's array by `NextHopId`, so that a
 /// new MAC address touches one slot and no flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(16))]
 pub struct NextHop {
-    /// The port to send from.
-    pub nic: NicId,
-    /// Whether `dst_mac` is known; if not, frames wait.
-    pub resolved: bool,
-    /// The neighbour's MAC address.
-    pub dst_mac: [u8; 6],
-    /// The port's own MAC address.
-    pub src_mac: [u8; 6],
+    /// MAC addresses of the neighbour and of the port itself.
+    pub macs: MacPair,
     /// Largest IP packet on this path, bytes; 0 where no way leads there by the kernel's word.
     pub mtu: u16,
+    /// The port to send from.
+    pub nic: NicId,
+    /// Whether the neighbour's MAC address is known; if not, frames wait.
+    pub resolved: bool,
     /// The neighbour: the destination itself, or the router before it. What frames wait for.
     pub neighbour: IpAddr,
 }

@@ -99,6 +99,8 @@ pub struct Snapshot {
     pub routes: Arc<RouteTable>,
     /// Ports by `NicId`.
     pub nics: Arc<Vec<NicModel>>,
+    /// Whether any port has a tag that frames leave with.
+    pub has_tags: bool,
     /// Owner function.
     pub steering: Arc<Steering>,
     /// Switches of all services.
@@ -126,6 +128,7 @@ impl Snapshot {
             nat_addresses: Arc::default(),
             routes: Arc::default(),
             nics: Arc::default(),
+            has_tags: false,
             steering: Arc::new(Steering::for_workers(1)),
             semantics: Semantics::default(),
             timeouts_epoch: 0,

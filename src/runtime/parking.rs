@@ -117,6 +117,7 @@ impl<F> Parking<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::pair::MacPair;
 
     const NIC: NicId = NicId(0);
     const HOP: NextHopId = NextHopId(7);
@@ -127,7 +128,8 @@ mod tests {
     }
 
     fn hop(neighbour: IpAddr) -> NextHop {
-        NextHop { nic: NIC, resolved: true, dst_mac: [2; 6], src_mac: [4; 6], mtu: 1500, neighbour }
+        let macs = MacPair::new([2; 6], [4; 6]);
+        NextHop { nic: NIC, resolved: true, macs, mtu: 1500, neighbour }
     }
 
     #[test]

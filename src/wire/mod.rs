@@ -15,6 +15,7 @@ pub mod icmpv6;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
+pub mod pair;
 pub mod plain;
 pub mod tcp;
 pub mod transport;

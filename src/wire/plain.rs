@@ -10,6 +10,8 @@ pub use answer::{ANSWER_V4_BYTES, ANSWER_V6_BYTES, AnswerOptions, SynAck, answer
 
 use super::ethernet::EtherType;
 use super::ip::IpProtocol;
+use super::ipv4::IPV4_HEADER_BYTES;
+use super::pair::{AddressPair, MacPair, PortPair};
 use super::tcp::{TCP_HEADER_BYTES, TcpFlags};
 use super::udp::UDP_HEADER_BYTES;
 
@@ -22,21 +24,50 @@ const L3: usize = 14;
 const L4_V4: usize = L3 + 20;
 const L4_V6: usize = L3 + 40;
 
-/// Addresses and ports of a family, as they lie in a frame: host order numbers (IPv4), bytes
-/// (IPv6); then source and destination port.
-pub type Tuple<A> = (A, A, u16, u16);
+/// Addresses and ports of an IPv4 packet.
+pub type TupleV4 = (AddressPair, PortPair);
+/// Source and destination address of an IPv6 packet as they lie in a frame, and its ports.
+pub type TupleV6 = ([[u8; 16]; 2], PortPair);
 
-/// What of a plain frame does not depend on its family.
+/// What of a plain frame does not depend on its family, as one word: it is passed on and kept frame
+/// by frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// TCP or UDP.
-    pub protocol: IpProtocol,
-    /// TCP control bits; none for UDP.
-    pub flags: TcpFlags,
+pub struct Facts(u64);
+
+impl Facts {
+    /// What is known of no frame.
+    pub const UNSET: Facts = Facts(0);
+
+    /// `ttl_and_protocol` as an IPv4 header has them, lowest byte first.
+    #[inline(always)]
+    fn new(ttl_and_protocol: u16, flags: TcpFlags, ip_bytes: u16) -> Self {
+        let low = u32::from(ttl_and_protocol) | u32::from(flags.0) << 16;
+        Facts(u64::from(low) | u64::from(ip_bytes) << 32)
+    }
+
     /// TTL or hop limit.
-    pub ttl: u8,
+    #[inline(always)]
+    pub fn ttl(&self) -> u8 {
+        self.0 as u8
+    }
+
+    /// TCP or UDP.
+    #[inline(always)]
+    pub fn protocol(&self) -> IpProtocol {
+        IpProtocol((self.0 >> 8) as u8)
+    }
+
+    /// TCP control bits; none for UDP.
+    #[inline(always)]
+    pub fn flags(&self) -> TcpFlags {
+        TcpFlags((self.0 >> 16) as u8)
+    }
+
     /// Size of the IP packet in bytes.
-    pub ip_bytes: u16,
+    #[inline(always)]
+    pub fn ip_bytes(&self) -> u16 {
+        (self.0 >> 32) as u16
+    }
 }
 
 /// Bytes at a fixed place. As an array of their own they are one load, whatever is asked of them.
@@ -65,55 +96,74 @@ fn put32<const N: usize>(bytes: &mut [u8; N], at: usize, value: u32) {
     [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]] = value.to_be_bytes();
 }
 
-/// A MAC address as a number, to compare by one instruction.
+/// A MAC address as a number, to compare by one instruction: in the upper six bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacBits(u64);
 
 impl From<[u8; 6]> for MacBits {
     #[inline(always)]
     fn from([a, b, c, d, e, f]: [u8; 6]) -> Self {
-        MacBits(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
+        MacBits(u64::from_le_bytes([0, 0, a, b, c, d, e, f]))
     }
+}
+
+impl MacBits {
+    /// No address: these have fewer bits.
+    pub const NOBODYS: MacBits = MacBits(u64::MAX);
 }
 
 /// Destination and source MAC address of a frame.
 #[inline(always)]
 pub fn macs<const N: usize>(head: &[u8; N]) -> (MacBits, MacBits) {
-    const SIX_BYTES: u64 = u64::MAX >> 16;
-    let six = |at| MacBits(u64::from_le_bytes(bytes(head, at)) & SIX_BYTES);
-    (six(0), six(6))
+    const UPPER: u64 = !0xffff;
+    let dst = u64::from_le_bytes(bytes(head, 0)) << 16;
+    (MacBits(dst), MacBits(u64::from_le_bytes(bytes(head, 4)) & UPPER))
 }
 
 /// Writes both MAC addresses.
 #[inline(always)]
-pub fn set_macs<const N: usize>(head: &mut [u8; N], dst: &[u8; 6], src: &[u8; 6]) {
-    head[..6].copy_from_slice(dst);
-    head[6..12].copy_from_slice(src);
+pub fn set_macs<const N: usize>(head: &mut [u8; N], macs: &MacPair) {
+    head[..12].copy_from_slice(macs.bytes());
 }
 
-/// Type of the frame.
+/// Whether the frame's source is where `macs` lead.
 #[inline(always)]
-pub fn ether_type(head: &[u8; PLAIN_V4_BYTES]) -> EtherType {
-    EtherType(be16(head, 12))
+pub fn is_from_dst_of<const N: usize>(head: &[u8; N], macs: &MacPair) -> bool {
+    // Nearly always the first word differs.
+    bytes::<N, 4>(head, 6) == bytes::<12, 4>(macs.bytes(), 0)
+        && bytes::<N, 2>(head, 10) == bytes(macs.bytes(), 4)
+}
+
+/// Whether the frame is of this type.
+#[inline(always)]
+pub fn is_ether_type(head: &[u8; PLAIN_V4_BYTES], ether_type: EtherType) -> bool {
+    bytes(head, 12) == ether_type.0.to_be_bytes()
 }
 
 /// What an IPv4 frame is, if it is plain. `frame_bytes` is the length of all of it.
 #[inline(always)]
 pub fn read_v4(head: &[u8; PLAIN_V4_BYTES], frame_bytes: usize) -> Option<Facts> {
-    let ip_bytes = be16(head, L3 + 2);
-    let room = usize::from(ip_bytes).checked_sub(L4_V4 - L3)?;
-    let is_whole = be16(head, L3 + 6) & 0x3fff == 0;
-    let is_sound = head[L3] == 0x45 && is_whole && L3 + usize::from(ip_bytes) <= frame_bytes;
-    if !is_sound || !holds(head) {
+    // Version to fragment word; TTL, protocol, checksum.
+    let first = u64::from_le_bytes(bytes(head, L3));
+    let second = u32::from_le_bytes(bytes(head, L3 + 8));
+    // Version 4, five words and no part of a larger packet.
+    const DECIDES: u64 = u64::from_le_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+    let ip_bytes = ((first >> 16) as u16).swap_bytes();
+    let is_sound = first & DECIDES == 0x45 && L3 + usize::from(ip_bytes) <= frame_bytes;
+    if !is_sound || !holds(first, second, tuple_v4(head).0) {
         return None;
     }
-    let protocol = IpProtocol(head[L3 + 9]);
-    let flags = match protocol {
-        IpProtocol::UDP if is_datagram(be16(head, L4_V4 + 4), room) => TcpFlags::NONE,
-        IpProtocol::TCP if is_segment(head[L4_V4 + 12], room) => TcpFlags(head[L4_V4 + 13]),
+    let room = usize::from(ip_bytes);
+    let flags = match IpProtocol((second >> 8) as u8) {
+        IpProtocol::UDP if is_datagram(be16(head, L4_V4 + 4), room, IPV4_HEADER_BYTES) => {
+            TcpFlags::NONE
+        }
+        IpProtocol::TCP if is_segment(head[L4_V4 + 12], room, IPV4_HEADER_BYTES) => {
+            TcpFlags(head[L4_V4 + 13])
+        }
         _ => return None,
     };
-    Some(Facts { protocol, flags, ttl: head[L3 + 8], ip_bytes })
+    Some(Facts::new(second as u16, flags, ip_bytes))
 }
 
 /// What an IPv6 frame is, if it is plain.
@@ -126,15 +176,16 @@ pub fn read_v6(frame: &[u8]) -> Option<Facts> {
     }
     let protocol = IpProtocol(head[L3 + 6]);
     let flags = match protocol {
-        IpProtocol::UDP if is_datagram(be16(head, L4_V6 + 4), room) => TcpFlags::NONE,
+        IpProtocol::UDP if is_datagram(be16(head, L4_V6 + 4), room, 0) => TcpFlags::NONE,
         IpProtocol::TCP => {
             let tcp: &[u8; TCP_HEADER_BYTES] = frame.get(L4_V6..)?.first_chunk()?;
-            is_segment(tcp[12], room).then_some(TcpFlags(tcp[13]))?
+            is_segment(tcp[12], room, 0).then_some(TcpFlags(tcp[13]))?
         }
         _ => return None,
     };
     let ip_bytes = (L4_V6 - L3 + room) as u16;
-    Some(Facts { protocol, flags, ttl: head[L3 + 7], ip_bytes })
+    let ttl_and_protocol = u16::from_le_bytes([head[L3 + 7], protocol.0]);
+    Some(Facts::new(ttl_and_protocol, flags, ip_bytes))
 }
 
 /// What of a TCP header is none of `Facts`.
@@ -155,23 +206,32 @@ pub fn numbers(tcp: &[u8; TCP_HEADER_BYTES]) -> Numbers {
     Numbers { seq: be32(tcp, 4), ack: be32(tcp, 8), header_bytes }
 }
 
+/// Whether a datagram of that length fits into `room` bytes, of which `before` are others'.
 #[inline(always)]
-fn is_datagram(length: u16, room: usize) -> bool {
-    usize::from(length) >= UDP_HEADER_BYTES && usize::from(length) <= room
+fn is_datagram(length: u16, room: usize, before: usize) -> bool {
+    usize::from(length) >= UDP_HEADER_BYTES && before + usize::from(length) <= room
 }
 
+/// As `is_datagram`, for a TCP header.
 #[inline(always)]
-fn is_segment(data_offset: u8, room: usize) -> bool {
+fn is_segment(data_offset: u8, room: usize, before: usize) -> bool {
     let header = usize::from(data_offset >> 4) * 4;
-    header >= TCP_HEADER_BYTES && header <= room
+    header >= TCP_HEADER_BYTES && before + header <= room
+}
+
+/// The sum of two sums, none of whose bits is lost: what is carried out is carried in
+/// (RFC 1071 section 1).
+#[inline(always)]
+fn plus(a: u64, b: u64) -> u64 {
+    let (sum, is_carried) = a.overflowing_add(b);
+    sum + u64::from(is_carried)
 }
 
 /// Whether the IPv4 header's checksum holds.
 #[inline(always)]
-fn holds(head: &[u8; PLAIN_V4_BYTES]) -> bool {
-    // In the machine's byte order, which RFC 1071 section 2 (B) allows.
-    let word = |at: usize| u64::from(u32::from_ne_bytes(bytes(head, at)));
-    let sum = word(L3) + word(L3 + 4) + word(L3 + 8) + word(L3 + 12) + word(L3 + 16);
+fn holds(first: u64, second: u32, addresses: AddressPair) -> bool {
+    // Lowest byte first, which RFC 1071 section 2 (B) allows.
+    let sum = plus(plus(first, addresses.bits()), second.into());
     // A sum folds to 0xffff if 0xffff divides it, since it is not 0: the version is in it. An odd
     // number divides those whose product with its inverse (mod 2^64) is no larger than the largest
     // quotient.
@@ -181,48 +241,58 @@ fn holds(head: &[u8; PLAIN_V4_BYTES]) -> bool {
     sum.wrapping_mul(INVERSE) <= QUOTIENT_MAX
 }
 
-/// A one's complement sum of 16 or 32-bit words as one of 16 bits.
+/// A one's complement sum of words of up to 32 bits as one of 16 bits.
 #[inline(always)]
 fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+    // Each half and what the other one carries: the upper half has both.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The checksum after words were replaced whose complements, and whose successors, are summed up
-/// in `change` (RFC 1624 equation 3).
+/// in `change` (RFC 1624 equation 3). In any byte order, as long as it is the same for all.
 #[inline(always)]
 fn patched(checksum: u16, change: u64) -> u16 {
-    !fold(u64::from(!checksum) + change)
+    !fold(plus(u64::from(!checksum), change))
+}
+
+/// What the replacement of a word adds to `change` of `patched`.
+#[inline(always)]
+fn replaced(old: u64, new: u64) -> u64 {
+    plus(!old, new)
 }
 
 #[inline(always)]
-fn replaced(old: u32, new: u32) -> u64 {
-    u64::from(!old) + u64::from(new)
+fn le16<const N: usize>(head: &[u8; N], at: usize) -> u16 {
+    u16::from_le_bytes(bytes(head, at))
+}
+
+#[inline(always)]
+fn put_le16<const N: usize>(head: &mut [u8; N], at: usize, value: u16) {
+    [head[at], head[at + 1]] = value.to_le_bytes();
 }
 
 /// The tuple of an IPv4 frame.
 #[inline(always)]
-pub fn tuple_v4(head: &[u8; PLAIN_V4_BYTES]) -> Tuple<u32> {
-    (be32(head, L3 + 12), be32(head, L3 + 16), be16(head, L4_V4), be16(head, L4_V4 + 2))
+pub fn tuple_v4(head: &[u8; PLAIN_V4_BYTES]) -> TupleV4 {
+    let ports = PortPair::from_wire(bytes(head, L4_V4));
+    (AddressPair::from_wire(bytes(head, L3 + 12)), ports)
 }
 
 /// The tuple of an IPv6 frame.
 #[inline(always)]
-pub fn tuple_v6(head: &[u8; PLAIN_V6_BYTES]) -> Tuple<[u8; 16]> {
-    (bytes(head, L3 + 8), bytes(head, L3 + 24), be16(head, L4_V6), be16(head, L4_V6 + 2))
+pub fn tuple_v6(head: &[u8; PLAIN_V6_BYTES]) -> TupleV6 {
+    ([bytes(head, L3 + 8), bytes(head, L3 + 24)], PortPair::from_wire(bytes(head, L4_V6)))
 }
 
 /// TTL less one, and the checksum with it. A TTL of 0 is the caller's to refuse.
 #[inline(always)]
 pub fn decrement_ttl_v4(head: &mut [u8; PLAIN_V4_BYTES]) {
-    let old = be16(head, L3 + 8);
-    let new = old.wrapping_sub(0x100);
-    put16(head, L3 + 8, new);
-    let checksum = be16(head, L3 + 10);
-    put16(head, L3 + 10, patched(checksum, u64::from(!old) + u64::from(new)));
+    let old = le16(head, L3 + 8);
+    let new = old.wrapping_sub(1);
+    put_le16(head, L3 + 8, new);
+    let checksum = le16(head, L3 + 10);
+    put_le16(head, L3 + 10, patched(checksum, u64::from(!old) + u64::from(new)));
 }
 
 /// Hop limit less one.
@@ -233,43 +303,41 @@ pub fn decrement_ttl_v6(head: &mut [u8; PLAIN_V6_BYTES]) {
 
 /// Gives an IPv4 frame another tuple and patches both checksums; a UDP checksum of none stays.
 #[inline(always)]
-pub fn rewrite_v4(head: &mut [u8; PLAIN_V4_BYTES], protocol: IpProtocol, new: Tuple<u32>) {
-    let (src, dst, src_port, dst_port) = new;
-    let addresses = replaced(be32(head, L3 + 12), src) + replaced(be32(head, L3 + 16), dst);
-    let ports = u32::from(src_port) << 16 | u32::from(dst_port);
-    let change = addresses + replaced(be32(head, L4_V4), ports);
-    put32(head, L3 + 12, src);
-    put32(head, L3 + 16, dst);
-    put32(head, L4_V4, ports);
-    put16(head, L3 + 10, patched(be16(head, L3 + 10), addresses));
+pub fn rewrite_v4(head: &mut [u8; PLAIN_V4_BYTES], protocol: IpProtocol, new: TupleV4) {
+    let ((old_addresses, old_ports), (addresses, ports)) = (tuple_v4(head), new);
+    let change = replaced(old_addresses.bits(), addresses.bits());
+    head[L3 + 12..L4_V4].copy_from_slice(&addresses.bits().to_le_bytes());
+    head[L4_V4..L4_V4 + 4].copy_from_slice(&ports.bits().to_le_bytes());
+    put_le16(head, L3 + 10, patched(le16(head, L3 + 10), change));
+    let change = plus(change, u64::from(!old_ports.bits()) + u64::from(ports.bits()));
     let at = L4_V4 + checksum_offset(protocol);
-    put16(head, at, transport(be16(head, at), protocol, change));
+    put_le16(head, at, transport(le16(head, at), protocol, change));
 }
 
 /// Gives an IPv6 frame another tuple and patches the transport's checksum; one of none stays.
 /// `false`, and nothing changed, when the frame is shorter than its headers.
 #[inline(always)]
-pub fn rewrite_v6(frame: &mut [u8], protocol: IpProtocol, new: Tuple<[u8; 16]>) -> bool {
+pub fn rewrite_v6(frame: &mut [u8], protocol: IpProtocol, new: &TupleV6) -> bool {
     let at = L4_V6 + checksum_offset(protocol);
-    let Some(&[high, low]) = frame.get(at..).and_then(|rest| rest.first_chunk()) else {
+    let Some(&checksum) = frame.get(at..).and_then(|rest| rest.first_chunk()) else {
         return false;
     };
     let Some(head) = frame.first_chunk_mut::<PLAIN_V6_BYTES>() else { return false };
-    let (src, dst, src_port, dst_port) = new;
-    let ports = u32::from(src_port) << 16 | u32::from(dst_port);
-    let mut change = replaced(be32(head, L4_V6), ports);
-    for (start, address) in [(L3 + 8, &src), (L3 + 24, &dst)] {
-        for word in [0, 4, 8, 12] {
-            change += replaced(be32(head, start + word), be32(address, word));
-        }
-        for (to, from) in head[start..start + 16].iter_mut().zip(address) {
-            *to = *from;
+    let (addresses, ports) = new;
+    let old_ports = PortPair::from_wire(bytes(head, L4_V6));
+    let mut change = u64::from(!old_ports.bits()) + u64::from(ports.bits());
+    for (start, address) in [(L3 + 8, &addresses[0]), (L3 + 24, &addresses[1])] {
+        for half in [0, 8] {
+            let new: [u8; 8] = bytes(address, half);
+            let old = u64::from_le_bytes(bytes(head, start + half));
+            change = plus(change, replaced(old, u64::from_le_bytes(new)));
+            head[start + half..start + half + 8].copy_from_slice(&new);
         }
     }
-    put32(head, L4_V6, ports);
-    let [high, low] = transport(u16::from_be_bytes([high, low]), protocol, change).to_be_bytes();
+    head[L4_V6..L4_V6 + 4].copy_from_slice(&ports.bits().to_le_bytes());
+    let patched = transport(u16::from_le_bytes(checksum), protocol, change).to_le_bytes();
     if let Some(field) = frame.get_mut(at..at + 2) {
-        field.copy_from_slice(&[high, low]);
+        field.copy_from_slice(&patched);
     }
     true
 }
@@ -295,7 +363,7 @@ fn transport(checksum: u16, protocol: IpProtocol, change: u64) -> u16 {
 #[derive(Clone, Copy, Debug)]
 pub struct OuterV4 {
     /// Source and destination.
-    pub addresses: (u32, u32),
+    pub addresses: AddressPair,
     /// Type of service.
     pub tos: u8,
     /// Identification and fragment word.
@@ -315,24 +383,24 @@ pub fn class_v4(head: &[u8; PLAIN_V4_BYTES]) -> (u8, u16) {
 /// Writes the type of the frame and an outer header before the inner packet.
 #[inline(always)]
 pub fn put_outer_v4(head: &mut [u8; PLAIN_V4_BYTES], outer: &OuterV4) {
-    let ((src, dst), (id, fragment)) = (outer.addresses, outer.fragment);
-    let total = outer.inner_bytes.wrapping_add((L4_V4 - L3) as u16);
-    let first = 0x4500_0000 | u32::from(outer.tos) << 16 | u32::from(total);
-    let second = u32::from(id) << 16 | u32::from(fragment);
-    let third = u32::from(outer.ttl) << 24 | u32::from(IpProtocol::IPV4.0) << 16;
-    let sum = [first, second, third, src, dst].iter().map(|word| u64::from(*word)).sum();
-    let third = third | u32::from(!fold(sum));
+    let total = outer.inner_bytes.wrapping_add(IPV4_HEADER_BYTES as u16).swap_bytes();
+    let (id, fragment) = (outer.fragment.0.swap_bytes(), outer.fragment.1.swap_bytes());
+    let first = 0x45 | u64::from(outer.tos) << 8 | u64::from(total) << 16;
+    let first = first | u64::from(id) << 32 | u64::from(fragment) << 48;
+    let second = u32::from(IpProtocol::IPV4.0) << 8 | u32::from(outer.ttl);
+    let sum = plus(plus(first, outer.addresses.bits()), second.into());
+    let second = second | u32::from(!fold(sum)) << 16;
     put16(head, 12, EtherType::IPV4.0);
-    for (word, value) in [first, second, third, src, dst].into_iter().enumerate() {
-        put32(head, L3 + 4 * word, value);
-    }
+    head[L3..L3 + 8].copy_from_slice(&first.to_le_bytes());
+    head[L3 + 8..L3 + 12].copy_from_slice(&second.to_le_bytes());
+    head[L3 + 12..L4_V4].copy_from_slice(&outer.addresses.bits().to_le_bytes());
 }
 
 /// An IPv6 header that goes around an IPv6 packet.
 #[derive(Clone, Copy, Debug)]
 pub struct OuterV6 {
     /// Source and destination.
-    pub addresses: ([u8; 16], [u8; 16]),
+    pub addresses: [[u8; 16]; 2],
     /// Traffic class.
     pub class: u8,
     /// Hop limit.
@@ -354,8 +422,8 @@ pub fn put_outer_v6(head: &mut [u8; PLAIN_V6_BYTES], outer: &OuterV6) {
     put32(head, L3, 0x6000_0000 | u32::from(outer.class) << 20);
     let next = u32::from(IpProtocol::IPV6.0) << 8 | u32::from(outer.hop_limit);
     put32(head, L3 + 4, u32::from(outer.inner_bytes) << 16 | next);
-    head[L3 + 8..L3 + 24].copy_from_slice(&outer.addresses.0);
-    head[L3 + 24..L3 + 40].copy_from_slice(&outer.addresses.1);
+    head[L3 + 8..L3 + 24].copy_from_slice(&outer.addresses[0]);
+    head[L3 + 24..L3 + 40].copy_from_slice(&outer.addresses[1]);
 }
 
 /// Whether a UDP frame over IPv4 came without a checksum.

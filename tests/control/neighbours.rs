@@ -91,7 +91,7 @@ fn a_servers_neighbour_is_wanted_then_written_to_every_worker() {
     tell(&gyre, vec![neighbour("192.0.2.11", NeighbourState::Reachable)]);
     gyre.wait_for("the MAC at every worker", |gyre| {
         let has = |hops: &Vec<(_, gyre::model::NextHop)>| {
-            hops.iter().any(|(_, hop)| hop.resolved && hop.dst_mac == MAC && hop.mtu == 1400)
+            hops.iter().any(|(_, hop)| hop.resolved && hop.macs.dst() == MAC && hop.mtu == 1400)
         };
         gyre.workers.iter().all(|worker| has(&worker.hops.lock().unwrap())).then_some(())
     });

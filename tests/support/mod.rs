@@ -15,6 +15,7 @@ use gyre::model::*;
 use gyre::time::Nanos;
 use gyre::wire::build::{IpBuilder, PacketBuilder};
 use gyre::wire::ethernet::MacAddr;
+use gyre::wire::pair::MacPair;
 
 /// Port towards clients.
 pub const CLIENT: NicId = NicId(0);
@@ -148,8 +149,7 @@ impl Director {
         let hop = NextHop {
             nic,
             resolved: true,
-            dst_mac: dst.0,
-            src_mac: director_mac(nic).0,
+            macs: MacPair::new(dst.0, director_mac(nic).0),
             mtu: 1500,
             neighbour,
         };

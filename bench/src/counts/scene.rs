@@ -19,6 +19,7 @@ use gyre::wire::ethernet::MacAddr;
 use gyre::wire::tcp::{TcpFlags, TcpOption};
 
 use crate::cases::{Case, Kind, Proof, Step};
+use gyre::wire::pair::MacPair;
 
 const BURST: usize = 32;
 const SERVERS: u8 = 8;
@@ -184,8 +185,7 @@ impl Director {
             let hop = NextHop {
                 nic: NicId(0),
                 resolved: true,
-                dst_mac: NEIGHBOUR_MAC.0,
-                src_mac: DIRECTOR_MAC.0,
+                macs: MacPair::new(NEIGHBOUR_MAC.0, DIRECTOR_MAC.0),
                 mtu: 1500,
                 neighbour,
             };

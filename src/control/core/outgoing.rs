@@ -137,6 +137,7 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use crate::wire::pair::MacPair;
     use std::net::Ipv4Addr;
 
     use super::*;
@@ -158,9 +159,9 @@ mod tests {
 
     fn hop(id: u16) -> (NextHopId, NextHop) {
         let neighbour = Ipv4Addr::LOCALHOST.into();
-        let (dst_mac, src_mac) = ([1; 6], [2; 6]);
+        let macs = MacPair::new([1; 6], [2; 6]);
         let nic = NicId(0);
-        let hop = NextHop { nic, resolved: true, dst_mac, src_mac, mtu: 1500, neighbour };
+        let hop = NextHop { nic, resolved: true, macs, mtu: 1500, neighbour };
         (NextHopId(id), hop)
     }
 

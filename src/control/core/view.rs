@@ -384,7 +384,7 @@ impl View {
             address: address.to_string(),
             target,
             port: port.map(|nic| nic.name.clone()),
-            mac: hop.resolved.then(|| mac_text(hop.dst_mac)),
+            mac: hop.resolved.then(|| mac_text(hop.macs.dst())),
             resolved: hop.resolved,
             mtu: hop.mtu,
         }

@@ -61,8 +61,8 @@ pub(super) fn begin(state: &mut WorkerState, id: FlowId, version: Version) {
 
 fn write_header(state: &WorkerState, id: FlowId, version: Version) -> Option<Header> {
     let (core, addresses) = (state.flows.core(id)?, state.flows.addresses(id)?);
-    let client = (addresses.client, core.client_port);
-    let service = (addresses.vip, core.virtual_port);
+    let client = (addresses.client, core.client_port());
+    let service = (addresses.vip, core.virtual_port());
     let header = match version {
         Version::One => header::version_1(client, service),
         Version::Two => header::version_2(client, service),

@@ -39,5 +39,5 @@ pub(super) fn rewrite(
 fn comes_from(state: &WorkerState, slot: &Slot, hop: NextHopId) -> bool {
     let Some(hop) = next_hop::get(state, hop).filter(|hop| hop.resolved) else { return false };
     Ethernet::parse(slot.frame.bytes())
-        .is_ok_and(|(ethernet, _)| ethernet.src() == MacAddr(hop.dst_mac))
+        .is_ok_and(|(ethernet, _)| ethernet.src() == MacAddr(hop.macs.dst()))
 }

@@ -167,12 +167,12 @@ fn endpoints(state: &WorkerState, hit: Hit, core: &FlowCore) -> Result<Endpoints
     let addresses = state.flows.addresses(hit.id).ok_or(DropReason::Internal)?;
     Ok(match hit.direction {
         Direction::Inbound => Endpoints {
-            src: (addresses.local, core.local_port),
-            dst: (addresses.server, core.server_port),
+            src: (addresses.local, core.local_port()),
+            dst: (addresses.server, core.server_port()),
         },
         Direction::Outbound => Endpoints {
-            src: (addresses.vip, core.virtual_port),
-            dst: (addresses.client, core.client_port),
+            src: (addresses.vip, core.virtual_port()),
+            dst: (addresses.client, core.client_port()),
         },
     })
 }

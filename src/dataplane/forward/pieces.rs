@@ -95,8 +95,8 @@ pub(super) fn send_all(
 /// Writes Ethernet header and tag of a piece; returns where its IP packet begins.
 fn cut_link(bytes: &mut [u8], hop: &NextHop, nic: &NicModel, cut: &Cut) -> Option<usize> {
     let (mut ethernet, _) = Ethernet::parse_mut(bytes).ok()?;
-    ethernet.set_dst(MacAddr(hop.dst_mac));
-    ethernet.set_src(MacAddr(hop.src_mac));
+    ethernet.set_dst(MacAddr(hop.macs.dst()));
+    ethernet.set_src(MacAddr(hop.macs.src()));
     let own = if cut.is_ipv4 { EtherType::IPV4 } else { EtherType::IPV6 };
     let Some(vlan) = nic.vlan else {
         ethernet.set_ether_type(own);

@@ -165,7 +165,7 @@ fn src_port(client: IpAddr, core: &FlowCore) -> u16 {
             (bits ^ bits >> 32 ^ bits >> 64 ^ bits >> 96) as u32
         }
     };
-    let ports = u32::from(core.client_port) << 16 | u32::from(core.virtual_port);
+    let ports = u32::from(core.client_port()) << 16 | u32::from(core.virtual_port());
     let mixed = (client ^ ports.rotate_left(7)).wrapping_mul(0x61c8_8647);
     SRC_PORTS.0 + ((mixed >> 16) % u32::from(SRC_PORTS.1)) as u16
 }

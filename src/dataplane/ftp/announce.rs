@@ -52,13 +52,13 @@ fn active(
         return Err(HelperEvent::Refused);
     }
     let (src, dst) = (addresses.client, addresses.vip);
-    let dst_port = data_port(core.virtual_port);
+    let dst_port = data_port(core.virtual_port());
     let key = FlowKey { protocol: Protocol::Tcp, src, dst, src_port: found.port, dst_port };
-    let server = (addresses.server, data_port(core.server_port));
+    let server = (addresses.server, data_port(core.server_port()));
     let id = known(state, &key, server);
     let id = id.map_or_else(|| open(state, snapshot, control, &key, server), Ok)?;
     listen(state, snapshot, id);
-    let told = state.flows.core(id).map(|core| core.local_port).ok_or(HelperEvent::Refused)?;
+    let told = state.flows.core(id).map(|core| core.local_port()).ok_or(HelperEvent::Refused)?;
     told_instead(found, addresses.client, (addresses.local, told).into())
 }
 
@@ -125,7 +125,7 @@ fn known(state: &mut WorkerState, key: &FlowKey, server: (IpAddr, u16)) -> Optio
         track::make_way(state, hit.id);
         return None;
     }
-    let is_same = (addresses.server, core.server_port) == server;
+    let is_same = (addresses.server, core.server_port()) == server;
     (is_same && state.ftp.data.contains_key(&hit.id.0)).then_some(hit.id)
 }
 

@@ -276,13 +276,7 @@ fn waiting(state: &WorkerState, key: &FlowKey) -> Option<Hit> {
 
 fn passive(state: &mut WorkerState, snapshot: &Snapshot, slot: &Slot, hit: Hit) -> Option<Hit> {
     let src_port = slot.packet.key.src_port;
-    let filled = state.flows.refile(hit.id, |core| {
-        core.client_port = src_port;
-        if core.mode() == ForwardMode::Nat {
-            core.local_port = src_port;
-        }
-    });
-    if filled.is_err() {
+    if state.flows.refile(hit.id, |core| core.set_client_port(src_port)).is_err() {
         track::end(state, hit.id);
         return None;
     }
@@ -297,7 +291,7 @@ fn passive(state: &mut WorkerState, snapshot: &Snapshot, slot: &Slot, hit: Hit) 
 
 fn active(state: &mut WorkerState, slot: &Slot, hit: Hit) -> Option<Hit> {
     let src_port = slot.packet.key.src_port;
-    if state.flows.refile(hit.id, |core| core.server_port = src_port).is_err() {
+    if state.flows.refile(hit.id, |core| core.set_server_port(src_port)).is_err() {
         track::end(state, hit.id);
         return None;
     }

@@ -17,7 +17,7 @@ use siphasher::sip::SipHasher24;
 use super::super::flow::FlowKey;
 use crate::memory::{LANES, SipLanes, Words};
 use crate::time::{NANOS_PER_SECOND, Nanos};
-use crate::wire::plain::Tuple;
+use crate::wire::plain::{TupleV4, TupleV6};
 use crate::wire::tcp::SeqNum;
 
 /// How long one secret makes cookies.
@@ -156,20 +156,20 @@ impl Secret {
 
 /// A tuple as the hash takes it: with its length behind, which is what `LANES` of them share.
 #[inline]
-pub(super) fn words_v4((src, dst, src_port, dst_port): Tuple<u32>) -> [u64; 2] {
-    let ports = u64::from(src_port) << 16 | u64::from(dst_port);
-    [u64::from(dst) << 32 | ports, 12 << 56 | u64::from(src)]
+pub(super) fn words_v4((addresses, ports): TupleV4) -> [u64; 2] {
+    let (src, dst) = (u64::from(addresses.src()), u64::from(addresses.dst()));
+    [dst << 32 | u64::from(ports.bits().swap_bytes()), 12 << 56 | src]
 }
 
 /// As `words_v4`, of the other family.
 #[inline]
-pub(super) fn words_v6((src, dst, src_port, dst_port): &Tuple<[u8; 16]>) -> [u64; 5] {
+pub(super) fn words_v6(([src, dst], ports): &TupleV6) -> [u64; 5] {
     let halves = |address: &[u8; 16]| {
         let bits = u128::from_le_bytes(*address);
         (bits as u64, (bits >> 64) as u64)
     };
     let ((a, b), (c, d)) = (halves(src), halves(dst));
-    [a, b, c, d, 36 << 56 | u64::from(*src_port) << 16 | u64::from(*dst_port)]
+    [a, b, c, d, 36 << 56 | u64::from(ports.bits().swap_bytes())]
 }
 
 /// What the second sum covers beside the tuple.
@@ -315,6 +315,7 @@ fn in_v6(address: IpAddr) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::pair::{AddressPair, PortPair};
 
     const AGREED: Agreed =
         Agreed { mss_index: 6, window_scale: Some(7), sack: true, timestamps: false };
@@ -340,6 +341,8 @@ mod tests {
         let (v6, ports) = (octets.map(|octet| octet ^ 0x5a), |lane: usize| 1024 + lane as u16);
         let four = |lane: usize| (0x0a00_0007 + lane as u32, 0x0a01_0001, ports(lane), 80);
         let six = |lane: usize| (octets, v6, ports(lane), 443);
+        let pair4 = |(src, dst, from, to)| (AddressPair::new(src, dst), PortPair::new(from, to));
+        let pair6 = |(src, dst, from, to)| ([src, dst], PortPair::new(from, to));
         let keys = |lane: usize| {
             let ((a, b, from, to), (c, d, from6, to6)) = (four(lane), six(lane));
             let key = |src: IpAddr, dst: IpAddr, src_port, dst_port| FlowKey {
@@ -356,8 +359,14 @@ mod tests {
         };
         let (mut words4, mut words6) = ([[0; LANES]; 2], [[0; LANES]; 5]);
         for lane in 0..LANES {
-            words_v4(four(lane)).iter().zip(&mut words4).for_each(|(word, row)| row[lane] = *word);
-            words_v6(&six(lane)).iter().zip(&mut words6).for_each(|(word, row)| row[lane] = *word);
+            words_v4(pair4(four(lane)))
+                .iter()
+                .zip(&mut words4)
+                .for_each(|(word, row)| row[lane] = *word);
+            words_v6(&pair6(six(lane)))
+                .iter()
+                .zip(&mut words6)
+                .for_each(|(word, row)| row[lane] = *word);
         }
         let first = |lane: usize| SeqNum(0xffff_fffd).wrapping_add(lane as u32);
         let rests = std::array::from_fn(|lane| rest(first(lane), AGREED.bits()));

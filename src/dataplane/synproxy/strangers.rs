@@ -96,9 +96,9 @@ impl<'b> Stranger<'b> {
     #[inline(always)]
     fn v4(bytes: &'b [u8]) -> Option<(Self, [u64; 2])> {
         let tuple = plain::tuple_v4(bytes.first_chunk()?);
-        let (src, dst, src_port, dst_port) = tuple;
-        let client = (IpAddr::V4(src.into()), src_port);
-        let to = (IpAddr::V4(dst.into()), dst_port);
+        let (addresses, ports) = tuple;
+        let client = (IpAddr::V4(addresses.src().into()), ports.src());
+        let to = (IpAddr::V4(addresses.dst().into()), ports.dst());
         Some((Stranger::new(bytes, L3 + IPV4_HEADER_BYTES, client, to)?, cookie::words_v4(tuple)))
     }
 
@@ -106,9 +106,9 @@ impl<'b> Stranger<'b> {
     #[inline(always)]
     fn v6(bytes: &'b [u8]) -> Option<(Self, [u64; 5])> {
         let tuple = plain::tuple_v6(bytes.first_chunk()?);
-        let (src, dst, src_port, dst_port) = tuple;
-        let client = (IpAddr::V6(src.into()), src_port);
-        let to = (IpAddr::V6(dst.into()), dst_port);
+        let ([src, dst], ports) = tuple;
+        let client = (IpAddr::V6(src.into()), ports.src());
+        let to = (IpAddr::V6(dst.into()), ports.dst());
         Some((Stranger::new(bytes, L3 + IPV6_HEADER_BYTES, client, to)?, cookie::words_v6(&tuple)))
     }
 }
@@ -183,8 +183,8 @@ impl<'s> Strangers<'s> {
         let (mut v4, mut v6) = (Batches::<2>::new(), Batches::<5>::new());
         for (at, (arrival, glance)) in burst.slots.iter().zip(glances).enumerate() {
             let Some((facts, is_ipv4)) = glance.stranger() else { continue };
-            let is_wanted = is_plain_syn(facts.flags) || takes_acks && may_prove(facts.flags);
-            if facts.protocol != IpProtocol::TCP || !is_wanted {
+            let is_wanted = is_plain_syn(facts.flags()) || takes_acks && may_prove(facts.flags());
+            if facts.protocol() != IpProtocol::TCP || !is_wanted {
                 continue;
             }
             let bytes = arrival.frame.bytes();
@@ -245,7 +245,7 @@ impl<'s> Strangers<'s> {
         let terms = self.targets.get(usize::from(target)).and_then(|it| it.terms.as_ref());
         let Some(Terms { service, profile, .. }) = terms else { return };
         let at = self.findings.len() as u8;
-        if is_plain_syn(facts.flags) {
+        if is_plain_syn(facts.flags()) {
             let asked = SynOptions::read(segment.options);
             let agreed = profile.agree(service, &asked);
             let clock = asked.timestamps.map_or(0, |client| client.value);
@@ -390,8 +390,8 @@ fn offer(
         return None;
     }
     let client = match vip {
-        IpAddr::V4(_) => IpAddr::V4(plain::tuple_v4(frame.bytes().first_chunk()?).0.into()),
-        IpAddr::V6(_) => IpAddr::V6(plain::tuple_v6(frame.bytes().first_chunk()?).0.into()),
+        IpAddr::V4(_) => IpAddr::V4(plain::tuple_v4(frame.bytes().first_chunk()?).0.src().into()),
+        IpAddr::V6(_) => IpAddr::V6(plain::tuple_v6(frame.bytes().first_chunk()?).0[0].into()),
     };
     if defence::drops_packet(state, snapshot, vip.is_ipv4()) {
         return Some(drop(state, DropReason::DropPacket));

@@ -13,6 +13,7 @@ use super::super::route::{NextHop, RouteTable, RouteTarget};
 use super::routes::{Out, Path};
 use super::slots::{HopState, HopTarget, Slot};
 use super::{Dirty, NextHops, is_client_address};
+use crate::wire::pair::MacPair;
 
 impl NextHops {
     /// Brings everything up to date with the events so far.
@@ -226,14 +227,13 @@ impl NextHops {
         let mac = known.and_then(|known| known.usable());
         // The last MAC stays readable, for status; `resolved` alone says whether it may be used.
         let same = slot.via == Some((out.nic, neighbour));
-        let last = if same { slot.hop.dst_mac } else { [0; 6] };
+        let last = if same { slot.hop.macs.dst() } else { [0; 6] };
         let link_mtu = facts.map_or(0, |facts| facts.mtu);
         let route_mtu = out.mtu.map_or(u16::MAX, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
         let hop = NextHop {
             nic: out.nic,
             resolved: mac.is_some(),
-            dst_mac: mac.unwrap_or(last),
-            src_mac: facts.map_or([0; 6], |facts| facts.mac),
+            macs: MacPair::new(mac.unwrap_or(last), facts.map_or([0; 6], |facts| facts.mac)),
             mtu: link_mtu.min(route_mtu),
             neighbour,
         };

@@ -11,6 +11,7 @@ use super::super::id::{NextHopId, NicId};
 use super::super::prefix::Prefix;
 use super::super::route::NextHop;
 use super::event::NeighbourState;
+use crate::wire::pair::MacPair;
 
 /// What a slot leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,8 +74,8 @@ pub(super) struct Slot {
 impl Slot {
     fn new(target: HopTarget) -> Self {
         let neighbour = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let (dst_mac, src_mac) = ([0; 6], [0; 6]);
-        let hop = NextHop { nic: NicId(0), resolved: false, dst_mac, src_mac, mtu: 0, neighbour };
+        let macs = MacPair::new([0; 6], [0; 6]);
+        let hop = NextHop { nic: NicId(0), resolved: false, macs, mtu: 0, neighbour };
         Slot {
             target,
             server: false,

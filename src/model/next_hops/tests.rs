@@ -1,6 +1,7 @@
 //! Facts about `NextHops`, told as a story of kernel events.
 
 use super::*;
+use crate::wire::pair::MacPair;
 
 const WAN: NicId = NicId(0);
 const LAN: NicId = NicId(1);
@@ -91,8 +92,7 @@ fn a_server_on_the_link_resolves_to_its_own_mac() {
     let expected = NextHop {
         nic: LAN,
         resolved: true,
-        dst_mac: mac(9),
-        src_mac: LAN_MAC,
+        macs: MacPair::new(mac(9), LAN_MAC),
         mtu: 1500,
         neighbour: ip("10.0.0.9"),
     };
@@ -105,7 +105,7 @@ fn servers_behind_a_router_resolve_to_the_routers_mac() {
     let far = hops.hop_for_server(ip("172.16.0.9")).unwrap();
     hops.apply(&[neighbour(11, "192.0.2.1", 1, NeighbourState::Stale)]);
     let row = row(&mut hops, far);
-    assert_eq!((row.hop.nic, row.hop.dst_mac), (WAN, mac(1)));
+    assert_eq!((row.hop.nic, row.hop.macs.dst()), (WAN, mac(1)));
     assert_eq!(row.hop.neighbour, ip("192.0.2.1"));
     assert!(row.hop.resolved, "a stale entry is still used");
 }
@@ -136,7 +136,7 @@ fn a_mac_change_touches_one_slot_and_no_route() {
     hops.apply(&[neighbour(12, "10.0.0.9", 99, NeighbourState::Stale)]);
     let updates = hops.take_updates();
     assert_eq!(updates.len(), 1);
-    assert_eq!((updates[0].0, updates[0].1.dst_mac), (id, mac(99)));
+    assert_eq!((updates[0].0, updates[0].1.macs.dst()), (id, mac(99)));
     assert!(hops.take_routes().is_none());
 }
 
@@ -161,7 +161,7 @@ fn only_states_without_a_valid_mac_unresolve_a_hop() {
         let updates = hops.take_updates();
         assert_eq!(updates.len(), usize::from(!resolved), "{state:?}");
         let row = row(&mut hops, id);
-        assert_eq!((row.hop.resolved, row.hop.dst_mac), (resolved, mac(9)), "{state:?}");
+        assert_eq!((row.hop.resolved, row.hop.macs.dst()), (resolved, mac(9)), "{state:?}");
     }
 }
 
@@ -186,11 +186,11 @@ fn another_router_touches_the_routes_slot_and_no_target() {
     ]);
     settle(&mut hops);
     let Some(RouteTarget::Via(id)) = look_up(&mut hops, "203.0.113.7") else { panic!() };
-    assert_eq!(row(&mut hops, id).hop.dst_mac, mac(1));
+    assert_eq!(row(&mut hops, id).hop.macs.dst(), mac(1));
     let via = |router| route("0.0.0.0/0", 100, &[way(11, Some(router))]);
     hops.apply(&[KernelEvent::RouteReplaced(via("192.0.2.3"))]);
     let updates = hops.take_updates();
-    assert_eq!((updates.len(), updates[0].0, updates[0].1.dst_mac), (1, id, mac(3)));
+    assert_eq!((updates.len(), updates[0].0, updates[0].1.macs.dst()), (1, id, mac(3)));
     assert!(hops.take_routes().is_none(), "flows keep their slot");
 }
 
@@ -309,7 +309,7 @@ fn neighbours_that_the_kernel_met_are_in_the_table_before_a_worker_asks() {
     hops.apply(&[neighbour(11, "192.0.2.50", 50, NeighbourState::Stale)]);
     let update = hops.take_routes().unwrap();
     let id = update.table.neighbour(ip("192.0.2.50")).unwrap();
-    assert_eq!(row(&mut hops, id).hop.dst_mac, mac(50));
+    assert_eq!(row(&mut hops, id).hop.macs.dst(), mac(50));
     let wanted = hops.take_wanted().unwrap();
     assert!(!wanted.contains(&(11, ip("192.0.2.50"))), "no probes for who never came");
 }
@@ -375,7 +375,7 @@ fn a_slot_is_reused_only_after_it_was_reclaimed() {
     assert_eq!(hops.hop_for_server(ip("10.0.0.11")), Ok(first));
     let updates = hops.take_updates();
     let (id, hop) = updates[0];
-    assert_eq!((id, hop.neighbour, hop.dst_mac), (first, ip("10.0.0.11"), [0; 6]));
+    assert_eq!((id, hop.neighbour, hop.macs.dst()), (first, ip("10.0.0.11"), [0; 6]));
 }
 
 #[test]
@@ -403,13 +403,13 @@ fn an_interface_may_come_late_go_and_come_back_under_another_number() {
         ]);
     };
     come(&mut hops, 12, 9);
-    assert_eq!(row(&mut hops, id).hop.dst_mac, mac(9));
+    assert_eq!(row(&mut hops, id).hop.macs.dst(), mac(9));
     assert!(hops.take_wanted().unwrap().contains(&(12, ip("10.0.0.9"))));
     hops.apply(&[KernelEvent::LinkRemoved { ifindex: 12 }]);
     assert_eq!(row(&mut hops, id).state, HopState::NoRoute);
     hops.apply(&[KernelEvent::Forget(Knowledge::Routes)]);
     come(&mut hops, 31, 19);
-    assert_eq!(row(&mut hops, id).hop.dst_mac, mac(19));
+    assert_eq!(row(&mut hops, id).hop.macs.dst(), mac(19));
     assert!(hops.take_wanted().unwrap().contains(&(31, ip("10.0.0.9"))));
     hops.apply(&[link(31, "renamed", LAN_MAC)]);
     assert_eq!(hops.take_interfaces().unwrap()[1].ifindex, None);
@@ -492,9 +492,9 @@ fn the_configuration_alone_is_enough_where_no_kernel_is() {
     );
     let id = hops.hop_for_server(ip("10.0.0.9")).unwrap();
     let hop = row(&mut hops, id).hop;
-    assert_eq!((hop.resolved, hop.dst_mac, hop.mtu), (true, mac(9), 9000));
+    assert_eq!((hop.resolved, hop.macs.dst(), hop.mtu), (true, mac(9), 9000));
     let Some(RouteTarget::Via(router)) = look_up(&mut hops, "203.0.113.7") else { panic!() };
-    assert_eq!(row(&mut hops, router).hop.dst_mac, mac(1));
+    assert_eq!(row(&mut hops, router).hop.macs.dst(), mac(1));
     assert_eq!(hops.table.neighbour(ip("10.0.0.9")), Some(id));
     assert_eq!(hops.take_wanted(), Some(vec![]));
     assert_eq!(hops.resolve(WAN, ip("10.0.0.77")), None, "nobody to ask");
@@ -507,10 +507,10 @@ fn a_static_neighbour_outranks_the_kernels_and_is_not_asked_for() {
     hops.apply(&[neighbour(12, "10.0.0.9", 9, NeighbourState::Reachable)]);
     let fixed = StaticNeighbour { nic: LAN, address: ip("10.0.0.9"), mac: mac(77) };
     hops.set_static(&[fixed], &[]);
-    assert_eq!(row(&mut hops, id).hop.dst_mac, mac(77));
+    assert_eq!(row(&mut hops, id).hop.macs.dst(), mac(77));
     assert!(!hops.take_wanted().unwrap().contains(&(12, ip("10.0.0.9"))));
     hops.set_static(&[], &[]);
-    assert_eq!(row(&mut hops, id).hop.dst_mac, mac(9));
+    assert_eq!(row(&mut hops, id).hop.macs.dst(), mac(9));
 }
 
 #[test]
@@ -544,7 +544,7 @@ fn ipv6_routers_are_link_local_and_links_local_routes_stay_out_of_the_table() {
         neighbour(12, "2001:db8::9", 9, NeighbourState::Reachable),
     ]);
     let id = hops.hop_for_server(ip("2001:db8::9")).unwrap();
-    assert_eq!(row(&mut hops, id).hop.dst_mac, mac(9));
+    assert_eq!(row(&mut hops, id).hop.macs.dst(), mac(9));
     let Some(RouteTarget::Via(router)) = look_up(&mut hops, "2001:db8:1::1") else { panic!() };
     assert_eq!(row(&mut hops, router).hop.neighbour, ip("fe80::1"));
     assert_eq!(look_up(&mut hops, "fe80::7"), Some(RouteTarget::Via(router)));
@@ -572,7 +572,7 @@ fn routes_beyond_their_share_of_slots_use_their_routers() {
     let mut rows = hops.rows();
     rows.retain(|row| !matches!(row.target, HopTarget::Address(_)));
     assert_eq!(rows.len(), crate::limits::ROUTE_HOPS_MAX + 1, "and one for the router");
-    assert!(rows.iter().all(|row| row.hop.dst_mac == mac(1)));
+    assert!(rows.iter().all(|row| row.hop.macs.dst() == mac(1)));
     let last = std::net::Ipv4Addr::from(0x6400_0000 + ((count - 1) << 8) + 7);
     assert!(look_up(&mut hops, &last.to_string()).is_some());
     assert_eq!(hops.refused(), 0);

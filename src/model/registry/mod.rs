@@ -228,7 +228,10 @@ impl Registry {
 
     /// Replaces the ports.
     pub fn set_nics(&mut self, nics: Vec<NicModel>) -> Applied {
-        self.replace(|snapshot| snapshot.nics = Arc::new(nics))
+        self.replace(|snapshot| {
+            snapshot.has_tags = nics.iter().any(|nic| nic.vlan.is_some());
+            snapshot.nics = Arc::new(nics);
+        })
     }
 
     /// Replaces the routes towards clients.

@@ -4,6 +4,7 @@
 use super::{L3, L4_V4, L4_V6, be16, be32, bytes, fold, put16, put32, set_macs};
 use crate::wire::ip::IpProtocol;
 use crate::wire::ipv4::DONT_FRAGMENT;
+use crate::wire::pair::MacPair;
 use crate::wire::tcp::{TCP_HEADER_BYTES, TcpFlags, kind};
 
 /// Words of options that an answer may have: MSS, SACK, timestamps, window scale.
@@ -88,7 +89,7 @@ pub fn answer_v4(frame: &mut [u8; ANSWER_V4_BYTES], own: &[u8; 6], said: &SynAck
     let addresses = u64::from(vip) + u64::from(client);
     let sum = u64::from(first) + u64::from(second) + u64::from(third) + addresses;
     let third = third | u32::from(!fold(sum));
-    set_macs(frame, &bytes(frame, 6), own);
+    set_macs(frame, &MacPair::new(bytes(frame, 6), *own));
     for (word, value) in [first, second, third, vip, client].into_iter().enumerate() {
         put32(frame, L3 + 4 * word, value);
     }
@@ -105,7 +106,7 @@ pub fn answer_v6(frame: &mut [u8; ANSWER_V6_BYTES], own: &[u8; 6], said: &SynAck
     for word in 0..8 {
         addresses += u64::from(be32(frame, L3 + 8 + 4 * word));
     }
-    set_macs(frame, &bytes(frame, 6), own);
+    set_macs(frame, &MacPair::new(bytes(frame, 6), *own));
     put32(frame, L3, 0x6000_0000);
     put32(frame, L3 + 4, second);
     frame[L3 + 8..L3 + 24].copy_from_slice(&vip);
