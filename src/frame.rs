@@ -3,12 +3,12 @@
 //! Workers borrow one from an mbuf, tests and `replay` from an array, so the packet path never
 //! knows which. The window `start..end` moves; the buffer does not.
 
+use crate::memory::Window;
+
 /// One Ethernet frame inside a larger buffer.
 #[derive(Debug, Default)]
 pub struct Frame<'a> {
-    buffer: &'a mut [u8],
-    start: usize,
-    end: usize,
+    window: Window<'a>,
 }
 
 /// A frame was asked to grow past its buffer.
@@ -19,88 +19,79 @@ pub struct NoRoom;
 impl<'a> Frame<'a> {
     /// The frame is `buffer[start..end]`; what lies before is headroom, behind it tailroom.
     /// An extent outside the buffer is cut to it.
+    #[inline(always)]
     pub fn new(buffer: &'a mut [u8], start: usize, end: usize) -> Self {
-        let end = end.min(buffer.len());
-        Frame { start: start.min(end), end, buffer }
+        Frame { window: Window::new(buffer, start, end) }
     }
 
     /// The frame's bytes, Ethernet header first, without FCS.
     #[inline(always)]
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
+        self.window.bytes()
     }
 
     /// The frame's bytes to edit in place.
     #[inline(always)]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[self.start..self.end]
+        self.window.bytes_mut()
     }
 
     /// Length in bytes.
     #[inline(always)]
     pub fn len(&self) -> usize {
-        self.end - self.start
+        self.bytes().len()
     }
 
     /// Whether no byte is left.
     pub fn is_empty(&self) -> bool {
-        self.end == self.start
+        self.bytes().is_empty()
     }
 
     /// Bytes free before the frame.
     #[inline(always)]
     pub fn headroom_bytes(&self) -> usize {
-        self.start
+        self.window.ends().0
     }
 
     /// Bytes free behind the frame.
     pub fn tailroom_bytes(&self) -> usize {
-        self.buffer.len() - self.end
+        self.window.buffer_bytes() - self.window.ends().1
     }
 
     /// Where the frame now starts and ends in its buffer: what an mbuf's owner writes back.
     #[inline(always)]
     pub fn extent(&self) -> (usize, usize) {
-        (self.start, self.end)
+        self.window.ends()
     }
 
     /// Adds `count` bytes at the front; their content is whatever was there.
     #[inline(always)]
     pub fn grow_front(&mut self, count: usize) -> Result<(), NoRoom> {
-        self.start = self.start.checked_sub(count).ok_or(NoRoom)?;
-        Ok(())
+        let (start, end) = self.window.ends();
+        let start = start.checked_sub(count).ok_or(NoRoom)?;
+        self.window.set_ends(start, end).ok_or(NoRoom)
     }
 
     /// Cuts `count` bytes off the front.
     pub fn shrink_front(&mut self, count: usize) -> Result<(), NoRoom> {
-        if count > self.len() {
-            return Err(NoRoom);
-        }
-        self.start += count;
-        Ok(())
+        let (start, end) = self.window.ends();
+        let start = start.checked_add(count).ok_or(NoRoom)?;
+        self.window.set_ends(start, end).ok_or(NoRoom)
     }
 
     /// Sets the frame's length by moving its end; new bytes keep whatever was there.
     #[inline(always)]
     pub fn set_len(&mut self, len: usize) -> Result<(), NoRoom> {
-        let end = self.start.checked_add(len).ok_or(NoRoom)?;
-        if end > self.buffer.len() {
-            return Err(NoRoom);
-        }
-        self.end = end;
-        Ok(())
+        let (start, _) = self.window.ends();
+        let end = start.checked_add(len).ok_or(NoRoom)?;
+        self.window.set_ends(start, end).ok_or(NoRoom)
     }
 
     /// Opens a gap of `count` bytes at `offset` by moving the bytes before it into the headroom,
     /// which for a header is far less than moving the payload. The gap's content is undefined.
     pub fn open_gap(&mut self, offset: usize, count: usize) -> Result<(), NoRoom> {
-        if offset > self.len() || count > self.start {
-            return Err(NoRoom);
-        }
-        let old = self.start;
-        self.start -= count;
-        self.buffer.copy_within(old..old + offset, self.start);
-        Ok(())
+        let start = self.window.ends().0.checked_sub(count).ok_or(NoRoom)?;
+        self.window.move_start(start, offset).ok_or(NoRoom)
     }
 
     /// Removes `count` bytes at `offset` by moving the bytes before them back.
@@ -108,10 +99,7 @@ impl<'a> Frame<'a> {
         if offset.checked_add(count).is_none_or(|end| end > self.len()) {
             return Err(NoRoom);
         }
-        let old = self.start;
-        self.start += count;
-        self.buffer.copy_within(old..old + offset, self.start);
-        Ok(())
+        self.window.move_start(self.window.ends().0 + count, offset).ok_or(NoRoom)
     }
 }
 

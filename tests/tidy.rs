@@ -24,7 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("wire", &["limits", "time"]),
     ("ring", &["limits", "time"]),
     ("counters", &["limits", "time"]),
-    ("frame", &["limits", "time"]),
+    ("frame", &["limits", "time", "memory"]),
     ("memory", &["limits", "time"]),
     ("model", &["limits", "time", "wire", "ring", "counters", "frame", "memory"]),
     ("message", &["limits", "time", "wire", "ring", "counters", "frame", "memory", "model"]),

@@ -6,7 +6,7 @@
 use super::burst::Arrival;
 use super::flow::{Direction, FlowCore};
 use super::flow_table::{FlowTable, Hit};
-use super::glance::{Glance, Shape, is_udp};
+use super::glance::{Glance, Shape};
 use super::next_hop;
 use super::observe::{Observer, Part};
 use super::plain_rewrite::{Around, wrap, write_v4, write_v6};
@@ -38,7 +38,7 @@ pub(super) fn forward(
     glance: &Glance,
     observer: &mut impl Observer,
 ) -> Fast {
-    if !glance.is_plain() || !state.has_fast_path || glance.facts.ttl() < 2 {
+    if !glance.is_plain() || glance.facts.ttl() < 2 {
         return Fast::Left;
     }
     let found = (glance.candidate, &glance.facts);
@@ -53,6 +53,9 @@ pub(super) fn forward(
 /// The flags that a connection's state depends on.
 const DECIDING: TcpFlags =
     TcpFlags(TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0 | TcpFlags::ACK.0);
+/// Those of them that packets have which say nothing of it: TCP's, and UDP's, by the lowest bit of
+/// the protocol's number (6 and 17).
+const USUAL: [TcpFlags; 2] = [TcpFlags::ACK, TcpFlags::NONE];
 
 #[inline(always)]
 fn forward_v4(
@@ -139,7 +142,7 @@ fn way<'h>(
         return None;
     }
     let is_quiet = core.is_quiet(direction, facts.protocol());
-    let usual = if is_udp(facts) { TcpFlags::NONE } else { TcpFlags::ACK };
+    let usual = USUAL[usize::from(facts.protocol().0 & 1)];
     let says_nothing = facts.flags().0 & DECIDING.0 == usual.0;
     if !is_quiet || !says_nothing || core.epoch != snapshot.timeouts_epoch {
         return None;

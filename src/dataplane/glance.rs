@@ -40,7 +40,9 @@ pub(super) struct Glance {
     pub(super) shape: Shape,
 }
 
+/// As large as what lies beside it, so that both are written at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub(super) enum Shape {
     /// Plain IPv4.
     V4,
@@ -117,17 +119,18 @@ impl Glance {
 /// The passes over a burst: read and hash all, touch buckets, touch entries.
 #[inline(always)]
 pub(super) fn over(
-    flows: &FlowTable,
+    state: &WorkerState,
     snapshot: &Snapshot,
     burst: &Burst,
     observer: &mut impl Observer,
 ) -> Glances {
+    let flows = &state.flows;
     let mut glances = Glances { each: ArrayVec::new(), has_strangers: false };
-    let mut port = Port::of(snapshot, NicId(0));
+    let mut port = Port::of(state, snapshot, NicId(0));
     let mut flags = 0;
     for arrival in &burst.slots {
         if arrival.rx.nic != port.nic {
-            port = Port::of(snapshot, arrival.rx.nic);
+            port = Port::of(state, snapshot, arrival.rx.nic);
         }
         // Filled where it lies: as a value it would be copied from branch to branch.
         glances.each.push(UNKNOWN);
@@ -220,14 +223,17 @@ fn ask_for_counters(flows: &FlowTable, counters: &WorkerCounters, glances: &Glan
 /// What of a port a glance needs.
 struct Port {
     nic: NicId,
-    /// That of no frame where frames have tags: those are the general path's.
+    /// That of no frame where frames have tags, or without a fast path: those are the general
+    /// path's.
     own_mac: MacBits,
 }
 
 impl Port {
-    fn of(snapshot: &Snapshot, nic: NicId) -> Self {
+    fn of(state: &WorkerState, snapshot: &Snapshot, nic: NicId) -> Self {
         let model: Option<&NicModel> = snapshot.nics.get(nic.index());
-        let own_mac = model.filter(|model| model.vlan.is_none()).map(|model| model.mac.into());
+        let own_mac = model
+            .filter(|model| model.vlan.is_none() && state.has_fast_path)
+            .map(|model| model.mac.into());
         Port { nic, own_mac: own_mac.unwrap_or(MacBits::NOBODYS) }
     }
 }

@@ -36,10 +36,10 @@ pub fn process_observed(
 ) {
     state.now = now;
     state.now_ms = now.as_millis_u32();
-    let mut glances = glance::over(&state.flows, snapshot, burst, observer);
+    let mut glances = glance::over(state, snapshot, burst, observer);
     glance::reach_for_counters(state, snapshot, &glances);
     let mut strangers = synproxy::Strangers::new();
-    if glances.has_strangers && snapshot.has_synproxy && state.has_fast_path {
+    if glances.has_strangers && snapshot.has_synproxy {
         strangers.prepare(state, snapshot, burst, &glances.each);
     }
     let (mut changes, mut general_frames) = (Changes::None, 0);
@@ -82,7 +82,7 @@ fn general(
     glance: &Glance,
     now: Nanos,
 ) -> Verdict {
-    let verdict = match glance::packet(&arrival.frame, glance).filter(|_| state.has_fast_path) {
+    let verdict = match glance::packet(&arrival.frame, glance) {
         Some(packet) => {
             let probe = match glance.candidate() {
                 Some(_) => Probe::of(glance.hash),

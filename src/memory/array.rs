@@ -69,7 +69,7 @@ impl<T: Pod> FixedArray<T> {
         self.as_slice().len() as u32
     }
 
-    /// Asks for the entry's lines; nothing past the end.
+    /// Asks for the entry's lines; in vain past the end.
     #[inline(always)]
     pub fn prefetch(&self, index: u32) {
         prefetch_entry(self.as_slice(), index);
@@ -101,14 +101,13 @@ impl<T: Pod> IndexMut<u32> for FixedArray<T> {
     }
 }
 
-/// Asks for every line of one entry: the loop's count is known when compiling.
+/// Asks for every line of one entry: the loop's count is known when compiling. Which entry is not
+/// checked: what lies past the end is not read, only perhaps asked for in vain.
 #[inline(always)]
 pub(super) fn prefetch_entry<T>(entries: &[T], index: u32) {
-    if let Some(entry) = entries.get(index as usize) {
-        let address = std::ptr::from_ref(entry).cast::<i8>();
-        for line in 0..size_of::<T>().div_ceil(super::prefetch::LINE_BYTES) {
-            super::prefetch::hint_read(address.wrapping_add(line * super::prefetch::LINE_BYTES));
-        }
+    let address = entries.as_ptr().wrapping_add(index as usize).cast::<i8>();
+    for line in 0..size_of::<T>().div_ceil(super::prefetch::LINE_BYTES) {
+        super::prefetch::hint_read(address.wrapping_add(line * super::prefetch::LINE_BYTES));
     }
 }
 

@@ -157,7 +157,7 @@ impl<T: Pod> Slab<T> {
         self.entries.as_slice().len() as u32
     }
 
-    /// Asks for the entry's lines; nothing past the end.
+    /// Asks for the entry's lines; in vain past the end.
     #[inline(always)]
     pub fn prefetch(&self, index: u32) {
         prefetch_entry(self.entries.as_slice(), index);
