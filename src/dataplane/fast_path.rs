@@ -137,8 +137,7 @@ fn way<'h>(
     hops: &'h [NextHop],
 ) -> Option<&'h NextHop> {
     // What is for a server that was removed is dropped.
-    let has_removed = !snapshot.removed_servers.is_empty();
-    if has_removed && direction == Direction::Inbound && snapshot.is_removed(core.server()) {
+    if !snapshot.removed_servers.is_empty() && is_for_removed(core, direction, snapshot) {
         return None;
     }
     let is_quiet = core.is_quiet(direction, facts.protocol());
@@ -149,6 +148,11 @@ fn way<'h>(
     }
     let hop = hops.get(core.hop(direction).index())?;
     (hop.resolved && facts.ip_bytes() <= hop.mtu).then_some(hop)
+}
+
+#[inline(never)]
+fn is_for_removed(core: &FlowCore, direction: Direction, snapshot: &Snapshot) -> bool {
+    direction == Direction::Inbound && snapshot.is_removed(core.server())
 }
 
 /// What `track::packet` does for a flow that stays as it is.

@@ -93,11 +93,11 @@ pub(super) fn write_v4(
     } else if mode == ForwardMode::Nat && is_udp(facts) && plain::lacks_checksum_v4(head) {
         return None;
     }
-    if flow.core.decrements_ttl() {
-        plain::decrement_ttl_v4(head);
-    }
     if mode != ForwardMode::DirectRoute {
-        plain::rewrite_v4(head, facts.protocol(), flow.far_tuple(direction));
+        let spent = u8::from(flow.core.decrements_ttl());
+        plain::rewrite_v4(head, facts.protocol(), flow.far_tuple(direction), spent);
+    } else if flow.core.decrements_ttl() {
+        plain::decrement_ttl_v4(head);
     }
     plain::set_macs(head, &hop.macs);
     Some(())

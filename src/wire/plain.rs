@@ -285,14 +285,19 @@ pub fn tuple_v6(head: &[u8; PLAIN_V6_BYTES]) -> TupleV6 {
     ([bytes(head, L3 + 8), bytes(head, L3 + 24)], PortPair::from_wire(bytes(head, L4_V6)))
 }
 
+/// TTL less `spent`; what that adds to `change` of `patched`.
+#[inline(always)]
+fn spend_ttl(head: &mut [u8; PLAIN_V4_BYTES], spent: u8) -> u64 {
+    head[L3 + 8] = head[L3 + 8].wrapping_sub(spent);
+    // The word's complement and its successor, lowest byte first, whatever it is.
+    0xffff - u64::from(spent)
+}
+
 /// TTL less one, and the checksum with it. A TTL of 0 is the caller's to refuse.
 #[inline(always)]
 pub fn decrement_ttl_v4(head: &mut [u8; PLAIN_V4_BYTES]) {
-    let old = le16(head, L3 + 8);
-    let new = old.wrapping_sub(1);
-    put_le16(head, L3 + 8, new);
-    let checksum = le16(head, L3 + 10);
-    put_le16(head, L3 + 10, patched(checksum, u64::from(!old) + u64::from(new)));
+    let change = spend_ttl(head, 1);
+    put_le16(head, L3 + 10, patched(le16(head, L3 + 10), change));
 }
 
 /// Hop limit less one.
@@ -301,14 +306,16 @@ pub fn decrement_ttl_v6(head: &mut [u8; PLAIN_V6_BYTES]) {
     head[L3 + 7] = head[L3 + 7].wrapping_sub(1);
 }
 
-/// Gives an IPv4 frame another tuple and patches both checksums; a UDP checksum of none stays.
+/// Gives an IPv4 frame another tuple, takes `spent` off its TTL, no more than there is, and patches
+/// both checksums; a UDP checksum of none stays.
 #[inline(always)]
-pub fn rewrite_v4(head: &mut [u8; PLAIN_V4_BYTES], protocol: IpProtocol, new: TupleV4) {
+pub fn rewrite_v4(head: &mut [u8; PLAIN_V4_BYTES], protocol: IpProtocol, new: TupleV4, spent: u8) {
     let ((old_addresses, old_ports), (addresses, ports)) = (tuple_v4(head), new);
     let change = replaced(old_addresses.bits(), addresses.bits());
     head[L3 + 12..L4_V4].copy_from_slice(&addresses.bits().to_le_bytes());
     head[L4_V4..L4_V4 + 4].copy_from_slice(&ports.bits().to_le_bytes());
-    put_le16(head, L3 + 10, patched(le16(head, L3 + 10), change));
+    let header = plus(change, spend_ttl(head, spent));
+    put_le16(head, L3 + 10, patched(le16(head, L3 + 10), header));
     let change = plus(change, u64::from(!old_ports.bits()) + u64::from(ports.bits()));
     let at = L4_V4 + checksum_offset(protocol);
     put_le16(head, at, transport(le16(head, at), protocol, change));
