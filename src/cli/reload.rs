@@ -62,8 +62,9 @@ pub fn save(args: SaveArgs, out: &mut Out<'_>) -> anyhow::Result<()> {
         if path.as_os_str() == "-" {
             return Ok(out.write_all(text.as_bytes())?);
         }
-        return std::fs::write(&path, text)
-            .map_err(|error| BadUsage(format!("{}: {error}", path.display())).into());
+        std::fs::write(&path, text)
+            .map_err(|error| BadUsage(format!("{}: {error}", path.display())))?;
+        return Ok(writeln!(out, "saved to {}", path.display())?);
     }
     let params = SaveParams { overwrite: args.overwrite, dry_run: args.dry_run };
     let (result, _): (SaveResult, _) = client.call("config.save", &params)?;
