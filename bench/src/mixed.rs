@@ -258,8 +258,11 @@ pub fn measure(bench: &Bench, mixed: Mixed) -> anyhow::Result<Line> {
     ensure!(dropped == "nothing", "dropped: {dropped}");
     let mut line = Line::new(&mixed.name(), &traffic, spreads(figures), bench.ticks_per_ns);
     line.distribution = "mixed";
+    let mut spun = Turns::new(bench.ticks_per_ns)?;
+    spun.spin(&ours)?;
     line.say("turn_us", ours.told());
     line.say("macswap_turn_us", macswap.told());
+    line.say("spinning_turn_us", spun.told());
     line.say("table_live", running.director.counters.flows.get());
     Ok(line)
 }

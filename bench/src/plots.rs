@@ -76,7 +76,12 @@ enum Picture {
 fn speed(report: &Report) -> Picture {
     let is_plain = |line: &&Line| {
         let distinct = line.case.matches('-').count() == 2;
-        distinct && line.direction == "in" && line.protocol == "udp" && line.family == 4
+        let is_established = line.case.starts_with(&line.mode);
+        distinct
+            && is_established
+            && line.direction == "in"
+            && line.protocol == "udp"
+            && line.family == 4
     };
     let lines: Vec<&Line> = report.cases.iter().filter(is_plain).collect();
     let mut series: Series = Vec::new();
@@ -125,8 +130,10 @@ fn turns(report: &Report) -> Series {
         if let Some(Value::Object(turns)) = line.more.get("turn_us") {
             add(line.case.clone(), turns);
         }
-        if let Some(Value::Object(turns)) = line.more.get("macswap_turn_us") {
-            add(format!("macswap, {}", line.case), turns);
+        for other in ["macswap", "spinning"] {
+            if let Some(Value::Object(turns)) = line.more.get(format!("{other}_turn_us").as_str()) {
+                add(format!("{other}, {}", line.case), turns);
+            }
         }
     }
     series

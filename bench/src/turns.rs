@@ -58,7 +58,7 @@ impl Turns {
         }
         let mut turns = 0u32;
         while director.window.borrow().remaining > 0 {
-            let (nanos, whose) = self.time(director)?;
+            let (nanos, whose) = self.time(|| director.turn())?;
             let turns_like_it = match whose {
                 Whose::Worker if turns < FIRST_TURNS => &mut self.first,
                 Whose::Worker => &mut self.own,
@@ -77,7 +77,28 @@ impl Turns {
 
     /// One turn, with its time.
     pub fn turn(&mut self, director: &mut Director) -> anyhow::Result<()> {
-        let (nanos, whose) = self.time(director)?;
+        let timed = self.time(|| director.turn())?;
+        self.note(timed)
+    }
+
+    /// As many turns as `like` has, each as long as its usual one, in which the thread does nothing
+    /// but look at the clock: what the machine adds to turns of that length (the kernel's tick,
+    /// which a thread is charged for, the hypervisor).
+    pub fn spin(&mut self, like: &Turns) -> anyhow::Result<()> {
+        let usual = (like.own.value_at_quantile(0.5) as f64 * self.ticks_per_ns) as u64;
+        for _ in 0..like.own.len() {
+            let timed = self.time(|| {
+                let start = ticks();
+                while ticks() - start < usual {
+                    std::hint::spin_loop();
+                }
+            })?;
+            self.note(timed)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, (nanos, whose): (u64, Whose)) -> anyhow::Result<()> {
         match whose {
             Whose::Worker => &mut self.own,
             Whose::Others => &mut self.apart,
@@ -86,10 +107,10 @@ impl Turns {
         .context("a turn's time")
     }
 
-    fn time(&mut self, director: &mut Director) -> anyhow::Result<(u64, Whose)> {
+    fn time(&mut self, turn: impl FnOnce()) -> anyhow::Result<(u64, Whose)> {
         let charged = charged_ns()?;
         let start = ticks();
-        director.turn();
+        turn();
         let nanos = ((ticks() - start) as f64 / self.ticks_per_ns) as u64;
         let charged = charged_ns()? - charged;
         let switches = switches()?;
@@ -108,6 +129,7 @@ impl Turns {
             "p99.9": at(0.999),
             "max": micros(self.own.max()),
             "turns": self.own.len(),
+            "beyond_20": self.own.count_between(20_000, u64::MAX),
             "first_p50": micros(self.first.value_at_quantile(0.5)),
             "first_max": micros(self.first.max()),
             "apart": self.apart.len(),
