@@ -7,7 +7,7 @@ use super::health::{self, Checks};
 use super::shape::{Walk, join};
 use super::types::{
     ClientAddress, Config, Forwarding, Kernel, Port, Scheduler, Server, Service, Tunnel,
-    TunnelChecksum,
+    TunnelChecksum, interface_of,
 };
 use crate::limits::{NICS_MAX, WORKERS_MAX};
 use crate::model::{
@@ -154,8 +154,7 @@ fn device<'c>(
     (taken, walk): (&mut HashMap<(&'c str, Option<u16>), usize>, &mut Walk<'_>),
 ) {
     let name = device.split(',').next().unwrap_or(device);
-    let mut arguments = device.split(',').skip(1);
-    let interface = arguments.find_map(|argument| argument.strip_prefix("iface="));
+    let interface = interface_of(device);
     if name.starts_with(AF_PACKET) && interface.is_none_or(str::is_empty) {
         let what = format!("`{name}` does not say which interface");
         walk.push(path, what, format!("write it like \"{name},iface=eth1\""));

@@ -39,7 +39,7 @@ pub use reference::reference;
 pub use types::{
     ClientAddress, Config, Defence, Forwarding, Http, Hugepages, Idle, Kernel, LogFormat, LogLevel,
     Mark, Match, Neighbour, Pool, Port, Protocol, Route, Runtime, Scheduler, SchedulerFlag,
-    Semantics, Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum, VipAddresses,
+    Semantics, Server, Service, Timeouts, Ttl, Tunnel, TunnelChecksum, VipAddresses, interface_of,
 };
 pub use values::{
     ClientPrefix, Endpoint, InterfaceAddress, Listen, Mac, MatchAddress, ServiceAddress,

@@ -404,10 +404,15 @@ pub struct Port {
     pub queues: Option<u16>,
 }
 
+/// The kernel's interface below a device: its `iface=` argument.
+pub fn interface_of(device: &str) -> Option<&str> {
+    device.split(',').find_map(|argument| argument.strip_prefix("iface="))
+}
+
 impl Port {
     /// The kernel interface under an af_packet or af_xdp device: its `iface=` argument.
     pub fn interface(&self) -> Option<&str> {
-        self.device.split(',').find_map(|argument| argument.strip_prefix("iface="))
+        interface_of(&self.device)
     }
 
     /// Whether the device is a bond of `members`.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Finding, Machine, Subject, devices, kernel_interface};
-use crate::config::{Forwarding, Kernel, Server, Service, Tunnel, TunnelChecksum};
+use crate::config::{Forwarding, Kernel, Server, Service, Tunnel, TunnelChecksum, interface_of};
 
 const LINK: &str = "link";
 const OFFLOADS: &str = "offloads";
@@ -34,11 +34,6 @@ pub fn links(machine: &Machine, subject: &Subject) -> Vec<Finding> {
         None if lowers().next().is_some() => vec![Finding::ok(LINK, "no carrier is missing")],
         None => Vec::new(),
     }
-}
-
-/// The kernel's interface below a device.
-fn interface_of(device: &str) -> Option<&str> {
-    device.split(',').find_map(|argument| argument.strip_prefix("iface="))
 }
 
 /// Offloads that merge frames, or leave checksums to a device that af_packet ports pass by.

@@ -137,13 +137,13 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use crate::wire::pair::MacPair;
     use std::net::Ipv4Addr;
 
     use super::*;
     use crate::control::link::WorkerEnds;
     use crate::counters::WorkerCounters;
     use crate::model::{NicId, WorkerId};
+    use crate::wire::pair::MacPair;
 
     fn pair() -> (Outgoing, WorkerEnds) {
         let counters = Arc::new(WorkerCounters::with_bounds(0, 0, 0));
